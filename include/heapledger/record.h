@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The record: what the target writes for each allocator call and each system call beneath it.
+ * Shared by the target (writer), `heapledger record` (collector) and the trace files, which hold
+ * the same words in compressed form (docs/trace-format.md). Little-endian, x86-64.
+ *
+ * A record is one or more 32-byte slots. The first two words of every record are the tick and the
+ * kind with an address; the kind tells how many slots follow and what their words mean.
+ */
+#ifndef HEAPLEDGER_RECORD_H
+#define HEAPLEDGER_RECORD_H
+
+#include <assert.h>
+#include <stdint.h>
+
+enum hl_kind {
+	HL_KIND_FILLER = 0, /* skip one slot */
+#define HL_CALL(number, name, shape) HL_KIND_##name = number,
+#define HL_SYSCALL(number, name) HL_KIND_##name = number,
+#define HL_MARK(number, name) HL_KIND_##name = number,
+#include "heapledger/calls.def"
+	HL_KIND_LIMIT = 56 /* one more than the largest kind */
+};
+
+enum hl_reason {
+#define HL_REASON(number, name, text) HL_REASON_##name = number,
+#include "heapledger/calls.def"
+	HL_REASON_LIMIT
+};
+
+enum hl_region {
+#define HL_REGION(number, name) HL_REGION_##name = number,
+#include "heapledger/calls.def"
+	HL_REGION_LIMIT
+};
+
+#define HL_ADDRESS_BITS 56
+#define HL_ADDRESS_MASK ((UINT64_C(1) << HL_ADDRESS_BITS) - 1)
+
+/* Bits 56..63 of hl_call_record.chunk. */
+#define HL_CHUNK_MMAPPED UINT8_C(1) /* the block has a mapping of its own */
+
+struct hl_slot {
+	uint64_t word[4];
+};
+
+/* ALLOC, REALLOC, FREE and CONTROL calls, and all marks but `sample`: one slot.
+ *
+ * addr   the block (result of an allocation, argument of a free); 0 = failed or NULL.
+ * size   bytes requested (calloc: n * size, or UINT64_MAX if that overflows; malloc_trim: pad;
+ *        mallopt: the parameter number as int32 in the low half, the value in the high half).
+ * chunk  bytes the block takes from the heap, header and rounding included (a mapped block: its
+ *        whole mapping), flags in the top byte; 0 for failed calls and frees. CONTROL: result.
+ *
+ * Allocations are stamped after they are made and frees before they are done, so an address never
+ * appears twice without its free between. A realloc is two records: REALLOC_BEGIN (stamped before)
+ * takes the old block away, realloc (stamped after) gives the new one; if realloc failed (addr 0,
+ * size > 0) the old block stays as it was. realloc(NULL, n) has REALLOC_BEGIN with addr 0. */
+struct hl_call_record {
+	uint64_t tick;
+	uint64_t kind_addr; /* kind << 56 | addr */
+	uint64_t size;
+	uint64_t chunk;
+};
+
+/* ALIGNED calls: two slots. */
+struct hl_aligned_record {
+	struct hl_call_record call;
+	uint64_t alignment; /* bytes, as the program asked */
+	uint64_t reserved[3];
+};
+
+/* System calls: three slots. tick is the start of the call.
+ * addr = first argument (brk: the break before the call); for RECORDER `other`, 0. */
+struct hl_syscall_record {
+	uint64_t tick;
+	uint64_t kind_addr;
+	uint64_t length;   /* second argument; brk: unused, 0 */
+	uint64_t argument; /* brk: break asked for; mmap, mprotect: prot; mremap: new length;
+			      madvise: advice */
+	int64_t result;    /* address or 0; -errno when it failed; brk: the break after the call */
+	uint64_t duration; /* ticks */
+	uint64_t cause_size;     /* size of the call that caused it, as in its own record */
+	uint64_t cause;          /* hl_cause_pack() */
+	uint64_t mmap_threshold; /* bytes, in force when the call was made */
+	uint64_t trim_threshold; /* bytes; UINT64_MAX = never trim */
+	uint64_t top_pad;        /* bytes */
+	uint64_t reserved;
+};
+
+/* Resident memory: three slots, all in bytes; written by `record` (thread 0) at intervals and by
+ * the target at its exit. recorder = the part of shmem that is the recording's own buffers. */
+struct hl_sample_record {
+	uint64_t tick;
+	uint64_t kind_addr; /* addr 0 */
+	uint64_t rss_anon;
+	uint64_t rss_file;
+	uint64_t rss_shmem;
+	uint64_t swap;
+	uint64_t rss_peak; /* VmHWM */
+	uint64_t recorder;
+	uint64_t minor_faults; /* since the start of the process, 0 if not read */
+	uint64_t major_faults;
+	uint64_t reserved[2];
+};
+
+static_assert(sizeof(struct hl_call_record) == 1 * sizeof(struct hl_slot), "one slot");
+static_assert(sizeof(struct hl_aligned_record) == 2 * sizeof(struct hl_slot), "two slots");
+static_assert(sizeof(struct hl_syscall_record) == 3 * sizeof(struct hl_slot), "three slots");
+static_assert(sizeof(struct hl_sample_record) == 3 * sizeof(struct hl_slot), "three slots");
+
+static inline uint64_t hl_kind_addr(enum hl_kind kind, uint64_t addr)
+{
+	return (uint64_t)kind << HL_ADDRESS_BITS | (addr & HL_ADDRESS_MASK);
+}
+
+static inline unsigned hl_kind_of(uint64_t kind_addr)
+{
+	return (unsigned)(kind_addr >> HL_ADDRESS_BITS);
+}
+
+static inline uint64_t hl_addr_of(uint64_t kind_addr)
+{
+	return kind_addr & HL_ADDRESS_MASK;
+}
+
+/* The cause of a system call: the kind of the allocator call under way (0 = none: start-up or
+ * thread exit), the reason, the region, and the arena's number (0 = the main heap). */
+static inline uint64_t hl_cause_pack(
+	unsigned kind, unsigned reason, unsigned region, unsigned arena)
+{
+	return (uint64_t)arena << 32 | region << 16 | reason << 8 | kind;
+}
+
+/* Slots a record of this kind takes; 0 for a kind that does not exist. */
+static inline unsigned hl_kind_slots(unsigned kind)
+{
+	switch (kind) {
+#define HL_SLOTS_ALLOC 1
+#define HL_SLOTS_REALLOC 1
+#define HL_SLOTS_FREE 1
+#define HL_SLOTS_CONTROL 1
+#define HL_SLOTS_ALIGNED 2
+#define HL_CALL(number, name, shape)                                                               \
+	case number:                                                                               \
+		return HL_SLOTS_##shape;
+#define HL_SYSCALL(number, name)                                                                   \
+	case number:                                                                               \
+		return 3;
+#define HL_MARK(number, name)                                                                      \
+	case number:                                                                               \
+		return number == HL_KIND_sample ? 3 : 1;
+#include "heapledger/calls.def"
+	case HL_KIND_FILLER:
+		return 1;
+	default:
+		return 0;
+	}
+}
+
+#endif

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The session: memory shared between `heapledger record` and every process it records.
+ *
+ * `record` creates one sparse file (in /dev/shm), names it in HEAPLEDGER_SESSION, and maps it; each
+ * recorded process maps the same file at its first allocator call and never touches another file
+ * to be traced. The file holds a header, a table of processes, a table of page links, and a pool of
+ * pages. A thread owns one page at a time, fills it with records and pushes it on `ready`; the
+ * collector drains it and pushes it back on `free`. Both lists are lock-free stacks of page
+ * numbers whose links live outside the pages, so an idle page is never touched.
+ *
+ * The target never waits for the collector except when every page is in use, and then only as long
+ * as the collector is alive (collector_beat moves). No record is lost when the target dies: what
+ * `used` counts is complete, and the collector reads the pages of the dead.
+ */
+#ifndef HEAPLEDGER_SESSION_H
+#define HEAPLEDGER_SESSION_H
+
+#include "heapledger/record.h"
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define HL_SESSION_MAGIC UINT64_C(0x315345534c504c48) /* "HLPLSES1" */
+#define HL_SESSION_VERSION 1
+#define HL_SESSION_ENV "HEAPLEDGER_SESSION"
+
+#define HL_PAGE_BYTES 32768
+#define HL_PAGE_SLOTS ((HL_PAGE_BYTES - sizeof(struct hl_page)) / sizeof(struct hl_slot))
+#define HL_COMMAND_BYTES 456
+
+/* In hl_page.tid and in the trace, bits 24.. of a thread id are the depth: 0, or 1 and 2 for calls
+ * made by a signal handler that interrupted the allocator. Each is a sequence of its own. Linux
+ * thread ids stay below 1 << 22. */
+#define HL_TID_DEPTH_SHIFT 24
+
+enum hl_clock { HL_CLOCK_MONOTONIC = 0, HL_CLOCK_TSC = 1 };
+enum hl_on_full { HL_ON_FULL_WAIT = 0, HL_ON_FULL_DROP = 1 };
+enum hl_session_state { HL_SESSION_OPEN = 1, HL_SESSION_CLOSED = 2 };
+
+/* A slot of the process table. The target claims it (FREE -> CLAIMED by compare-and-swap), fills
+ * it and publishes it (-> LIVE); only the collector makes it FREE again. */
+enum hl_process_state { HL_PROCESS_FREE = 0, HL_PROCESS_CLAIMED = 1, HL_PROCESS_LIVE = 2 };
+
+struct hl_process {
+	_Atomic uint32_t state;
+	uint32_t pid;
+	uint32_t ppid;
+	uint32_t parent_serial; /* serial of the forking process, 0 = started by exec */
+	uint64_t fork_id;       /* as in the parent's fork mark; 0 = unknown (no handlers ran) */
+	uint64_t start_tick;
+	_Atomic uint64_t lost;   /* events that could not be logged, whatever the reason */
+	_Atomic uint32_t serial; /* unique in the session, from next_serial; names the stream */
+	uint32_t exited;         /* 1 when exit handlers ran */
+	uint64_t pid_namespace;  /* inode of the pid namespace that pid is of, 0 = unknown */
+	char command[HL_COMMAND_BYTES]; /* argv joined by NUL, cut to fit, last byte NUL */
+};
+static_assert(sizeof(struct hl_process) == 512, "a process takes 512 bytes");
+
+enum hl_page_state { HL_PAGE_FREE = 0, HL_PAGE_OWNED = 1, HL_PAGE_READY = 2 };
+
+/* The first 32 bytes of a page; records follow up to the end. */
+struct hl_page {
+	_Atomic uint32_t state;
+	_Atomic uint32_t used; /* complete slots, written by the owner after each record */
+	uint32_t serial;       /* of the process */
+	uint32_t tid;
+	uint64_t sequence; /* of this page among those of the process, in the order of taking */
+	uint64_t reserved;
+};
+static_assert(sizeof(struct hl_page) == sizeof(struct hl_slot), "header takes one slot");
+
+struct hl_session {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t collector_pid;
+	_Atomic uint32_t state;          /* HL_SESSION_CLOSED: stop logging, run on untraced */
+	uint32_t on_full;                /* enum hl_on_full */
+	uint32_t clock;                  /* enum hl_clock: what ticks are */
+	uint32_t process_count;          /* size of the process table */
+	uint32_t page_count;             /* size of the pool */
+	uint32_t header_bytes;           /* offset of the process table */
+	uint64_t links_offset;           /* page_count links of 4 bytes */
+	uint64_t pages_offset;           /* the pool */
+	uint64_t session_bytes;          /* size of the file */
+	_Atomic uint32_t next_serial;    /* next process serial, from 1 */
+	_Atomic uint32_t unregistered;   /* processes that found the table full */
+	_Atomic uint64_t collector_beat; /* moves at each round of the collector */
+	_Atomic uint64_t free_pages;     /* stack head: tag << 32 | page number + 1, 0 = empty */
+	_Atomic uint64_t ready_pages;    /* the same */
+	_Atomic uint32_t fresh_pages;    /* pages from here on were never used */
+	_Atomic uint32_t waiting;        /* threads waiting for a page */
+};
+
+#endif
