@@ -1,0 +1,532 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See attach.h. Runs inside the recorded program, from ld.so's first malloc on, where no
+ * constructor has run and environ is still NULL. When anything is missing (no HEAPLEDGER_SESSION,
+ * another version, a full table) the program runs on untraced and nothing is said.
+ */
+#include "attach.h"
+
+#include "heapledger/stack.h"
+
+#include "log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/single_threaded.h>
+#include <sys/stat.h>
+
+#define STALE_TAKES 64u          /* pages taken without a beat before the collector is looked at */
+#define WAIT_FIRST_NS 20000u     /* a wait for a page: short at first ... */
+#define WAIT_LONGEST_NS 1000000u /* ... and never longer than the collector's own round */
+#define WAIT_BEATLESS_NS UINT64_C(1000000000)
+#define WAIT_STARVED_NS UINT64_C(5000000000)
+#define STATUS_BYTES 4096
+#define HOLD_SETTLE_NS 200000      /* for calls under way in other threads to end */
+#define HOLD_PAUSE_NS 50000        /* a thread that is held looks again so often ... */
+#define HOLD_LONGEST_NS 100000000u /* ... and so long */
+
+extern void *__libc_stack_end;
+extern char **environ;
+
+struct attachment attached;
+
+static const uint32_t always = 1;
+static uint32_t never;
+const uint32_t *attach_token = &never;
+const uint32_t *attach_token_real = &never;
+
+/* Kept here because a forked child has to name its command again, and its parent's slot in the
+ * table may be another process's by then. */
+static char command[HL_COMMAND_BYTES];
+static char session_path[128];
+static uint32_t *token_page; /* wiped by the kernel in every copy of the process */
+static _Atomic uint32_t attaching;
+static _Atomic bool held;
+static _Atomic uint64_t beat_seen;
+static _Atomic uint32_t stale_takes;
+
+int64_t attach_call(struct hl_syscall_record *record, enum hl_kind kind, long number, uint64_t a,
+	uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f)
+{
+	uint64_t start = attach_tick();
+	int64_t result = attach_raw(number, a, b, c, d, e, f);
+	bool memory = kind != HL_KIND_other;
+
+	*record = (struct hl_syscall_record){
+		.tick = start,
+		.kind_addr = hl_kind_addr(kind, memory && kind != HL_KIND_mmap ? a : 0),
+		.length = memory ? b : 0,
+		.argument = memory ? c : 0,
+		.result = result,
+		.duration = attach_tick() - start,
+		.cause = hl_cause_pack(0, HL_REASON_recorder, HL_REGION_recorder, 0),
+	};
+	return result;
+}
+
+/* The same, kept until there is a page to log it to. */
+static int64_t attach_early(enum hl_kind kind, long number, uint64_t a, uint64_t b, uint64_t c,
+	uint64_t d, uint64_t e, uint64_t f)
+{
+	struct hl_syscall_record spare;
+	uint32_t count = attached.call_count;
+
+	if (count >= ATTACH_CALLS)
+		return attach_call(&spare, kind, number, a, b, c, d, e, f);
+	attached.call_count = count + 1;
+	return attach_call(&attached.calls[count], kind, number, a, b, c, d, e, f);
+}
+
+static uint64_t address_of(const void *pointer)
+{
+	return (uint64_t)(uintptr_t)pointer;
+}
+
+static bool starts_with(const char *text, const char *prefix)
+{
+	while (*prefix != '\0')
+		if (*text++ != *prefix++)
+			return false;
+	return true;
+}
+
+static size_t copy_text(char *to, size_t length, const char *from)
+{
+	size_t n = 0;
+
+	while (n + 1 < length && from[n] != '\0') {
+		to[n] = from[n];
+		n++;
+	}
+	to[n] = '\0';
+	return n;
+}
+
+/* The stack as the kernel made it: argc, argv, NULL, envp. Valid before libc knows of either. */
+static char **find_arguments(char ***envp)
+{
+	uintptr_t *stack = __libc_stack_end;
+	size_t count;
+
+	*envp = environ;
+	if (stack == NULL || stack[0] == 0 || stack[0] > INT_MAX)
+		return NULL;
+	count = stack[0];
+	if (stack[1 + count] != 0)
+		return NULL;
+	*envp = (char **)&stack[2 + count];
+	return (char **)&stack[1];
+}
+
+static void keep_command(char *const *argv)
+{
+	size_t used = 0;
+
+	for (; argv != NULL && *argv != NULL && used + 1 < sizeof(command); argv++)
+		used += copy_text(command + used, sizeof(command) - used, *argv) + 1;
+}
+
+static bool find_session(char *const *envp)
+{
+	static const char name[] = HL_SESSION_ENV "=";
+
+	for (; envp != NULL && *envp != NULL; envp++) {
+		if (starts_with(*envp, name)) {
+			const char *path = *envp + sizeof(name) - 1;
+
+			return path[copy_text(session_path, sizeof(session_path), path)] == '\0' &&
+			       session_path[0] == '/';
+		}
+	}
+	return false;
+}
+
+static bool sound(const struct hl_session *session)
+{
+	return session->magic == HL_SESSION_MAGIC && session->version == HL_SESSION_VERSION &&
+	       session->state == HL_SESSION_OPEN && session->header_bytes >= sizeof(*session) &&
+	       session->process_count > 0 && session->page_count > 0;
+}
+
+static void count_unregistered(int64_t fd)
+{
+	int64_t map = attach_early(HL_KIND_mmap, SYS_mmap, 0, sizeof(struct hl_session),
+		PROT_READ | PROT_WRITE, MAP_SHARED, (uint64_t)fd, 0);
+
+	if (map < 0 && map > -4096)
+		return;
+	atomic_fetch_add(&((struct hl_session *)map)->unregistered, 1);
+	attach_raw(SYS_munmap, (uint64_t)map, sizeof(struct hl_session), 0, 0, 0, 0);
+}
+
+static struct hl_session *map_session(void)
+{
+	struct hl_session header;
+	int64_t map = -ENOENT;
+	int64_t fd = attach_early(HL_KIND_other, SYS_openat, (uint64_t)AT_FDCWD,
+		address_of(session_path), O_RDWR | O_CLOEXEC, 0, 0, 0);
+
+	if (fd < 0)
+		return NULL;
+	if (attach_early(HL_KIND_other, SYS_pread64, (uint64_t)fd, address_of(&header),
+		    sizeof(header), 0, 0, 0) == sizeof(header) &&
+		sound(&header)) {
+		map = attach_early(HL_KIND_mmap, SYS_mmap, 0, header.session_bytes,
+			PROT_READ | PROT_WRITE, MAP_SHARED, (uint64_t)fd, 0);
+		if (map < 0 && map > -4096)
+			count_unregistered(fd); /* an address space limit, usually */
+	}
+	attach_early(HL_KIND_other, SYS_close, (uint64_t)fd, 0, 0, 0, 0, 0);
+	return map < 0 && map > -4096 ? NULL : (struct hl_session *)map;
+}
+
+static bool map_token(void)
+{
+	int64_t map = attach_early(HL_KIND_mmap, SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0);
+
+	if (map < 0 && map > -4096)
+		return false;
+	token_page = (uint32_t *)map;
+	return attach_early(HL_KIND_madvise, SYS_madvise, (uint64_t)map, 4096, MADV_WIPEONFORK, 0,
+		       0, 0) == 0;
+}
+
+static struct hl_process *claim_slot(struct hl_session *session)
+{
+	char *table = (char *)session + session->header_bytes;
+
+	for (uint32_t i = 0; i < session->process_count; i++) {
+		struct hl_process *process = (struct hl_process *)table + i;
+		uint32_t expected = HL_PROCESS_FREE;
+
+		if (atomic_load_explicit(&process->state, memory_order_relaxed) == expected &&
+			atomic_compare_exchange_strong(
+				&process->state, &expected, HL_PROCESS_CLAIMED))
+			return process;
+	}
+	atomic_fetch_add(&session->unregistered, 1);
+	return NULL;
+}
+
+/* Which pids these are: the collector may live among others. */
+static uint64_t pid_namespace(void)
+{
+	struct stat ns;
+
+	if (attach_early(HL_KIND_other, SYS_newfstatat, (uint64_t)AT_FDCWD,
+		    address_of("/proc/self/ns/pid"), address_of(&ns), 0, 0, 0) != 0)
+		return 0;
+	return ns.st_ino;
+}
+
+static bool register_process(uint32_t parent_serial, uint64_t fork_id, uint64_t start_tick)
+{
+	struct hl_process *process = claim_slot(attached.session);
+
+	if (process == NULL)
+		return false;
+	process->pid = (uint32_t)attach_early(HL_KIND_other, SYS_getpid, 0, 0, 0, 0, 0, 0);
+	process->ppid = (uint32_t)attach_early(HL_KIND_other, SYS_getppid, 0, 0, 0, 0, 0, 0);
+	process->pid_namespace = pid_namespace();
+	process->parent_serial = parent_serial;
+	process->fork_id = fork_id;
+	process->start_tick = start_tick;
+	process->exited = 0;
+	atomic_store_explicit(&process->lost, 0, memory_order_relaxed);
+	for (size_t i = 0; i < sizeof(command); i++)
+		process->command[i] = command[i];
+	attached.serial = atomic_fetch_add(&attached.session->next_serial, 1);
+	atomic_store_explicit(&process->serial, attached.serial, memory_order_relaxed);
+	attached.process = process;
+	attached.sequence = 0;
+	attached.forks = 0;
+	atomic_store_explicit(&process->state, HL_PROCESS_LIVE, memory_order_release);
+	return true;
+}
+
+/* The first calls were made before the session said what a tick is: by the TSC, as nearly always.
+ * In the other case their durations are not known. */
+static void settle_clock(void)
+{
+	attached.tsc = attached.session->clock == HL_CLOCK_TSC;
+	if (attached.tsc)
+		return;
+	for (uint32_t i = 0; i < attached.call_count; i++) {
+		attached.calls[i].tick = attach_monotonic();
+		attached.calls[i].duration = 0;
+	}
+}
+
+static bool attach_image(void)
+{
+	char **envp, **argv = find_arguments(&envp);
+
+	if (!find_session(envp))
+		return false;
+	keep_command(argv);
+	attached.tsc = true;
+	attached.session = map_session();
+	if (attached.session == NULL)
+		return false;
+	settle_clock();
+	return map_token() && register_process(0, 0, attached.calls[0].tick);
+}
+
+static bool attach_copy(uint64_t fork_id)
+{
+	attached.call_count = 0;
+	return register_process(attached.serial, fork_id, attach_tick());
+}
+
+void attach_process(uint64_t fork_id)
+{
+	bool recording;
+
+	/* A signal handler may come here in the middle: its calls are not recorded. Nor can
+	 * another thread be first: ld.so allocates before there is one, a copy has only one. */
+	if (atomic_exchange(&attaching, 1) != 0)
+		return;
+	recording = attached.session == NULL ? attach_image() : attach_copy(fork_id);
+	atomic_store(&attached.recording, recording);
+	atomic_store(&log_off, !recording);
+	if (recording)
+		*token_page = 1;
+	attach_token_real = recording ? token_page : &always;
+	__atomic_store_n(&attach_token, attach_token_real, __ATOMIC_RELEASE);
+	atomic_store(&attaching, 0);
+}
+
+void attach_hold(void)
+{
+	struct timespec settle = {.tv_nsec = HOLD_SETTLE_NS};
+
+	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
+		return;
+	atomic_store(&held, true);
+	__atomic_store_n(&attach_token, &never, __ATOMIC_SEQ_CST);
+	if (!__libc_single_threaded)
+		attach_raw(SYS_nanosleep, address_of(&settle), 0, 0, 0, 0, 0);
+}
+
+void attach_release(void)
+{
+	__atomic_store_n(&attach_token, attach_token_real, __ATOMIC_SEQ_CST);
+	atomic_store(&held, false);
+}
+
+void attach_wait_release(void)
+{
+	struct timespec pause = {.tv_nsec = HOLD_PAUSE_NS};
+	uint64_t start;
+
+	if (!atomic_load(&held))
+		return;
+	start = attach_monotonic();
+	while (atomic_load(&held) && attach_monotonic() - start < HOLD_LONGEST_NS)
+		attach_raw(SYS_nanosleep, address_of(&pause), 0, 0, 0, 0, 0);
+}
+
+static void detach(bool collector_gone)
+{
+	bool recording = atomic_exchange(&attached.recording, false);
+
+	atomic_store(&log_off, true);
+	if (!recording || !collector_gone)
+		return;
+	/* Nobody else is left to remove the file. */
+	attach_raw(SYS_unlinkat, (uint64_t)AT_FDCWD, address_of(session_path), 0, 0, 0, 0);
+}
+
+static size_t read_file(const char *path, char *buffer, size_t length)
+{
+	int64_t got, fd = attach_raw(SYS_openat, (uint64_t)AT_FDCWD, address_of(path),
+			     O_RDONLY | O_CLOEXEC, 0, 0, 0);
+
+	if (fd < 0)
+		return 0;
+	got = attach_raw(SYS_read, (uint64_t)fd, address_of(buffer), length - 1, 0, 0, 0);
+	attach_raw(SYS_close, (uint64_t)fd, 0, 0, 0, 0, 0);
+	if (got < 0)
+		got = 0;
+	buffer[got] = '\0';
+	return (size_t)got;
+}
+
+/* Whether the collector is dead; a zombie that its parent has not waited for is, too. */
+static bool collector_gone(void)
+{
+	char path[32] = "/proc/", buffer[256], digits[12];
+	uint32_t pid = attached.session->collector_pid;
+	size_t n = 0, at = 6, length;
+
+	for (uint32_t rest = pid; rest > 0; rest /= 10)
+		digits[n++] = (char)('0' + rest % 10);
+	while (n > 0)
+		path[at++] = digits[--n];
+	copy_text(path + at, sizeof(path) - at, "/stat");
+	length = read_file(path, buffer, sizeof(buffer));
+	while (length > 0 && buffer[length - 1] != ')')
+		length--;
+	if (length > 0)
+		return buffer[length + 1] == 'Z' || buffer[length + 1] == 'X';
+	return attach_raw(SYS_kill, pid, 0, 0, 0, 0, 0) == -ESRCH;
+}
+
+/* Once in a while, when the beat has stopped: a program must not fill memory for nobody. */
+static bool still_collected(struct hl_session *session)
+{
+	uint64_t beat = atomic_load_explicit(&session->collector_beat, memory_order_relaxed);
+
+	if (beat != atomic_exchange_explicit(&beat_seen, beat, memory_order_relaxed)) {
+		atomic_store_explicit(&stale_takes, 0, memory_order_relaxed);
+		return true;
+	}
+	if (atomic_fetch_add_explicit(&stale_takes, 1, memory_order_relaxed) % STALE_TAKES !=
+		STALE_TAKES - 1)
+		return true;
+	if (!collector_gone())
+		return true;
+	detach(true);
+	return false;
+}
+
+static struct hl_page *pop_page(struct hl_session *session)
+{
+	_Atomic uint32_t *links = (_Atomic uint32_t *)((char *)session + session->links_offset);
+	uint32_t count = session->page_count;
+	uint32_t entry = hl_stack_pop(&session->free_pages, links, count);
+
+	if (entry == 0) {
+		uint32_t fresh = atomic_load(&session->fresh_pages);
+
+		do
+			if (fresh >= count)
+				return NULL;
+		while (!atomic_compare_exchange_weak(&session->fresh_pages, &fresh, fresh + 1));
+		entry = fresh + 1;
+	}
+	return (struct hl_page *)((char *)session + session->pages_offset +
+				  (uint64_t)(entry - 1) * HL_PAGE_BYTES);
+}
+
+/* Every page is in use. Waits while the collector lives and works; gives up when its rounds bring
+ * no page for long, since then all pages belong to idle threads. */
+static struct hl_page *wait_page(struct hl_session *session)
+{
+	struct timespec pause = {.tv_nsec = WAIT_FIRST_NS};
+	uint64_t start = attach_monotonic(), moved = start, now = start;
+	uint64_t beat = atomic_load(&session->collector_beat), seen;
+	struct hl_page *page = NULL;
+
+	atomic_fetch_add(&session->waiting, 1);
+	while (page == NULL && atomic_load(&session->state) == HL_SESSION_OPEN) {
+		attach_raw(SYS_nanosleep, address_of(&pause), 0, 0, 0, 0, 0);
+		page = pop_page(session);
+		if (pause.tv_nsec < WAIT_LONGEST_NS)
+			pause.tv_nsec *= 2;
+		now = attach_monotonic();
+		seen = atomic_load(&session->collector_beat);
+		if (seen != beat) {
+			beat = seen;
+			moved = now;
+			if (now - start > WAIT_STARVED_NS)
+				break;
+		} else if (now - moved > WAIT_BEATLESS_NS) {
+			if (collector_gone()) {
+				detach(true);
+				break;
+			}
+			moved = now;
+		}
+	}
+	atomic_fetch_sub(&session->waiting, 1);
+	return page;
+}
+
+struct hl_page *attach_take_page(uint32_t tid, bool may_wait)
+{
+	struct hl_session *session = attached.session;
+	struct hl_page *page;
+
+	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
+		return NULL;
+	if (atomic_load_explicit(&session->state, memory_order_relaxed) != HL_SESSION_OPEN) {
+		detach(false);
+		return NULL;
+	}
+	if (!still_collected(session))
+		return NULL;
+	page = pop_page(session);
+	if (page == NULL && may_wait && session->on_full == HL_ON_FULL_WAIT)
+		page = wait_page(session);
+	if (page == NULL)
+		return NULL;
+	atomic_store_explicit(&page->used, 0, memory_order_relaxed);
+	page->serial = attached.serial;
+	page->tid = tid;
+	page->sequence = atomic_fetch_add(&attached.sequence, 1);
+	atomic_store_explicit(&page->state, HL_PAGE_OWNED, memory_order_release);
+	return page;
+}
+
+void attach_give_page(struct hl_page *page)
+{
+	struct hl_session *session = attached.session;
+	char *pool = (char *)session + session->pages_offset;
+
+	atomic_store_explicit(&page->state, HL_PAGE_READY, memory_order_release);
+	hl_stack_push(&session->ready_pages,
+		(_Atomic uint32_t *)((char *)session + session->links_offset),
+		(uint32_t)((uint64_t)((char *)page - pool) / HL_PAGE_BYTES));
+}
+
+/* The number behind "\nName:" in /proc/self/status, which is in KiB, as bytes. */
+static uint64_t status_bytes(const char *status, const char *name)
+{
+	uint64_t value = 0;
+
+	for (const char *line = status; *line != '\0'; line++) {
+		if ((line != status && line[-1] != '\n') || !starts_with(line, name))
+			continue;
+		while (*line != '\0' && (*line < '0' || *line > '9'))
+			line++;
+		for (; *line >= '0' && *line <= '9'; line++)
+			value = value * 10 + (uint64_t)(*line - '0');
+		break;
+	}
+	return value * 1024;
+}
+
+bool attach_sample(struct hl_sample_record *sample, struct hl_syscall_record *calls)
+{
+	char status[STATUS_BYTES];
+	struct rusage usage = {0};
+	int64_t got, fd = attach_call(&calls[0], HL_KIND_other, SYS_openat, (uint64_t)AT_FDCWD,
+			     address_of("/proc/self/status"), O_RDONLY | O_CLOEXEC, 0, 0, 0);
+
+	if (fd < 0)
+		return false;
+	got = attach_call(&calls[1], HL_KIND_other, SYS_read, (uint64_t)fd, address_of(status),
+		sizeof(status) - 1, 0, 0, 0);
+	attach_call(&calls[2], HL_KIND_other, SYS_close, (uint64_t)fd, 0, 0, 0, 0, 0);
+	attach_call(&calls[3], HL_KIND_other, SYS_getrusage, RUSAGE_SELF, address_of(&usage), 0, 0,
+		0, 0);
+	if (got <= 0)
+		return false;
+	status[got] = '\0';
+	sample->tick = attach_tick();
+	sample->kind_addr = hl_kind_addr(HL_KIND_sample, 0);
+	sample->rss_anon = status_bytes(status, "RssAnon:");
+	sample->rss_file = status_bytes(status, "RssFile:");
+	sample->rss_shmem = status_bytes(status, "RssShmem:");
+	sample->swap = status_bytes(status, "VmSwap:");
+	sample->rss_peak = status_bytes(status, "VmHWM:");
+	sample->minor_faults = (uint64_t)usage.ru_minflt;
+	sample->major_faults = (uint64_t)usage.ru_majflt;
+	return true;
+}

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The thread cache: for each small size a few freed chunks that only this thread touches. They stay
+ * marked in use, so their arena never looks at them. The cache is itself a block of the heap, taken
+ * at the thread's first call and given back at its end. Called by heap.c and carve.c, no lock.
+ */
+#ifndef HEAPLEDGER_CACHE_H
+#define HEAPLEDGER_CACHE_H
+
+#include "chunk.h"
+#include "tunables.h"
+
+#define CACHE_BINS 64
+
+struct cache_entry {
+	struct cache_entry *next; /* masked, chunk_mask */
+	uintptr_t key;            /* cache_key while the block is in a cache */
+};
+
+struct cache {
+	uint16_t room[CACHE_BINS]; /* entries that may still be put; 0 in bins that are not used */
+	struct cache_entry *first[CACHE_BINS];
+};
+
+/* A secret word of the process: a freed block that still shows it may have been freed twice. */
+extern uintptr_t cache_key;
+
+void cache_make_key(void);
+
+/* An empty cache, with the room that the tunables give. */
+void cache_init(struct cache *cache);
+
+static inline size_t cache_index(size_t chunk_size)
+{
+	return (chunk_size >> 4) - 2;
+}
+
+static inline bool cache_serves(size_t chunk_size)
+{
+	return cache_index(chunk_size) < tunable(&tunables.cache_bins);
+}
+
+static inline bool cache_has_room(const struct cache *cache, size_t chunk_size)
+{
+	size_t index = cache_index(chunk_size);
+
+	return cache != NULL && index < CACHE_BINS && cache->room[index] > 0;
+}
+
+static inline void cache_put_at(struct cache *cache, struct cache_entry *entry, size_t index)
+{
+	entry->key = cache_key;
+	entry->next = chunk_mask(&entry->next, cache->first[index]);
+	cache->first[index] = entry;
+	cache->room[index]--;
+}
+
+static inline void cache_put(struct cache *cache, struct chunk *chunk)
+{
+	cache_put_at(cache, chunk_block(chunk), cache_index(chunk_bytes(chunk)));
+}
+
+_Noreturn void cache_broken(const struct cache_entry *entry);
+
+/* NULL if that bin is empty. */
+static inline void *cache_get_block(struct cache *cache, size_t index)
+{
+	struct cache_entry *entry = cache->first[index];
+
+	if (entry == NULL)
+		return NULL;
+	if (__builtin_expect(!chunk_is_aligned(entry), 0))
+		cache_broken(entry);
+	cache->first[index] = chunk_mask(&entry->next, entry->next);
+	cache->room[index]++;
+	entry->key = 0;
+	return entry;
+}
+
+static inline struct chunk *cache_get(struct cache *cache, size_t index)
+{
+	void *block = cache_get_block(cache, index);
+
+	return block != NULL ? chunk_of(block) : NULL;
+}
+
+/* cache_index(chunk_bytes_for(bytes)) */
+static inline size_t cache_index_for(size_t bytes)
+{
+	return (bytes > 8 ? bytes - 9 : 0) >> 4;
+}
+
+static inline void *cache_alloc(struct cache *cache, size_t bytes)
+{
+	size_t index = cache_index_for(bytes);
+
+	return __builtin_expect(index < CACHE_BINS, 1) ? cache_get_block(cache, index) : NULL;
+}
+
+/* The hot paths of malloc (a block or NULL) and free (true if the block is in the cache now), about
+ * 20 instructions each. What looks wrong in any way is left to the slow paths, which say what and
+ * who called. */
+static inline void *cache_alloc_hot(struct cache *cache, size_t bytes)
+{
+	size_t index = cache_index_for(bytes);
+
+	if (__builtin_expect(index >= CACHE_BINS || !chunk_is_aligned(cache->first[index]), 0))
+		return NULL;
+	return cache_get_block(cache, index);
+}
+
+static inline bool cache_free_hot(struct cache *cache, void *block)
+{
+	struct cache_entry *entry = block;
+	size_t head = chunk_of(block)->head;
+	size_t index = cache_index(head & ~CHUNK_FLAGS);
+
+	if (__builtin_expect(
+		    (((uintptr_t)block & 15) | (head & (CHUNK_MMAPPED | CHUNK_TO_TRIM))) != 0 ||
+			    index >= CACHE_BINS,
+		    0))
+		return false;
+	if (__builtin_expect(cache->room[index] == 0 || entry->key == cache_key, 0))
+		return false;
+	cache_put_at(cache, entry, index);
+	return true;
+}
+
+/* Dies of `fault` if the block is in the cache: nearly always told by one look at the key. */
+void cache_search(struct cache *cache, struct chunk *chunk, const char *fault);
+
+static inline void cache_check_absent(struct cache *cache, struct chunk *chunk, const char *fault)
+{
+	struct cache_entry *entry = chunk_block(chunk);
+
+	if (__builtin_expect(cache != NULL && entry->key == cache_key, 0) &&
+		cache_serves(chunk_bytes(chunk)))
+		cache_search(cache, chunk, fault);
+}
+
+#endif

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * carve.h. The order in which bins are searched decides where blocks lie and so when the heap
+ * grows: it is that of glibc 2.36. Makes no system call itself; grow.c does.
+ */
+#include "carve.h"
+
+#include "fatal.h"
+#include "grow.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#define CARVE_SCAN_MAX 10000
+#define CARVE_LARGE_FREE_BYTES ((size_t)65536)
+
+static size_t owner_flag(const struct arena *arena)
+{
+	return arena == &arena_main ? 0 : CHUNK_OTHER_ARENA;
+}
+
+/* A free chunk as a whole becomes one in use. */
+static void use_whole(struct arena *arena, struct chunk *chunk)
+{
+	chunk->head = (chunk->head & ~CHUNK_OTHER_ARENA) | owner_flag(arena);
+	chunk_next(chunk)->head |= CHUNK_BELOW_IN_USE;
+}
+
+static void set_free(struct chunk *chunk, size_t bytes)
+{
+	chunk->head = bytes | CHUNK_BELOW_IN_USE;
+	chunk_at(chunk, bytes)->prev_bytes = bytes;
+}
+
+/* The front of a chunk that is in no list any more; the rest, if it can stand alone, is unsorted.
+ */
+static struct chunk *use_front(struct arena *arena, struct chunk *chunk, size_t bytes, bool small)
+{
+	size_t rest_bytes = chunk_bytes(chunk) - bytes;
+	struct chunk *rest;
+
+	if (rest_bytes < CHUNK_MIN_BYTES) {
+		use_whole(arena, chunk);
+		return chunk;
+	}
+	rest = chunk_at(chunk, bytes);
+	chunk->head = bytes | CHUNK_BELOW_IN_USE | owner_flag(arena);
+	set_free(rest, rest_bytes);
+	bins_put_unsorted(&arena->bins, rest);
+	if (small)
+		arena->bins.remainder = rest;
+	return chunk;
+}
+
+static struct chunk *take_fast(struct arena *arena, size_t bytes, struct cache *cache)
+{
+	unsigned index = bins_fast_index(bytes);
+	struct chunk *chunk = bins_fast_pop(&arena->bins, index);
+
+	while (chunk != NULL && cache_has_room(cache, bytes) && arena->bins.fast[index] != NULL)
+		cache_put(cache, bins_fast_pop(&arena->bins, index));
+	return chunk;
+}
+
+static struct chunk *pop_small(struct arena *arena, unsigned index)
+{
+	struct chunk *chunk = bins_oldest(&arena->bins, index);
+
+	if (chunk == NULL)
+		return NULL;
+	bins_remove(&arena->bins, chunk);
+	use_whole(arena, chunk);
+	return chunk;
+}
+
+static struct chunk *take_small(struct arena *arena, size_t bytes, struct cache *cache)
+{
+	unsigned index = bins_index(bytes);
+	struct chunk *chunk = pop_small(arena, index);
+
+	while (chunk != NULL && cache_has_room(cache, bytes) &&
+		bins_oldest(&arena->bins, index) != NULL)
+		cache_put(cache, pop_small(arena, index));
+	return chunk;
+}
+
+static void check_unsorted(const struct arena *arena, const struct chunk *chunk)
+{
+	size_t bytes = chunk_bytes(chunk);
+	const struct chunk *next = chunk_next(chunk);
+
+	if (bytes < CHUNK_MIN_BYTES || bytes > arena->system_bytes)
+		fatal_block("corrupted size of an unsorted chunk", &chunk->link);
+	if (chunk_bytes(next) < CHUNK_HEADER_BYTES || chunk_bytes(next) > arena->system_bytes)
+		fatal_block("corrupted size behind an unsorted chunk", &chunk->link);
+	if (chunk_below_in_use(next))
+		fatal_block("unsorted chunk is marked in use", &chunk->link);
+}
+
+/* Runs of small requests are served side by side from the last remainder, if it is all there is. */
+static bool serves_run(struct arena *arena, struct chunk *chunk, size_t bytes)
+{
+	return bins_is_small(bytes) && chunk == arena->bins.remainder &&
+	       arena->bins.list[BINS_UNSORTED].next == &chunk->link &&
+	       chunk_bytes(chunk) > bytes + CHUNK_MIN_BYTES;
+}
+
+/* Sorts the unsorted list until one fits exactly. Exact fits fill the cache first: then *cached
+ * says that one waits there. */
+static struct chunk *take_unsorted(
+	struct arena *arena, size_t bytes, struct cache *cache, bool *cached)
+{
+	size_t scan = tunable(&tunables.cache_scan);
+	struct chunk *chunk;
+
+	*cached = false;
+	for (size_t i = 1; (chunk = bins_oldest(&arena->bins, BINS_UNSORTED)) != NULL; i++) {
+		check_unsorted(arena, chunk);
+		if (serves_run(arena, chunk, bytes)) {
+			bins_remove(&arena->bins, chunk);
+			return use_front(arena, chunk, bytes, true);
+		}
+		bins_remove(&arena->bins, chunk);
+		if (chunk_bytes(chunk) != bytes) {
+			bins_put_sorted(&arena->bins, chunk);
+		} else {
+			use_whole(arena, chunk);
+			if (!cache_has_room(cache, bytes))
+				return chunk;
+			cache_put(cache, chunk);
+			*cached = true;
+		}
+		if ((*cached && scan > 0 && i > scan) || i >= CARVE_SCAN_MAX)
+			break;
+	}
+	return *cached ? cache_get(cache, cache_index(bytes)) : NULL;
+}
+
+static struct chunk *take_best(struct arena *arena, size_t bytes)
+{
+	struct bins *bins = &arena->bins;
+	struct chunk *chunk = bins_is_small(bytes) ? NULL : bins_best_own(bins, bytes);
+	bool own = chunk != NULL;
+
+	if (!own)
+		chunk = bins_best_above(bins, bins_index(bytes));
+	if (chunk == NULL)
+		return NULL;
+	bins_remove(bins, chunk);
+	return use_front(arena, chunk, bytes, !own && bins_is_small(bytes));
+}
+
+static struct chunk *take_top(struct arena *arena, size_t bytes)
+{
+	struct chunk *chunk = arena->top;
+	size_t have = chunk != NULL ? chunk_bytes(chunk) : 0;
+
+	if (have > arena->system_bytes)
+		fatal_block("corrupted size of top", chunk_block(chunk));
+	if (have < bytes + CHUNK_MIN_BYTES)
+		return NULL;
+	arena->top = chunk_at(chunk, bytes);
+	arena->top->head = (have - bytes) | CHUNK_BELOW_IN_USE;
+	chunk->head = bytes | CHUNK_BELOW_IN_USE | owner_flag(arena);
+	return chunk;
+}
+
+static struct chunk *take_sorted(struct arena *arena, size_t bytes, struct cache *cache)
+{
+	bool cached;
+	struct chunk *chunk = take_unsorted(arena, bytes, cache, &cached);
+
+	if (chunk == NULL)
+		chunk = take_best(arena, bytes);
+	return chunk != NULL ? chunk : take_top(arena, bytes);
+}
+
+struct chunk *carve_take(struct arena *arena, size_t bytes, struct cache *cache)
+{
+	struct chunk *chunk = NULL;
+
+	if (bytes <= tunable(&tunables.fast_max))
+		chunk = take_fast(arena, bytes, cache);
+	if (chunk != NULL)
+		return chunk;
+	if (bins_is_small(bytes))
+		chunk = take_small(arena, bytes, cache);
+	else if (arena->bins.fast_bytes != 0)
+		carve_consolidate(arena);
+	if (chunk != NULL)
+		return chunk;
+	chunk = take_sorted(arena, bytes, cache);
+	if (chunk == NULL && arena->bins.fast_bytes != 0) {
+		carve_consolidate(arena);
+		chunk = take_sorted(arena, bytes, cache);
+	}
+	return chunk;
+}
+
+struct chunk *carve_take_grown(struct arena *arena, size_t bytes)
+{
+	return grow_top(arena, bytes) ? take_top(arena, bytes) : NULL;
+}
+
+void carve_check_free(const struct chunk *chunk)
+{
+	size_t bytes = chunk_bytes(chunk);
+
+	if (!chunk_is_aligned(chunk) || (uintptr_t)chunk > -bytes)
+		fatal_block("free(): invalid pointer", &chunk->link);
+	if (bytes < CHUNK_MIN_BYTES || (chunk->head & CHUNK_TO_TRIM) != 0)
+		fatal_block("free(): invalid size", &chunk->link);
+}
+
+static void check_next(const struct arena *arena, const struct chunk *chunk, const char *fault)
+{
+	const struct chunk *next = chunk_next(chunk);
+
+	if (next->head <= CHUNK_HEADER_BYTES || chunk_bytes(next) >= arena->system_bytes)
+		fatal_block(fault, &chunk->link);
+}
+
+static void check_merge(const struct arena *arena, const struct chunk *chunk)
+{
+	const struct chunk *next = chunk_next(chunk);
+
+	if (chunk == arena->top)
+		fatal_block("double free or corruption (top)", &chunk->link);
+	if (!arena->scattered && arena == &arena_main &&
+		(const char *)next >= (const char *)arena->top + chunk_bytes(arena->top))
+		fatal_block("double free or corruption (out)", &chunk->link);
+	if (!chunk_below_in_use(next))
+		fatal_block("double free or corruption (!prev)", &chunk->link);
+	check_next(arena, chunk, "free(): invalid next size");
+}
+
+/* Joins a chunk with its free neighbours; returns what became of it, unsorted or top. */
+static struct chunk *merge(struct arena *arena, struct chunk *chunk)
+{
+	size_t bytes = chunk_bytes(chunk);
+	struct chunk *next = chunk_next(chunk);
+
+	if (!chunk_below_in_use(chunk)) {
+		struct chunk *below = chunk_below(chunk);
+
+		if (chunk_bytes(below) != chunk->prev_bytes)
+			fatal_block("corrupted size below a freed block", &chunk->link);
+		bins_remove(&arena->bins, below);
+		bytes += chunk_bytes(below);
+		chunk = below;
+	}
+	if (next == arena->top) {
+		chunk->head = (bytes + chunk_bytes(next)) | CHUNK_BELOW_IN_USE;
+		arena->top = chunk;
+		return chunk;
+	}
+	if (!chunk_in_use(next)) {
+		bins_remove(&arena->bins, next);
+		bytes += chunk_bytes(next);
+	} else {
+		next->head &= ~CHUNK_BELOW_IN_USE;
+	}
+	set_free(chunk, bytes);
+	bins_put_unsorted(&arena->bins, chunk);
+	return chunk;
+}
+
+void carve_give(struct arena *arena, struct chunk *chunk)
+{
+	if (chunk_bytes(chunk) <= tunable(&tunables.fast_max)) {
+		check_next(arena, chunk, "free(): invalid next size (fast)");
+		bins_fast_push(&arena->bins, chunk);
+		return;
+	}
+	check_merge(arena, chunk);
+	chunk = merge(arena, chunk);
+	if (chunk_bytes(chunk) < CARVE_LARGE_FREE_BYTES)
+		return;
+	if (arena->bins.fast_bytes != 0)
+		carve_consolidate(arena);
+	grow_trim(arena);
+}
+
+void carve_give_quietly(struct arena *arena, struct chunk *chunk)
+{
+	merge(arena, chunk);
+}
+
+void carve_consolidate(struct arena *arena)
+{
+	struct chunk *chunk;
+
+	for (unsigned i = 0; i < BINS_FAST; i++)
+		while ((chunk = bins_fast_pop(&arena->bins, i)) != NULL)
+			merge(arena, chunk);
+}
+
+void carve_drain(struct arena *arena)
+{
+	struct chunk *chunk = arena_take_deferred(arena);
+
+	while (chunk != NULL) {
+		struct chunk *next = (struct chunk *)chunk->link.next;
+
+		carve_check_free(chunk);
+		check_merge(arena, chunk);
+		merge(arena, chunk);
+		chunk = next;
+	}
+}
+
+void carve_cut(struct arena *arena, struct chunk *chunk, size_t bytes, struct cache *cache)
+{
+	size_t rest_bytes = chunk_bytes(chunk) - bytes;
+	struct chunk *rest = chunk_at(chunk, bytes);
+
+	if (rest_bytes < CHUNK_MIN_BYTES)
+		return;
+	chunk->head = bytes | (chunk->head & CHUNK_FLAGS);
+	rest->head = rest_bytes | CHUNK_BELOW_IN_USE | owner_flag(arena);
+	chunk_next(rest)->head |= CHUNK_BELOW_IN_USE;
+	if (cache_has_room(cache, rest_bytes))
+		cache_put(cache, rest);
+	else
+		carve_give(arena, rest);
+}
+
+bool carve_resize(struct arena *arena, struct chunk *chunk, size_t bytes, struct cache *cache)
+{
+	size_t have = chunk_bytes(chunk);
+	struct chunk *next = chunk_next(chunk);
+
+	if (have >= bytes) {
+		carve_cut(arena, chunk, bytes, cache);
+		return true;
+	}
+	have += chunk_bytes(next);
+	if (next == arena->top) {
+		if (have < bytes + CHUNK_MIN_BYTES)
+			return false;
+		arena->top = chunk_at(chunk, bytes);
+		arena->top->head = (have - bytes) | CHUNK_BELOW_IN_USE;
+		chunk->head = bytes | (chunk->head & CHUNK_FLAGS);
+		return true;
+	}
+	if (have < bytes || chunk_in_use(next))
+		return false;
+	bins_remove(&arena->bins, next);
+	chunk->head = have | (chunk->head & CHUNK_FLAGS);
+	chunk_next(chunk)->head |= CHUNK_BELOW_IN_USE;
+	carve_cut(arena, chunk, bytes, cache);
+	return true;
+}

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A chunk: what the heap deals in. It lies between boundary tags, so that both neighbours are found
+ * from it. The block the program sees starts 16 bytes in; the first word of the next chunk belongs
+ * to the block while this chunk is in use, and holds this chunk's size while it is free.
+ *
+ *	chunk -> | prev_bytes | head: size and flags | block ... |
+ *	next  -> | prev_bytes (the last 8 bytes of the block) | head ... |
+ */
+#ifndef HEAPLEDGER_CHUNK_H
+#define HEAPLEDGER_CHUNK_H
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CHUNK_ALIGN_BYTES ((size_t)16)
+#define CHUNK_HEADER_BYTES ((size_t)16)
+#define CHUNK_MIN_BYTES ((size_t)32)
+
+#define CHUNK_BELOW_IN_USE ((size_t)1) /* the chunk below is not free */
+#define CHUNK_MMAPPED ((size_t)2)      /* alone in a mapping, prev_bytes after its start */
+#define CHUNK_OTHER_ARENA ((size_t)4)  /* in a mapped heap, not the main one */
+#define CHUNK_TO_TRIM ((size_t)8)      /* free, and malloc_trim has not looked at it yet */
+#define CHUNK_FLAGS ((size_t)15)
+
+struct node {
+	struct node *next, *prev;
+};
+
+struct chunk {
+	size_t prev_bytes;
+	size_t head;
+	struct node link;               /* free: place in its bin */
+	struct chunk *smaller, *larger; /* free in a large bin, first of its size: ring of sizes */
+};
+static_assert(offsetof(struct chunk, link) == CHUNK_HEADER_BYTES, "links lie in the block");
+
+static inline struct chunk *chunk_of(const void *block)
+{
+	return (struct chunk *)((uintptr_t)block - CHUNK_HEADER_BYTES);
+}
+
+static inline void *chunk_block(struct chunk *chunk)
+{
+	return (char *)chunk + CHUNK_HEADER_BYTES;
+}
+
+static inline struct chunk *chunk_of_node(struct node *node)
+{
+	return (struct chunk *)((char *)node - offsetof(struct chunk, link));
+}
+
+/* Request at most PTRDIFF_MAX. */
+static inline size_t chunk_bytes_for(size_t request)
+{
+	size_t bytes = (request + 8 + CHUNK_ALIGN_BYTES - 1) & ~(CHUNK_ALIGN_BYTES - 1);
+
+	return bytes < CHUNK_MIN_BYTES ? CHUNK_MIN_BYTES : bytes;
+}
+
+static inline size_t chunk_bytes(const struct chunk *chunk)
+{
+	return chunk->head & ~CHUNK_FLAGS;
+}
+
+static inline struct chunk *chunk_at(const void *chunk, size_t offset)
+{
+	return (struct chunk *)((uintptr_t)chunk + offset);
+}
+
+static inline struct chunk *chunk_next(const struct chunk *chunk)
+{
+	return chunk_at(chunk, chunk_bytes(chunk));
+}
+
+static inline struct chunk *chunk_below(const struct chunk *chunk)
+{
+	return (struct chunk *)((uintptr_t)chunk - chunk->prev_bytes);
+}
+
+static inline bool chunk_is_mmapped(const struct chunk *chunk)
+{
+	return (chunk->head & CHUNK_MMAPPED) != 0;
+}
+
+static inline bool chunk_below_in_use(const struct chunk *chunk)
+{
+	return (chunk->head & CHUNK_BELOW_IN_USE) != 0;
+}
+
+/* Asks the next chunk: not for top. */
+static inline bool chunk_in_use(const struct chunk *chunk)
+{
+	return chunk_below_in_use(chunk_next(chunk));
+}
+
+/* Bytes the program may use. */
+static inline size_t chunk_usable(const struct chunk *chunk)
+{
+	return chunk_bytes(chunk) - (chunk_is_mmapped(chunk) ? 16 : 8);
+}
+
+/* Free lists that have one link keep it masked by its own place, so that a stray write into a freed
+ * block is found by the alignment of what comes out. */
+static inline void *chunk_mask(const void *place, const void *link)
+{
+	return (void *)((uintptr_t)place >> 12 ^ (uintptr_t)link);
+}
+
+static inline bool chunk_is_aligned(const void *address)
+{
+	return ((uintptr_t)address & (CHUNK_ALIGN_BYTES - 1)) == 0;
+}
+
+#endif

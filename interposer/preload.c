@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The exports: the names of libc's malloc interface, nothing else. Each is guard -> heap -> log ->
+ * return. An allocation is logged after it is made and a free before it is done, so that in the
+ * merged order of all threads an address never appears twice without its free between.
+ *
+ * The guard is log_enter's depth: above 0 a signal handler has interrupted one of these calls in
+ * this thread, whose locks and cache may be half changed; then the heap's _aside functions serve.
+ */
+#include "fatal.h"
+#include "heap.h"
+#include "log.h"
+#include "stats.h"
+#include "thread.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define CALLER __builtin_return_address(0)
+
+/* The bracket of the hot path, where nothing needs to be known of the call: not recorded, not in a
+ * signal handler that interrupted another, and the thread has its cache, which is returned. */
+static inline struct cache *plain_begin(void)
+{
+	struct cache *cache = thread_self.cache;
+
+	if (__builtin_expect(cache == NULL || log_depth != 0 || !log_is_off(), 0))
+		return NULL;
+	log_depth = 1;
+	atomic_signal_fence(memory_order_seq_cst);
+	return cache;
+}
+
+static inline void plain_end(void)
+{
+	atomic_signal_fence(memory_order_seq_cst);
+	log_depth = 0;
+}
+
+static inline unsigned enter(enum hl_kind kind, size_t size, const void *caller)
+{
+	if (__builtin_expect(!thread_self.armed, 0))
+		heap_thread_begin();
+	fatal_set_caller(caller);
+	return log_enter_fast(kind, size);
+}
+
+static inline void *done(enum hl_kind kind, void *block, size_t size)
+{
+	bool mapped;
+	size_t taken;
+
+	if (!log_is_off()) {
+		taken = heap_taken(block, &mapped);
+		log_call(kind, block, size, taken, mapped ? HL_CHUNK_MMAPPED : 0);
+	}
+	log_leave_fast();
+	return block;
+}
+
+static __attribute__((noinline)) void *malloc_full(size_t size, const void *caller)
+{
+	unsigned depth = enter(HL_KIND_malloc, size, caller);
+
+	return done(HL_KIND_malloc, depth == 0 ? heap_alloc(size) : heap_alloc_aside(size), size);
+}
+
+EXPORT void *malloc(size_t size)
+{
+	struct cache *cache = plain_begin();
+	void *block;
+
+	if (__builtin_expect(cache == NULL, 0))
+		return malloc_full(size, CALLER);
+	block = cache_alloc_hot(cache, size);
+	plain_end();
+	return __builtin_expect(block != NULL, 1) ? block : malloc_full(size, CALLER);
+}
+
+EXPORT void *calloc(size_t count, size_t size)
+{
+	size_t total = 0;
+	unsigned depth;
+	void *block;
+
+	if (__builtin_mul_overflow(count, size, &total))
+		total = SIZE_MAX;
+	depth = enter(HL_KIND_calloc, total, CALLER);
+	block = depth == 0 ? heap_calloc(count, size) : heap_calloc_aside(count, size);
+	return done(HL_KIND_calloc, block, total);
+}
+
+EXPORT void *realloc(void *old, size_t size)
+{
+	unsigned depth = enter(HL_KIND_realloc, size, CALLER);
+
+	if (!log_is_off())
+		log_call(HL_KIND_realloc_begin, old, 0, 0, 0);
+	return done(HL_KIND_realloc,
+		depth == 0 ? heap_realloc(old, size) : heap_realloc_aside(old, size), size);
+}
+
+static __attribute__((noinline)) void free_as(
+	enum hl_kind kind, void *block, size_t size, const void *caller)
+{
+	unsigned depth = enter(kind, size, caller);
+
+	if (!log_is_off())
+		log_call(kind, block, size, 0, 0);
+	if (depth == 0)
+		heap_free(block);
+	else
+		heap_free_aside(block);
+	log_leave_fast();
+}
+
+EXPORT void free(void *block)
+{
+	struct cache *cache = plain_begin();
+	bool kept;
+
+	if (__builtin_expect(cache == NULL, 0)) {
+		free_as(HL_KIND_free, block, 0, CALLER);
+		return;
+	}
+	kept = block == NULL || cache_free_hot(cache, block);
+	plain_end();
+	if (__builtin_expect(!kept, 0))
+		free_as(HL_KIND_free, block, 0, CALLER);
+}
+
+EXPORT void cfree(void *block);
+EXPORT void cfree(void *block)
+{
+	free_as(HL_KIND_cfree, block, 0, CALLER);
+}
+
+EXPORT void free_sized(void *block, size_t size);
+EXPORT void free_sized(void *block, size_t size)
+{
+	free_as(HL_KIND_free_sized, block, size, CALLER);
+}
+
+EXPORT void free_aligned_sized(void *block, size_t alignment, size_t size);
+EXPORT void free_aligned_sized(void *block, size_t alignment, size_t size)
+{
+	(void)alignment;
+	free_as(HL_KIND_free_aligned_sized, block, size, CALLER);
+}
+
+/* `size` is what the program asked for, `bytes` what it shall get. */
+static void *aligned_as(
+	enum hl_kind kind, size_t alignment, size_t size, size_t bytes, const void *caller)
+{
+	unsigned depth = enter(kind, size, caller);
+	void *block =
+		depth == 0 ? heap_aligned(alignment, bytes) : heap_aligned_aside(alignment, bytes);
+	bool mapped;
+	size_t taken = heap_taken(block, &mapped);
+
+	log_aligned(kind, block, size, taken, mapped ? HL_CHUNK_MMAPPED : 0, alignment);
+	log_leave();
+	return block;
+}
+
+EXPORT void *aligned_alloc(size_t alignment, size_t size)
+{
+	return aligned_as(HL_KIND_aligned_alloc, alignment, size, size, CALLER);
+}
+
+EXPORT void *memalign(size_t alignment, size_t size)
+{
+	return aligned_as(HL_KIND_memalign, alignment, size, size, CALLER);
+}
+
+/* A bad alignment is refused before anything happens, but it is a call and so logged as failed. */
+EXPORT int posix_memalign(void **result, size_t alignment, size_t size)
+{
+	int saved = errno;
+	void *block;
+
+	if (alignment % sizeof(void *) != 0 || alignment == 0 ||
+		(alignment & (alignment - 1)) != 0) {
+		enter(HL_KIND_posix_memalign, size, CALLER);
+		log_aligned(HL_KIND_posix_memalign, NULL, size, 0, 0, alignment);
+		log_leave();
+		return EINVAL;
+	}
+	block = aligned_as(HL_KIND_posix_memalign, alignment, size, size, CALLER);
+	errno = saved;
+	if (block == NULL)
+		return ENOMEM;
+	*result = block;
+	return 0;
+}
+
+EXPORT void *valloc(size_t size)
+{
+	size_t page = (size_t)getpagesize();
+
+	return aligned_as(HL_KIND_valloc, page, size, size, CALLER);
+}
+
+EXPORT void *pvalloc(size_t size)
+{
+	size_t page = (size_t)getpagesize();
+	size_t rounded = (size + page - 1) & ~(page - 1);
+
+	if (rounded < size)
+		rounded = SIZE_MAX; /* refused as too large */
+	return aligned_as(HL_KIND_pvalloc, page, size, rounded, CALLER);
+}
+
+EXPORT size_t malloc_usable_size(void *block)
+{
+	return heap_usable(block);
+}
+
+static int control_done(enum hl_kind kind, size_t size, int result)
+{
+	log_call(kind, NULL, size, (size_t)result, 0);
+	log_leave();
+	return result;
+}
+
+EXPORT int mallopt(int parameter, int value)
+{
+	size_t packed = (uint32_t)parameter | (uint64_t)(uint32_t)value << 32;
+	unsigned depth = enter(HL_KIND_mallopt, packed, CALLER);
+
+	return control_done(
+		HL_KIND_mallopt, packed, depth == 0 ? heap_option(parameter, value) : 0);
+}
+
+EXPORT int malloc_trim(size_t pad)
+{
+	unsigned depth = enter(HL_KIND_malloc_trim, pad, CALLER);
+
+	return control_done(HL_KIND_malloc_trim, pad, depth == 0 ? heap_trim(pad) : 0);
+}
+
+/* The figures: not events of the heap, but their locks want the guard. */
+
+EXPORT struct mallinfo2 mallinfo2(void)
+{
+	struct mallinfo2 info = {0};
+
+	if (enter(HL_KIND_FILLER, 0, CALLER) == 0)
+		info = stats_mallinfo();
+	log_leave();
+	return info;
+}
+
+EXPORT struct mallinfo mallinfo(void)
+{
+	struct mallinfo2 wide = mallinfo2();
+
+	return (struct mallinfo){
+		.arena = (int)wide.arena,
+		.ordblks = (int)wide.ordblks,
+		.smblks = (int)wide.smblks,
+		.hblks = (int)wide.hblks,
+		.hblkhd = (int)wide.hblkhd,
+		.usmblks = (int)wide.usmblks,
+		.fsmblks = (int)wide.fsmblks,
+		.uordblks = (int)wide.uordblks,
+		.fordblks = (int)wide.fordblks,
+		.keepcost = (int)wide.keepcost,
+	};
+}
+
+EXPORT void malloc_stats(void)
+{
+	if (enter(HL_KIND_FILLER, 0, CALLER) == 0)
+		stats_print();
+	log_leave();
+}
+
+/* Only its counting is guarded: the stream is the caller's, and fprintf may allocate. */
+EXPORT int malloc_info(int options, FILE *stream)
+{
+	if (options != 0)
+		return EINVAL;
+	stats_print_xml(stream);
+	return 0;
+}
+
+/* Runs before main and before the program's own constructors, when one thread exists: the moment
+ * to register what could not be at the dynamic linker's first call. */
+static __attribute__((constructor)) void preload_start(void)
+{
+	log_enter(HL_KIND_FILLER, 0);
+	log_leave();
+	heap_start();
+}
+
+static __attribute__((destructor)) void preload_end(void)
+{
+	log_process_exit();
+}

@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * stats.h: counts by walking the lists of each arena under its lock, prints afterwards.
+ */
+#include "stats.h"
+
+#include "arena.h"
+#include "carve.h"
+#include "large.h"
+#include "log.h"
+#include "thread.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#define STATS_LINE_BYTES 96
+
+struct figures {
+	size_t system, system_max;      /* taken from the kernel */
+	size_t free_bytes, free_chunks; /* top and bins, without fast bins */
+	size_t fast_bytes, fast_chunks;
+	size_t top;
+};
+
+static void count_fast(const struct bins *bins, struct figures *figures)
+{
+	for (unsigned i = 0; i < BINS_FAST; i++) {
+		const struct chunk *chunk = bins->fast[i];
+
+		while (chunk != NULL) {
+			figures->fast_chunks++;
+			chunk = chunk_mask(&chunk->link.next, chunk->link.next);
+		}
+	}
+	figures->fast_bytes = bins->fast_bytes;
+}
+
+static void count_bins(struct bins *bins, struct figures *figures)
+{
+	for (unsigned i = BINS_UNSORTED; i < BINS_COUNT; i++) {
+		struct node *head = &bins->list[i];
+
+		for (struct node *node = head->next; node != head; node = node->next) {
+			figures->free_chunks++;
+			figures->free_bytes += chunk_bytes(chunk_of_node(node));
+		}
+	}
+}
+
+/* All zero if a pending fork kept the arena's lock. */
+static struct figures count_arena(struct arena *arena)
+{
+	struct figures figures = {0};
+
+	if (!arena_enter(arena))
+		return figures;
+	carve_drain(arena);
+	count_fast(&arena->bins, &figures);
+	count_bins(&arena->bins, &figures);
+	figures.system = arena->system_bytes;
+	figures.system_max = arena->system_bytes_max;
+	if (arena->top != NULL) {
+		figures.top = chunk_bytes(arena->top);
+		figures.free_bytes += figures.top;
+		figures.free_chunks++;
+	}
+	arena_leave(arena);
+	return figures;
+}
+
+struct mallinfo2 stats_mallinfo(void)
+{
+	struct mallinfo2 info = {0};
+	struct arena *arena = &arena_main;
+
+	thread_ready();
+	do {
+		struct figures figures = count_arena(arena);
+
+		info.arena += figures.system;
+		info.ordblks += figures.free_chunks;
+		info.smblks += figures.fast_chunks;
+		info.fsmblks += figures.fast_bytes;
+		info.fordblks += figures.free_bytes + figures.fast_bytes;
+		if (arena == &arena_main)
+			info.keepcost = figures.top;
+		arena = arena->next;
+	} while (arena != &arena_main);
+	info.uordblks = info.arena - info.fordblks;
+	info.hblks = large_counts.blocks;
+	info.hblkhd = large_counts.bytes;
+	return info;
+}
+
+/* "name             =     figure" */
+static void print_figure(const char *name, size_t value)
+{
+	char line[STATS_LINE_BYTES];
+	size_t at = sizeof(line), digits;
+
+	line[--at] = '\n';
+	for (digits = 0; value != 0 || digits == 0; digits++, value /= 10)
+		line[--at] = (char)('0' + value % 10);
+	for (; digits < 10; digits++)
+		line[--at] = ' ';
+	at -= 2;
+	memcpy(line + at, "= ", 2);
+	at -= 17;
+	memset(line + at, ' ', 17);
+	memcpy(line + at, name, strlen(name));
+	if (write(STDERR_FILENO, line + at, sizeof(line) - at) < 0)
+		return; /* nobody reads it */
+}
+
+static void print_text(const char *text)
+{
+	if (write(STDERR_FILENO, text, strlen(text)) < 0)
+		return; /* nobody reads it */
+}
+
+static void print_arena(const struct arena *arena, const struct figures *figures)
+{
+	char title[] = "Arena          :\n";
+	unsigned number = arena->number;
+
+	for (size_t at = 14; at > 5; at--) {
+		title[at] = (char)('0' + number % 10);
+		number /= 10;
+		if (number == 0)
+			break;
+	}
+	print_text(title);
+	print_figure("system bytes", figures->system);
+	print_figure("in use bytes", figures->system - figures->free_bytes - figures->fast_bytes);
+}
+
+void stats_print(void)
+{
+	struct arena *arena = &arena_main;
+	size_t system = large_counts.bytes, in_use = large_counts.bytes;
+
+	thread_ready();
+	do {
+		struct figures figures = count_arena(arena);
+
+		print_arena(arena, &figures);
+		system += figures.system;
+		in_use += figures.system - figures.free_bytes - figures.fast_bytes;
+		arena = arena->next;
+	} while (arena != &arena_main);
+	print_text("Total (incl. mmap):\n");
+	print_figure("system bytes", system);
+	print_figure("in use bytes", in_use);
+	print_figure("max mmap regions", large_counts.blocks_max);
+	print_figure("max mmap bytes", large_counts.bytes_max);
+}
+
+static void add(struct figures *total, const struct figures *figures)
+{
+	total->system += figures->system;
+	total->system_max += figures->system_max;
+	total->free_bytes += figures->free_bytes;
+	total->free_chunks += figures->free_chunks;
+	total->fast_bytes += figures->fast_bytes;
+	total->fast_chunks += figures->fast_chunks;
+}
+
+static void print_xml_figures(FILE *stream, const struct figures *figures)
+{
+	fprintf(stream,
+		"<total type=\"fast\" count=\"%zu\" size=\"%zu\"/>\n"
+		"<total type=\"rest\" count=\"%zu\" size=\"%zu\"/>\n",
+		figures->fast_chunks, figures->fast_bytes, figures->free_chunks,
+		figures->free_bytes);
+}
+
+static void print_xml_system(FILE *stream, const struct figures *figures)
+{
+	fprintf(stream,
+		"<system type=\"current\" size=\"%zu\"/>\n<system type=\"max\" size=\"%zu\"/>\n",
+		figures->system, figures->system_max);
+}
+
+/* A signal handler that allocates must not meet a lock of its own thread: log_enter guards it. */
+static struct figures count_guarded(struct arena *arena)
+{
+	struct figures figures = {0};
+
+	if (log_enter(HL_KIND_FILLER, 0) == 0)
+		figures = count_arena(arena);
+	log_leave();
+	return figures;
+}
+
+void stats_print_xml(FILE *stream)
+{
+	struct arena *arena = &arena_main;
+	struct figures total = {0};
+
+	thread_ready();
+	fputs("<malloc version=\"1\">\n", stream);
+	do {
+		struct figures figures = count_guarded(arena);
+
+		fprintf(stream, "<heap nr=\"%u\">\n<sizes>\n</sizes>\n", arena->number);
+		print_xml_figures(stream, &figures);
+		print_xml_system(stream, &figures);
+		fputs("</heap>\n", stream);
+		add(&total, &figures);
+		arena = arena->next;
+	} while (arena != &arena_main);
+	print_xml_figures(stream, &total);
+	fprintf(stream, "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/>\n",
+		(size_t)large_counts.blocks, (size_t)large_counts.bytes);
+	print_xml_system(stream, &total);
+	fputs("</malloc>\n", stream);
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the heap knows of the calling thread: its cache and its arena, from its first call to its
+ * end. Called by heap.c.
+ */
+#ifndef HEAPLEDGER_THREAD_H
+#define HEAPLEDGER_THREAD_H
+
+#include "arena.h"
+#include "cache.h"
+
+enum thread_state { THREAD_NEW, THREAD_LIVE, THREAD_ENDING };
+
+struct thread {
+	struct cache *cache; /* NULL: none yet, none any more, or no memory for one */
+	struct arena *arena; /* NULL: not chosen yet */
+	enum thread_state state;
+	bool armed; /* the destructor will run */
+};
+
+extern __thread struct thread thread_self __attribute__((tls_model("initial-exec")));
+
+void thread_begin(void);
+
+/* Before anything but a hit in the cache. */
+static inline void thread_ready(void)
+{
+	if (__builtin_expect(thread_self.state == THREAD_NEW, 0))
+		thread_begin();
+}
+
+/* NULL if none could be had without waiting for a fork. */
+struct arena *thread_choose_arena(size_t need);
+
+static inline struct arena *thread_arena(size_t need)
+{
+	return __builtin_expect(thread_self.arena != NULL, 1) ? thread_self.arena
+							      : thread_choose_arena(need);
+}
+
+#endif
