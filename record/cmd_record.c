@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * `heapledger record`: options, the order of things, the exit status. The work is in session.c
+ * (shared memory), launch.c (the program), collector.c (the loop) and manifest.c (session.json).
+ */
+#include "collector.h"
+#include "kernel.h"
+#include "launch.h"
+#include "manifest.h"
+#include "output.h"
+#include "session.h"
+#include "tool.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BUFFER_BYTES (UINT64_C(512) << 20)
+#define BUFFER_LEAST_BYTES (UINT64_C(1) << 20)
+#define BUFFER_MOST_BYTES (UINT64_C(64) << 30)
+#define INTERVAL_NS UINT64_C(10000000)
+
+struct options {
+	const char *directory;
+	const char *on_full;
+	const char *kernel;
+	uint64_t buffer_bytes;
+	uint64_t interval_ns;
+	bool force;
+	bool quiet;
+	char **command;
+};
+
+static const char usage[] =
+	"usage: heapledger record [-o DIR] [--force] [--on-full wait|drop] [--buffer SIZE]\n"
+	"                         [--interval MS] [--kernel auto|require|off] [-q] [--] CMD...\n"
+	"\n"
+	"Runs CMD and records every allocator call and the system calls beneath it.\n"
+	"\n"
+	"  -o, --output DIR    the trace (default: heapledger.<program>.<pid>)\n"
+	"      --force         replace DIR if it holds a trace\n"
+	"      --on-full HOW   when all buffers are in use: wait (nothing is lost), or drop and "
+	"count\n"
+	"      --buffer SIZE   of the shared buffers, at most (default: 512 MiB; used as needed)\n"
+	"      --interval MS   between two samples of resident memory (default: 10)\n"
+	"      --kernel MODE   the kernel's own record of the system calls: auto (if possible),\n"
+	"                      require, off (default: auto)\n"
+	"  -q, --quiet         no summary\n"
+	"\n"
+	"Exits with CMD's own status; 2 wrong usage, 4 no kernel record with --kernel require,\n"
+	"126 CMD cannot be recorded, 127 CMD not found.\n";
+
+static const struct option long_options[] = {
+	{"output", required_argument, NULL, 'o'},
+	{"force", no_argument, NULL, 'f'},
+	{"on-full", required_argument, NULL, 'F'},
+	{"buffer", required_argument, NULL, 'b'},
+	{"interval", required_argument, NULL, 'i'},
+	{"kernel", required_argument, NULL, 'k'},
+	{"quiet", no_argument, NULL, 'q'},
+	{"help", no_argument, NULL, 'h'},
+	{0},
+};
+
+static int one_of(const char *option, const char *value, const char *const *words)
+{
+	for (; *words != NULL; words++)
+		if (strcmp(value, *words) == 0)
+			return 0;
+	return tool_fail(
+		TOOL_USAGE, "record", "%s: not a value I know: %s (see --help)", option, value);
+}
+
+static int parse_buffer(struct options *options, const char *text)
+{
+	if (tool_parse_size(text, &options->buffer_bytes) != 0 ||
+		options->buffer_bytes < BUFFER_LEAST_BYTES ||
+		options->buffer_bytes > BUFFER_MOST_BYTES)
+		return tool_fail(TOOL_USAGE, "record",
+			"--buffer: a size from 1 MiB to 64 GiB is needed, not %s", text);
+	return 0;
+}
+
+static int parse_interval(struct options *options, const char *text)
+{
+	char *end;
+	double ms = strtod(text, &end);
+
+	if (end == text || *end != '\0' || !(ms >= 1 && ms <= 3600000))
+		return tool_fail(TOOL_USAGE, "record",
+			"--interval: milliseconds from 1 to 3600000 are needed, not %s", text);
+	options->interval_ns = (uint64_t)(ms * 1e6);
+	return 0;
+}
+
+static int parse_option(struct options *options, int letter)
+{
+	static const char *const full[] = {"wait", "drop", NULL};
+	static const char *const modes[] = {"auto", "require", "off", NULL};
+
+	switch (letter) {
+	case 'o':
+		options->directory = optarg;
+		return optarg[0] != '\0' ? 0 : tool_fail(TOOL_USAGE, "record", "-o: empty name");
+	case 'f':
+		options->force = true;
+		return 0;
+	case 'F':
+		options->on_full = optarg;
+		return one_of("--on-full", optarg, full);
+	case 'b':
+		return parse_buffer(options, optarg);
+	case 'i':
+		return parse_interval(options, optarg);
+	case 'k':
+		options->kernel = optarg;
+		return one_of("--kernel", optarg, modes);
+	case 'q':
+		options->quiet = true;
+		return 0;
+	default:
+		return -1;
+	}
+}
+
+/* 0, an exit code, or -1 for help. */
+static int parse(struct options *options, int argc, char **argv)
+{
+	int letter, rc = 0;
+
+	optind = 0;
+	opterr = 0;
+	while (rc == 0 && (letter = getopt_long(argc, argv, "+:o:qh", long_options, NULL)) != -1) {
+		if (letter == ':' || letter == '?')
+			return tool_bad_option("record", letter, argv);
+		rc = parse_option(options, letter);
+	}
+	if (rc != 0)
+		return rc;
+	if (optind >= argc)
+		return tool_fail(TOOL_USAGE, "record", "no program to record (see --help)");
+	options->command = argv + optind;
+	return 0;
+}
+
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash == NULL ? path : slash + 1;
+}
+
+static int find_program(
+	struct launch *launch, const struct options *options, char *library, size_t library_bytes)
+{
+	char why[PATH_MAX + 256];
+	int rc = launch_find(launch, options->command[0], why, sizeof(why));
+
+	if (rc != 0)
+		return tool_fail((enum tool_exit)rc, "record", "%s", why);
+	if (launch_library(library, library_bytes) != 0)
+		return tool_fail(TOOL_CANNOT_RUN, "record",
+			"libheapledger.so was not found; HEAPLEDGER_LIBRARY can name it");
+	/* The loader takes both as separators. */
+	if (strpbrk(library, " :") != NULL)
+		return tool_fail(TOOL_CANNOT_RUN, "record",
+			"%s: LD_PRELOAD cannot name a path with a space or a colon; move it",
+			library);
+	return 0;
+}
+
+/* What the program's death by a signal looks like to our parent. */
+static int leave_like(int status)
+{
+	struct rlimit none = {0};
+	sigset_t set;
+	int number;
+
+	if (!WIFSIGNALED(status))
+		return WEXITSTATUS(status);
+	number = WTERMSIG(status);
+	setrlimit(RLIMIT_CORE, &none);
+	signal(number, SIG_DFL);
+	sigemptyset(&set);
+	sigaddset(&set, number);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	raise(number);
+	return 128 + number;
+}
+
+static void summarize(
+	const struct collector *collector, const struct options *options, const char *directory)
+{
+	const struct processes *all = &collector->processes;
+	char size[32];
+
+	if (all->found == 0)
+		tool_fail(TOOL_OK, "record", "nothing was recorded: the library was not loaded");
+	else if (all->lost > 0)
+		tool_fail(TOOL_OK, "record", "%" PRIu64 " events were lost", all->lost);
+	if (options->quiet || !isatty(STDERR_FILENO) || all->found == 0)
+		return;
+	fprintf(stderr,
+		"heapledger: %" PRIu64 " events of %u process image%s, %" PRIu64 " lost\n"
+		"heapledger: %s in %s\n"
+		"heapledger: next: heapledger analyze %s\n",
+		all->events, all->streams, all->streams == 1 ? "" : "s", all->lost,
+		tool_format_size(size, sizeof(size), all->bytes), directory, directory);
+}
+
+/* The program runs from here on, whatever becomes of the recording. */
+static int run(struct collector *collector, struct manifest *manifest, struct kernel *kernel,
+	const struct options *options)
+{
+	int rc;
+
+	collector_run(collector);
+	kernel_close(kernel, collector->probe);
+	manifest->finished = true;
+	rc = manifest_write(manifest);
+	if (rc != 0 && !collector->failed)
+		tool_fail(TOOL_OK, "record", "writing to %s: %s", collector->directory,
+			strerror(-rc));
+	summarize(collector, options, collector->directory);
+	return collector->child_status;
+}
+
+static int open_kernel(
+	struct kernel *kernel, struct collector *collector, const struct options *options)
+{
+	kernel->wanted = strcmp(options->kernel, "off") != 0;
+	collector->probe = kernel_open(kernel, collector->dirfd, collector->child);
+	if (collector->probe != NULL || strcmp(options->kernel, "require") != 0)
+		return 0;
+	return tool_fail(TOOL_NO_EVIDENCE, "record", "no kernel record: %s", kernel->why);
+}
+
+/* With the child forked and waiting: output, probe, go. Returns an exit code, or -1 when the
+ * program ran, and then its wait status in *status. */
+static int start(struct launch *launch, struct collector *collector, const struct options *options,
+	char *directory, int *status)
+{
+	struct kernel kernel = {0};
+	struct manifest manifest = {
+		.collector = collector,
+		.kernel = &kernel,
+		.command = options->command,
+		.on_full = options->on_full,
+		.kernel_mode = options->kernel,
+		.buffer_bytes = options->buffer_bytes,
+	};
+	char why[PATH_MAX + 256];
+	bool created;
+	int rc;
+
+	collector->dirfd = output_open(directory, options->force, &created, why, sizeof(why));
+	if (collector->dirfd < 0) {
+		launch_cancel(launch);
+		return tool_fail(TOOL_USAGE, "record", "%s", why);
+	}
+	collector->child = launch->pid;
+	collector->directory = directory;
+	rc = collector_open(collector);
+	if (rc != 0)
+		rc = tool_fail(TOOL_CANNOT_RUN, "record", "%s", strerror(-rc));
+	if (rc == 0)
+		rc = open_kernel(&kernel, collector, options);
+	if (rc == 0 && (rc = manifest_write(&manifest)) != 0)
+		rc = tool_fail(TOOL_USAGE, "record", "writing to %s: %s", directory, strerror(-rc));
+	if (rc != 0) {
+		launch_cancel(launch);
+	} else if ((rc = launch_go(launch)) != 0) {
+		rc = tool_fail(rc == -ENOENT ? TOOL_NOT_FOUND : TOOL_CANNOT_RUN, "record", "%s: %s",
+			options->command[0], strerror(-rc));
+	} else {
+		*status = run(collector, &manifest, &kernel, options);
+		rc = -1;
+	}
+	if (rc > 0) {
+		kernel_close(&kernel, collector->probe);
+		output_remove(directory, collector->dirfd, created);
+	}
+	collector_close(collector);
+	close(collector->dirfd);
+	return rc;
+}
+
+int cmd_record(int argc, char **argv)
+{
+	struct options options = {.on_full = "wait",
+		.kernel = "auto",
+		.buffer_bytes = BUFFER_BYTES,
+		.interval_ns = INTERVAL_NS};
+	struct collector collector = {.dirfd = -1, .signal_fd = -1, .poll_fd = -1};
+	struct launch launch = {0};
+	char library[PATH_MAX], directory[PATH_MAX];
+	int status = 0, rc = parse(&options, argc, argv);
+
+	if (rc < 0) {
+		fputs(usage, stdout);
+		return TOOL_OK;
+	}
+	if (rc == 0)
+		rc = find_program(&launch, &options, library, sizeof(library));
+	if (rc != 0)
+		return rc;
+	collector.interval_ns = options.interval_ns;
+	/* First, so that no signal finds shared memory that nobody would remove. */
+	collector.signal_fd = launch_take_signals(&launch);
+	if (collector.signal_fd < 0)
+		return tool_fail(
+			TOOL_CANNOT_RUN, "record", "signals: %s", strerror(-collector.signal_fd));
+	rc = session_create(&collector.session, options.buffer_bytes,
+		strcmp(options.on_full, "drop") == 0 ? HL_ON_FULL_DROP : HL_ON_FULL_WAIT);
+	if (rc != 0)
+		return tool_fail(
+			TOOL_CANNOT_RUN, "record", "shared memory in /dev/shm: %s", strerror(-rc));
+	rc = launch_fork(&launch, options.command, collector.session.path, library);
+	if (rc != 0) {
+		rc = tool_fail(
+			TOOL_CANNOT_RUN, "record", "starting the program: %s", strerror(-rc));
+	} else {
+		if (options.directory != NULL)
+			snprintf(directory, sizeof(directory), "%s", options.directory);
+		else
+			snprintf(directory, sizeof(directory), "heapledger.%.200s.%d",
+				base_name(options.command[0]), (int)launch.pid);
+		rc = start(&launch, &collector, &options, directory, &status);
+	}
+	session_destroy(&collector.session);
+	return rc < 0 ? leave_like(status) : rc;
+}

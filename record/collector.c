@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See collector.h. A round is: new processes, ready pages, the dead, samples. Rounds follow each
+ * other every millisecond while pages come and up to every ten when none do.
+ */
+#include "collector.h"
+#include "kernel.h"
+#include "sample.h"
+#include "tool.h"
+
+#include "heapledger/stack.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BUSY_ROUND_MS 1
+#define IDLE_ROUND_MS 10
+#define CLOCK_NS UINT64_C(1000000000)
+#define SAMPLE_SHARE 10 /* sampling takes at most one part in this of our time */
+#define EVENTS 64
+
+/* In a batch the order of the pages of a process is that of their sequence. */
+struct order {
+	const struct session *session;
+};
+
+static int by_process_and_sequence(const void *a, const void *b, void *context)
+{
+	const struct order *order = context;
+	const struct hl_page *left = session_page(order->session, *(const uint32_t *)a);
+	const struct hl_page *right = session_page(order->session, *(const uint32_t *)b);
+
+	if (left->serial != right->serial)
+		return left->serial < right->serial ? -1 : 1;
+	return (left->sequence > right->sequence) - (left->sequence < right->sequence);
+}
+
+/* Takes what is on the ready list. A thread pushes a page before it takes the next one, so no later
+ * batch holds an earlier page of it. */
+static uint32_t drain(struct collector *collector)
+{
+	struct session *session = &collector->session;
+	uint32_t limit = session->map->page_count, count = 0;
+	uint32_t entry = hl_stack_take_all(&session->map->ready_pages);
+	struct order order = {session};
+
+	while (entry != 0 && entry <= limit && count < limit) {
+		collector->batch[count++] = entry - 1;
+		entry = atomic_load_explicit(&session->links[entry - 1], memory_order_relaxed);
+	}
+	processes_discover(&collector->processes);
+	if (count > 1)
+		qsort_r(collector->batch, count, sizeof(uint32_t), by_process_and_sequence, &order);
+	for (uint32_t i = 0; i < count; i++) {
+		processes_take_page(&collector->processes, collector->batch[i]);
+		session_free_page(session, collector->batch[i]);
+	}
+	return count;
+}
+
+/* A full disk, usually. The program must not notice: it runs on untraced. */
+static void check_failure(struct collector *collector)
+{
+	if (collector->failed || collector->processes.error == 0)
+		return;
+	collector->failed = true;
+	atomic_store(&collector->session.map->state, HL_SESSION_CLOSED);
+	tool_fail(TOOL_OK, "record",
+		"writing to %s: %s; the program runs on unrecorded, what was written is readable",
+		collector->directory, strerror(-collector->processes.error));
+}
+
+/* The images of a pid that has died: the last one ended so, those before it by exec. */
+static bool close_pid(struct collector *collector, pid_t pid, enum hl_trace_end end, int32_t status)
+{
+	struct process *last, *next;
+
+	drain(collector);
+	last = processes_by_pid(&collector->processes, pid);
+	for (struct process *p = collector->processes.alive; p != NULL; p = next) {
+		next = p->next;
+		if (p->pid != pid || p->hidden)
+			continue;
+		if (p == last)
+			processes_close(&collector->processes, p, end, status);
+		else
+			processes_close(&collector->processes, p, HL_TRACE_END_EXEC, -1);
+	}
+	return last != NULL;
+}
+
+/* Our children, by birth or adopted. Each is looked at before it is waited for: until then its pid
+ * belongs to nobody else. Returns whether there are more. */
+static bool reap(struct collector *collector)
+{
+	for (;;) {
+		siginfo_t info = {0};
+		enum hl_trace_end end;
+		int32_t end_status;
+		int status = 0;
+
+		if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0)
+			return errno != ECHILD;
+		if (info.si_pid == 0)
+			return true;
+		end = info.si_code == CLD_EXITED ? HL_TRACE_END_EXIT : HL_TRACE_END_SIGNAL;
+		end_status = info.si_status;
+		if (!close_pid(collector, info.si_pid, end, end_status))
+			collector->unseen++;
+		waitpid(info.si_pid, &status, 0);
+		if (info.si_pid == collector->child) {
+			collector->child_ended = true;
+			collector->child_status = status;
+		}
+	}
+}
+
+/* Processes that others wait for. */
+static void close_gone(struct collector *collector)
+{
+	struct process *next;
+	bool any = false;
+	int32_t status;
+
+	for (struct process *p = collector->processes.alive; p != NULL; p = p->next) {
+		/* It was gone before it could be watched, or no descriptor was left for it. */
+		if (p->pidfd < 0 && !p->hidden && kill(p->pid, 0) != 0 && errno == ESRCH)
+			p->gone = true;
+		any = any || p->gone;
+	}
+	if (!any)
+		return;
+	drain(collector);
+	for (struct process *p = collector->processes.alive; p != NULL; p = next) {
+		next = p->next;
+		if (p->gone && p->replaced == 0) {
+			enum hl_trace_end end = sample_end(p->pid, p->pidfd, &status);
+
+			processes_close(&collector->processes, p, end, status);
+		}
+	}
+}
+
+static void on_signal(struct collector *collector, const struct signalfd_siginfo *info)
+{
+	int number = (int)info->ssi_signo;
+	/* The terminal signals its whole foreground group, so the program has its own copy. */
+	bool from_terminal = info->ssi_code == SI_KERNEL;
+
+	if (number == SIGCHLD)
+		return;
+	if (!collector->child_ended) {
+		if (!from_terminal)
+			kill(collector->child, number);
+		return;
+	}
+	if (number == SIGINT || number == SIGTERM)
+		collector->quit = true;
+}
+
+static void read_signals(struct collector *collector)
+{
+	struct signalfd_siginfo info[8];
+	ssize_t got;
+
+	while ((got = read(collector->signal_fd, info, sizeof(info))) > 0)
+		for (size_t i = 0; i < (size_t)got / sizeof(info[0]); i++)
+			on_signal(collector, &info[i]);
+}
+
+static void take_sample(const struct collector *collector, struct process *process)
+{
+	uint64_t tick = session_tick(&collector->session);
+
+	process->sample.tick = 0;
+	if (process->gone || process->hidden || process->replaced != 0 ||
+		sample_read(&process->sample, process->pid) != 0)
+		return;
+	/* Without our pages it is another image, one that is not recorded. */
+	if (process->sample.rss_shmem > 0)
+		process->sample.tick = tick;
+}
+
+static void sample_all(struct collector *collector, uint64_t now)
+{
+	struct processes *all = &collector->processes;
+	uint64_t took;
+
+	for (struct process *p = all->alive; p != NULL; p = p->next)
+		take_sample(collector, p);
+	processes_count_owned(all);
+	for (struct process *p = all->alive; p != NULL; p = p->next) {
+		if (p->sample.tick == 0)
+			continue;
+		p->sample.recorder = processes_recorder_bytes(all, p);
+		if (p->sample.recorder > p->sample.rss_shmem)
+			p->sample.recorder = p->sample.rss_shmem; /* grown since */
+		processes_put(all, p, &p->sample, hl_kind_slots(HL_KIND_sample));
+	}
+	took = session_monotonic() - now;
+	collector->next_sample_ns =
+		now + (took * SAMPLE_SHARE > collector->interval_ns ? took * SAMPLE_SHARE
+								    : collector->interval_ns);
+}
+
+static void keep_time(struct collector *collector)
+{
+	uint64_t now = session_monotonic();
+
+	if (now >= collector->next_sample_ns)
+		sample_all(collector, now);
+	if (now < collector->next_clock_ns)
+		return;
+	for (struct process *p = collector->processes.alive; p != NULL; p = p->next)
+		processes_put_clock(&collector->processes, p);
+	collector->next_clock_ns = now + CLOCK_NS;
+}
+
+/* Waits for the next thing to do. Returns whether a process may have ended. */
+static bool wait_events(struct collector *collector, int timeout_ms)
+{
+	struct epoll_event events[EVENTS];
+	int count = epoll_wait(collector->poll_fd, events, EVENTS, timeout_ms);
+	bool ended = false;
+
+	for (int i = 0; i < count; i++) {
+		struct process *process = events[i].data.ptr;
+
+		ended = true;
+		if (process != NULL)
+			process->gone = true;
+		else
+			read_signals(collector);
+	}
+	return ended;
+}
+
+static int next_timeout(const struct collector *collector, uint32_t drained, int before)
+{
+	uint64_t now = session_monotonic(), due = collector->next_sample_ns;
+	int timeout = drained > 0 ? BUSY_ROUND_MS : before * 2;
+	uint64_t until = due > now ? (due - now + 999999) / 1000000 : 0;
+
+	/* Somebody waits for a page: come back at once while there are any to be had. */
+	if (drained > 0 && atomic_load(&collector->session.map->waiting) > 0)
+		return 0;
+	if (timeout < BUSY_ROUND_MS)
+		timeout = BUSY_ROUND_MS;
+	if (timeout > IDLE_ROUND_MS)
+		timeout = IDLE_ROUND_MS;
+	return until < (uint64_t)timeout ? (int)until : timeout;
+}
+
+static bool finished(struct collector *collector)
+{
+	if (!collector->child_ended)
+		return false;
+	if (collector->quit)
+		return true;
+	return !processes_visible(&collector->processes) && !reap(collector);
+}
+
+/* Those whose end could not be seen, after all our descendants have ended. */
+static void close_hidden(struct collector *collector)
+{
+	drain(collector);
+	while (collector->processes.alive != NULL)
+		processes_close(&collector->processes, collector->processes.alive,
+			HL_TRACE_END_UNKNOWN, -1);
+}
+
+static void detach_all(struct collector *collector)
+{
+	if (collector->processes.alive == NULL)
+		return;
+	collector->detached = true;
+	atomic_store(&collector->session.map->state, HL_SESSION_CLOSED);
+	drain(collector);
+	while (collector->processes.alive != NULL)
+		processes_close(&collector->processes, collector->processes.alive,
+			HL_TRACE_END_DETACHED, -1);
+}
+
+int collector_open(struct collector *collector)
+{
+	struct epoll_event event = {.events = EPOLLIN};
+	int rc;
+
+	collector->batch = calloc(collector->session.map->page_count, sizeof(uint32_t));
+	if (collector->batch == NULL)
+		return -ENOMEM;
+	collector->poll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (collector->poll_fd < 0)
+		return -errno;
+	rc = epoll_ctl(collector->poll_fd, EPOLL_CTL_ADD, collector->signal_fd, &event);
+	if (rc != 0)
+		return -errno;
+	return processes_open(
+		&collector->processes, &collector->session, collector->dirfd, collector->poll_fd);
+}
+
+void collector_run(struct collector *collector)
+{
+	_Atomic uint64_t *beat = &collector->session.map->collector_beat;
+	int timeout = BUSY_ROUND_MS;
+	uint32_t drained;
+
+	collector->started_ns = session_monotonic();
+	while (!finished(collector)) {
+		bool ended = wait_events(collector, timeout);
+
+		atomic_fetch_add(beat, 1);
+		processes_before_drain(&collector->processes);
+		drained = drain(collector);
+		processes_after_drain(&collector->processes);
+		if (ended)
+			reap(collector);
+		close_gone(collector);
+		keep_time(collector);
+		kernel_poll(collector->probe);
+		check_failure(collector);
+		timeout = next_timeout(collector, drained, timeout);
+	}
+	if (collector->quit)
+		detach_all(collector);
+	else
+		close_hidden(collector);
+	collector->ended_ns = session_monotonic();
+	check_failure(collector);
+}
+
+void collector_close(struct collector *collector)
+{
+	processes_free(&collector->processes);
+	free(collector->batch);
+	if (collector->poll_fd >= 0)
+		close(collector->poll_fd);
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The loop of `heapledger record`: drains the session's pages into streams, follows processes,
+ * samples them, forwards signals. One thread. Called by cmd_record.c; prints nothing but what goes
+ * wrong while the program runs.
+ */
+#ifndef HEAPLEDGER_RECORD_COLLECTOR_H
+#define HEAPLEDGER_RECORD_COLLECTOR_H
+
+#include "processes.h"
+#include "session.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum kernel_mode { KERNEL_AUTO, KERNEL_REQUIRE, KERNEL_OFF };
+struct probe;
+
+struct collector {
+	/* Given by the command. */
+	struct session session;
+	const char *directory;
+	int dirfd;
+	int signal_fd;
+	pid_t child;
+	uint64_t interval_ns;
+
+	struct processes processes;
+	int poll_fd;
+	struct probe *probe;
+	bool child_ended;
+	int child_status; /* as waitpid gives it */
+	bool detached;
+	bool failed;     /* a write error was reported */
+	bool quit;       /* SIGINT or SIGTERM after the program ended */
+	uint32_t unseen; /* children that ended without having been recorded */
+	uint64_t started_ns;
+	uint64_t ended_ns;
+	uint64_t next_sample_ns;
+	uint64_t next_clock_ns;
+	uint32_t *batch; /* page numbers */
+};
+
+int collector_open(struct collector *collector);
+
+/* Until the program and all its recorded descendants have ended. */
+void collector_run(struct collector *collector);
+void collector_close(struct collector *collector);
+
+#endif

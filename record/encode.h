@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Turns records into the blocks of a trace file (heapledger/trace.h, "HL_BLOCK"): a block is built
+ * column by column, then compressed into one run of bytes. Used by stream.c; does no I/O.
+ */
+#ifndef HEAPLEDGER_ENCODE_H
+#define HEAPLEDGER_ENCODE_H
+
+#include "heapledger/record.h"
+#include "heapledger/trace.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct encode_column {
+	uint8_t *data;
+	uint32_t used;
+	uint32_t capacity;
+};
+
+/* The records of one thread gathered so far. All zero is an empty block. */
+struct encode_block {
+	uint64_t first_tick;
+	uint64_t last_tick;
+	uint64_t last_addr;
+	uint32_t records;
+	uint32_t raw_bytes; /* of all columns */
+	struct encode_column column[HL_COLUMN_LIMIT];
+};
+
+/* Appends records from `slots` until they are all in, the block holds `limit_bytes`, or a tick goes
+ * back (the block must be finished first). Returns how many slots were taken or -errno: -EINVAL for
+ * a kind that does not exist or a record that is cut off. */
+ptrdiff_t encode_append(struct encode_block *block, const struct hl_slot *slots, size_t count,
+	uint32_t limit_bytes);
+
+/* Makes header and payload, one run of bytes that stays valid until the next call in this thread.
+ * `level` is zstd's; 0 stores the payload as it is. The block is left as it was. */
+int encode_finish(const struct encode_block *block, uint32_t tid, uint64_t sequence, int level,
+	const void **bytes, size_t *length);
+
+/* Empties the block for the next records; encode_free also gives its memory back. */
+void encode_reset(struct encode_block *block);
+void encode_free(struct encode_block *block);
+
+#endif

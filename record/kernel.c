@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See kernel.h.
+ */
+#include "kernel.h"
+
+#include "bpf/probe.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root)
+{
+	struct probe *probe = NULL;
+
+	if (!kernel->wanted) {
+		snprintf(kernel->why, sizeof(kernel->why), "switched off with --kernel off");
+		return NULL;
+	}
+	if (probe_open(&probe, dirfd, root, kernel->why, sizeof(kernel->why)) != 0)
+		return NULL;
+	kernel->recorded = true;
+	return probe;
+}
+
+void kernel_poll(struct probe *probe)
+{
+	/* A stream that cannot be written stays INCOMPLETE, and probe_close reports it. */
+	if (probe != NULL)
+		probe_poll(probe);
+}
+
+void kernel_close(struct kernel *kernel, struct probe *probe)
+{
+	int rc;
+
+	if (probe == NULL)
+		return;
+	rc = probe_close(probe, &kernel->events, &kernel->lost);
+	if (rc == 0)
+		return;
+	kernel->recorded = false;
+	snprintf(kernel->why, sizeof(kernel->why), "its stream could not be written: %s",
+		strerror(-rc));
+}

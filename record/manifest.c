@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See manifest.h.
+ */
+#include "manifest.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TEMPORARY HL_TRACE_SESSION_FILE ".tmp"
+
+static json_t *integer(uint64_t value)
+{
+	return json_integer((json_int_t)value);
+}
+
+/* Arguments need not be UTF-8, JSON has to be: bytes that are not become U+FFFD. */
+static json_t *text(const char *bytes, size_t length)
+{
+	json_t *string = json_stringn(bytes, length);
+	char *clean, *to;
+
+	if (string != NULL)
+		return string;
+	clean = malloc(length * 3 + 1);
+	if (clean == NULL)
+		return NULL;
+	to = clean;
+	for (size_t i = 0; i < length; i++) {
+		if ((unsigned char)bytes[i] < 0x80) {
+			*to++ = bytes[i];
+		} else {
+			memcpy(to, "\xef\xbf\xbd", 3);
+			to += 3;
+		}
+	}
+	string = json_stringn(clean, (size_t)(to - clean));
+	free(clean);
+	return string;
+}
+
+static json_t *rfc3339(uint64_t realtime_ns)
+{
+	time_t seconds = (time_t)(realtime_ns / 1000000000);
+	char date[32], line[64];
+	struct tm tm;
+
+	gmtime_r(&seconds, &tm);
+	strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(line, sizeof(line), "%s.%03uZ", date,
+		(unsigned)(realtime_ns % 1000000000 / 1000000));
+	return json_string(line);
+}
+
+static json_t *command_array(char **command)
+{
+	json_t *array = json_array();
+
+	for (; *command != NULL; command++)
+		json_array_append_new(array, text(*command, strlen(*command)));
+	return array;
+}
+
+/* argv joined by NUL, as processes give it. */
+static json_t *joined_array(const char *joined, size_t length)
+{
+	json_t *array = json_array();
+	size_t start = 0;
+
+	for (size_t i = 0; length > 0 && i <= length; i++) {
+		if (i < length && joined[i] != '\0')
+			continue;
+		json_array_append_new(array, text(joined + start, i - start));
+		start = i + 1;
+	}
+	return array;
+}
+
+static const char *end_name(uint32_t end)
+{
+	static const char *const names[] = {"unknown", "exit", "signal", "exec", "detached"};
+
+	return end < sizeof(names) / sizeof(names[0]) ? names[end] : names[0];
+}
+
+static json_t *stream_object(const struct process *process)
+{
+	const struct hl_trace_header *header = &process->header;
+	bool status = !process->alive &&
+		      (header->end == HL_TRACE_END_EXIT || header->end == HL_TRACE_END_SIGNAL) &&
+		      header->end_status >= 0;
+	json_t *object = json_object();
+	char file[64];
+
+	snprintf(file, sizeof(file), "%u.%u" HL_TRACE_SUFFIX, header->pid, header->serial);
+	json_object_set_new(object, "file", json_string(file));
+	json_object_set_new(object, "pid", integer(header->pid));
+	json_object_set_new(object, "ppid", integer(header->ppid));
+	json_object_set_new(object, "serial", integer(header->serial));
+	json_object_set_new(object, "parent_serial", integer(header->parent_serial));
+	json_object_set_new(
+		object, "command", joined_array(process->command, process->command_bytes));
+	json_object_set_new(object, "end", json_string(end_name(header->end)));
+	json_object_set_new(
+		object, "end_status", status ? json_integer(header->end_status) : json_null());
+	json_object_set_new(object, "events", integer(process->events));
+	json_object_set_new(object, "lost", integer(process->lost));
+	json_object_set_new(object, "complete", json_boolean(process->complete));
+	return object;
+}
+
+static json_t *stream_array(const struct processes *all)
+{
+	json_t *array = json_array();
+
+	for (uint32_t i = 0; i < all->by_serial_size; i++)
+		if (all->by_serial[i] != NULL)
+			json_array_append_new(array, stream_object(all->by_serial[i]));
+	return array;
+}
+
+static json_t *exit_object(const struct collector *collector)
+{
+	int status = collector->child_status;
+
+	if (!collector->child_ended)
+		return json_null();
+	if (WIFSIGNALED(status))
+		return json_pack("{s:i}", "signal", WTERMSIG(status));
+	return json_pack("{s:i}", "status", WEXITSTATUS(status));
+}
+
+static json_t *kernel_object(const struct kernel *kernel)
+{
+	json_t *object = json_object();
+	const char *state = !kernel->wanted ? "off" : kernel->recorded ? "recorded" : "unavailable";
+
+	json_object_set_new(object, "state", json_string(state));
+	json_object_set_new(object, "why",
+		kernel->recorded ? json_null() : text(kernel->why, strlen(kernel->why)));
+	json_object_set_new(
+		object, "events", kernel->recorded ? integer(kernel->events) : json_null());
+	json_object_set_new(object, "lost", kernel->recorded ? integer(kernel->lost) : json_null());
+	return object;
+}
+
+static void note(json_t *notes, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void note(json_t *notes, const char *format, ...)
+{
+	char line[512];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(line, sizeof(line), format, arguments);
+	va_end(arguments);
+	json_array_append_new(notes, text(line, strlen(line)));
+}
+
+static json_t *note_array(const struct manifest *manifest)
+{
+	const struct collector *collector = manifest->collector;
+	const struct processes *all = &collector->processes;
+	json_t *notes = json_array();
+
+	if (all->error != 0)
+		note(notes, "the recording stopped early: %s", strerror(-all->error));
+	if (collector->detached)
+		note(notes, "the recording ended before all processes did");
+	if (collector->unseen > 0)
+		note(notes, "%u child processes ended without having been recorded",
+			collector->unseen);
+	if (all->lost_pages > 0)
+		note(notes, "%u pages came from processes that had ended already", all->lost_pages);
+	for (uint32_t i = 0; i < all->by_serial_size; i++)
+		if (all->by_serial[i] != NULL && all->by_serial[i]->damaged)
+			note(notes, "process %d wrote over its own records, some are missing",
+				(int)all->by_serial[i]->pid);
+	if (manifest->kernel->wanted && !manifest->kernel->recorded)
+		note(notes, "no kernel side: %s", manifest->kernel->why);
+	return notes;
+}
+
+static bool whole(const struct manifest *manifest)
+{
+	const struct collector *collector = manifest->collector;
+
+	return manifest->finished && collector->processes.error == 0 && !collector->detached;
+}
+
+static json_t *build(const struct manifest *manifest)
+{
+	const struct collector *collector = manifest->collector;
+	const struct session *session = &collector->session;
+	const char *clock = session->map->clock == HL_CLOCK_TSC ? "tsc" : "monotonic";
+	json_t *root = json_object();
+	struct utsname host;
+
+	if (root == NULL)
+		return NULL;
+	uname(&host);
+	json_object_set_new(root, "schema", json_string(HL_TRACE_SESSION_SCHEMA));
+	json_object_set_new(root, "version", json_string(HEAPLEDGER_VERSION));
+	json_object_set_new(root, "complete", json_boolean(whole(manifest)));
+	json_object_set_new(root, "command", command_array(manifest->command));
+	json_object_set_new(root, "mode", json_string("allocator"));
+	json_object_set_new(root, "policy", json_string("hybrid"));
+	json_object_set_new(root, "model", json_string("glibc 2.36"));
+	json_object_set_new(root, "started", rfc3339(session->realtime_ns));
+	json_object_set_new(root, "clock", json_string(clock));
+	json_object_set_new(root, "tick_hz", integer(session->tick_hz));
+	json_object_set_new(root, "host",
+		json_pack("{s:s, s:i, s:i}", "kernel", host.release, "cpus",
+			(int)sysconf(_SC_NPROCESSORS_ONLN), "page_bytes",
+			(int)sysconf(_SC_PAGESIZE)));
+	json_object_set_new(root, "options",
+		json_pack("{s:s, s:s, s:I, s:I}", "on_full", manifest->on_full, "kernel",
+			manifest->kernel_mode, "buffer_bytes", (json_int_t)manifest->buffer_bytes,
+			"interval_ns", (json_int_t)collector->interval_ns));
+	json_object_set_new(root, "exit", exit_object(collector));
+	json_object_set_new(root, "duration_ns",
+		manifest->finished ? integer(collector->ended_ns - collector->started_ns)
+				   : json_null());
+	json_object_set_new(root, "streams", stream_array(&collector->processes));
+	json_object_set_new(root, "unrecorded_processes",
+		integer(atomic_load(&session->map->unregistered) + collector->unseen));
+	json_object_set_new(root, "kernel", kernel_object(manifest->kernel));
+	json_object_set_new(root, "notes", note_array(manifest));
+	return root;
+}
+
+static int write_all(int fd, const char *bytes, size_t length)
+{
+	while (length > 0) {
+		ssize_t n = write(fd, bytes, length);
+
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n > 0) {
+			bytes += n;
+			length -= (size_t)n;
+		}
+	}
+	return 0;
+}
+
+static int replace_file(int dirfd, const char *bytes)
+{
+	int fd = openat(dirfd, TEMPORARY, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+	int rc;
+
+	if (fd < 0)
+		return -errno;
+	rc = write_all(fd, bytes, strlen(bytes));
+	if (rc == 0)
+		rc = write_all(fd, "\n", 1);
+	if (close(fd) != 0 && rc == 0)
+		rc = -errno;
+	if (rc == 0 && renameat(dirfd, TEMPORARY, dirfd, HL_TRACE_SESSION_FILE) != 0)
+		rc = -errno;
+	if (rc != 0)
+		unlinkat(dirfd, TEMPORARY, 0);
+	return rc;
+}
+
+int manifest_write(const struct manifest *manifest)
+{
+	json_t *root = build(manifest);
+	char *bytes = root == NULL ? NULL : json_dumps(root, JSON_INDENT(2));
+	int rc = bytes == NULL ? -ENOMEM : replace_file(manifest->collector->dirfd, bytes);
+
+	free(bytes);
+	json_decref(root);
+	return rc;
+}

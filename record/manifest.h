@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * session.json of a trace directory (docs/trace-format.md): what was recorded, how, and how it
+ * ended. Called by cmd_record.c, once before the program runs and once at the end.
+ */
+#ifndef HEAPLEDGER_RECORD_MANIFEST_H
+#define HEAPLEDGER_RECORD_MANIFEST_H
+
+#include "collector.h"
+#include "kernel.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct manifest {
+	const struct collector *collector;
+	const struct kernel *kernel;
+	char **command;
+	const char *on_full; /* options as given or by default */
+	const char *kernel_mode;
+	uint64_t buffer_bytes;
+	bool finished;
+};
+
+/* Replaces the file as a whole. 0 or -errno. */
+int manifest_write(const struct manifest *manifest);
+
+#endif

@@ -1,0 +1,481 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See processes.h. What targets write is not trusted: a program's wild store can hit the shared
+ * pages, so numbers are bounded and records are walked before they are passed on.
+ */
+#include "processes.h"
+#include "sample.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define SCAN_BEYOND 64u /* unused slots looked at beyond the last used one */
+#define UNIT_BYTES 4096u
+
+int processes_open(struct processes *all, struct session *session, int dirfd, int poll_fd)
+{
+	struct stat ns;
+
+	*all = (struct processes){.session = session, .dirfd = dirfd, .poll_fd = poll_fd};
+	if (stat("/proc/self/ns/pid", &ns) == 0)
+		all->pid_namespace = ns.st_ino;
+	all->by_serial_size = 64;
+	all->by_serial = calloc(all->by_serial_size, sizeof(*all->by_serial));
+	return all->by_serial == NULL ? -ENOMEM : 0;
+}
+
+void processes_free(struct processes *all)
+{
+	for (uint32_t i = 0; all->by_serial != NULL && i < all->by_serial_size; i++) {
+		struct process *process = all->by_serial[i];
+
+		if (process == NULL)
+			continue;
+		if (process->pidfd >= 0)
+			close(process->pidfd);
+		free(process->touched);
+		free(process->command);
+		free(process);
+	}
+	free(all->by_serial);
+	all->by_serial = NULL;
+}
+
+static void note_error(struct processes *all, int rc)
+{
+	if (rc < 0 && all->error == 0)
+		all->error = rc;
+}
+
+struct process *processes_by_serial(const struct processes *all, uint32_t serial)
+{
+	return serial < all->by_serial_size ? all->by_serial[serial] : NULL;
+}
+
+struct process *processes_by_pid(const struct processes *all, pid_t pid)
+{
+	struct process *newest = NULL;
+
+	for (struct process *p = all->alive; p != NULL; p = p->next)
+		if (p->pid == pid && !p->hidden && (newest == NULL || p->serial > newest->serial))
+			newest = p;
+	return newest;
+}
+
+static int make_room(struct processes *all, uint32_t serial)
+{
+	uint32_t size = all->by_serial_size;
+	struct process **grown;
+
+	if (serial > UINT32_MAX / 4)
+		return -EINVAL;
+	while (size <= serial)
+		size *= 2;
+	if (size == all->by_serial_size)
+		return 0;
+	grown = realloc(all->by_serial, size * sizeof(*grown));
+	if (grown == NULL)
+		return -ENOMEM;
+	memset(grown + all->by_serial_size, 0, (size - all->by_serial_size) * sizeof(*grown));
+	all->by_serial = grown;
+	all->by_serial_size = size;
+	return 0;
+}
+
+static int copy_command(struct process *process, const struct hl_process *slot)
+{
+	size_t length = HL_COMMAND_BYTES - 1;
+
+	while (length > 0 && slot->command[length - 1] == '\0')
+		length--;
+	process->command = malloc(length + 1);
+	if (process->command == NULL)
+		return -ENOMEM;
+	memcpy(process->command, slot->command, length);
+	process->command[length] = '\0';
+	process->command_bytes = (uint32_t)length;
+	return 0;
+}
+
+static void fill_header(
+	const struct processes *all, struct process *process, const struct hl_process *slot)
+{
+	const struct session *session = all->session;
+
+	process->header = (struct hl_trace_header){
+		.source = HL_TRACE_TARGET,
+		.clock = (uint8_t)session->map->clock,
+		.pid = slot->pid,
+		.ppid = slot->ppid,
+		.serial = process->serial,
+		.parent_serial = slot->parent_serial,
+		.fork_id = slot->fork_id,
+		.start_tick = slot->start_tick,
+		.clock_tick = session->tick,
+		.clock_ns = session->clock_ns,
+		.realtime_ns = session->realtime_ns,
+		.tick_hz = session->tick_hz,
+		.page_bytes = (uint32_t)sysconf(_SC_PAGESIZE),
+		.command_bytes = process->command_bytes,
+	};
+}
+
+static bool has_ended(const struct process *process)
+{
+	struct pollfd ended = {.fd = process->pidfd, .events = POLLIN};
+
+	if (process->hidden)
+		return false;
+	return process->pidfd < 0 || poll(&ended, 1, 0) > 0;
+}
+
+/* A process in another pid namespace names itself by a pid that is somebody else's here, or
+ * nobody's. Its end cannot be seen: it is closed when all our descendants have ended. */
+static void watch(struct processes *all, struct process *process)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = process};
+	uint64_t its = all->session->table[process->slot].pid_namespace;
+
+	process->pidfd = -1;
+	process->hidden = its != 0 && all->pid_namespace != 0 && its != all->pid_namespace;
+	if (process->hidden)
+		return;
+	process->pidfd = (int)syscall(SYS_pidfd_open, process->pid, 0);
+	if (process->pidfd >= 0)
+		epoll_ctl(all->poll_fd, EPOLL_CTL_ADD, process->pidfd, &event);
+}
+
+bool processes_visible(const struct processes *all)
+{
+	for (const struct process *p = all->alive; p != NULL; p = p->next)
+		if (!p->hidden)
+			return true;
+	return false;
+}
+
+/* Whether an exec has put `newer` in the place of `older`, of the same pid. It has not if the older
+ * died and the pid was used again. When both were dead before we saw them exec is what is likely.
+ */
+static bool replaces(
+	const struct processes *all, const struct process *newer, const struct process *older)
+{
+	return newer->header.parent_serial == 0 && all->session->table[older->slot].exited == 0 &&
+	       (!has_ended(older) || has_ended(newer));
+}
+
+/* Images are found in the order of their slots, which need not be that of their serials. */
+static void mark_replaced(struct processes *all, struct process *process)
+{
+	for (struct process *p = all->alive; p != NULL; p = p->next) {
+		if (p == process || p->pid != process->pid || p->hidden != process->hidden)
+			continue;
+		if (p->serial < process->serial && p->replaced == 0 && replaces(all, process, p))
+			p->replaced = 1;
+		if (p->serial > process->serial && process->replaced == 0 &&
+			replaces(all, p, process))
+			process->replaced = 1;
+	}
+}
+
+static void add(struct processes *all, uint32_t number)
+{
+	const struct hl_process *slot = &all->session->table[number];
+	uint32_t serial = atomic_load(&slot->serial);
+	struct process *process;
+	int rc = make_room(all, serial);
+
+	if (rc != 0 || all->by_serial[serial] != NULL) {
+		note_error(all, rc);
+		return;
+	}
+	process = calloc(1, sizeof(*process));
+	if (process == NULL || copy_command(process, slot) != 0) {
+		free(process);
+		note_error(all, -ENOMEM);
+		return;
+	}
+	process->slot = number;
+	process->serial = serial;
+	process->pid = (pid_t)slot->pid;
+	process->alive = true;
+	fill_header(all, process, slot);
+	watch(all, process);
+	all->by_serial[serial] = process;
+	all->found++;
+	process->next = all->alive;
+	all->alive = process;
+	all->alive_count++;
+	mark_replaced(all, process);
+	if (all->error != 0)
+		return;
+	rc = stream_create(&process->stream, all->dirfd, &process->header, process->command);
+	if (rc != 0) {
+		note_error(all, rc);
+		return;
+	}
+	all->streams++;
+	processes_put_clock(all, process);
+}
+
+void processes_discover(struct processes *all)
+{
+	const struct hl_session *map = all->session->map;
+
+	if (all->found == atomic_load(&all->session->map->next_serial) - 1)
+		return;
+	/* Slots are claimed from the first on, so the new ones are not far beyond the others. */
+	for (uint32_t i = 0; i < map->process_count && i < all->high_slot + SCAN_BEYOND; i++) {
+		struct hl_process *slot = &all->session->table[i];
+		uint32_t serial;
+
+		if (atomic_load_explicit(&slot->state, memory_order_acquire) != HL_PROCESS_LIVE)
+			continue;
+		if (i >= all->high_slot)
+			all->high_slot = i + 1;
+		serial = atomic_load(&slot->serial);
+		if (processes_by_serial(all, serial) == NULL)
+			add(all, i);
+	}
+}
+
+/* The high-water mark of what this process touched in one page of the pool. */
+static void touch(struct processes *all, struct process *process, uint32_t number, uint32_t used)
+{
+	size_t bytes = (size_t)(used + 1) * sizeof(struct hl_slot);
+	uint8_t units = (uint8_t)((bytes + UNIT_BYTES - 1) / UNIT_BYTES);
+
+	if (process->touched == NULL) {
+		process->touched = calloc(all->session->map->page_count, 1);
+		if (process->touched == NULL)
+			return;
+	}
+	if (units > process->touched[number]) {
+		process->touched_bytes += (uint64_t)(units - process->touched[number]) * UNIT_BYTES;
+		process->touched[number] = units;
+	}
+}
+
+/* What attaching maps: the header, the process's slot and the links of its pages, each with the
+ * pages around it that the kernel maps along. */
+uint64_t processes_recorder_bytes(const struct processes *all, const struct process *process)
+{
+	uint64_t head = (uint64_t)(process->slot + 1) * sizeof(struct hl_process) + UNIT_BYTES;
+	uint64_t links = (session_fresh_pages(all->session) * sizeof(uint32_t)) / UNIT_BYTES + 1;
+
+	head = (head + UNIT_BYTES - 1) / UNIT_BYTES * UNIT_BYTES;
+	return head + links * UNIT_BYTES + process->touched_bytes;
+}
+
+static uint32_t used_slots(const struct hl_page *page)
+{
+	uint32_t used = atomic_load_explicit(&page->used, memory_order_acquire);
+
+	return used < HL_PAGE_SLOTS ? used : HL_PAGE_SLOTS;
+}
+
+void processes_count_owned(struct processes *all)
+{
+	uint32_t fresh = session_fresh_pages(all->session);
+
+	for (uint32_t i = 0; i < fresh; i++) {
+		const struct hl_page *page = session_page(all->session, i);
+		struct process *process;
+
+		if (atomic_load_explicit(&page->state, memory_order_acquire) == HL_PAGE_FREE)
+			continue;
+		process = processes_by_serial(all, page->serial);
+		if (process != NULL && process->alive)
+			touch(all, process, i, used_slots(page));
+	}
+}
+
+/* Counts the events of a page; returns how many slots hold whole, known records. */
+static uint32_t walk(
+	struct processes *all, struct process *process, struct hl_slot *slots, uint32_t used)
+{
+	uint32_t at = 0;
+
+	while (at < used) {
+		unsigned kind = hl_kind_of(slots[at].word[1]);
+		unsigned length = hl_kind_slots(kind);
+		uint64_t cause;
+
+		if (length == 0 || length > used - at || kind == HL_KIND_FILLER)
+			break;
+		if (kind == HL_KIND_sample) {
+			((struct hl_sample_record *)(void *)&slots[at])->recorder =
+				processes_recorder_bytes(all, process);
+		} else if (kind < HL_KIND_brk) {
+			process->events++;
+		} else if (kind < HL_KIND_realloc_begin) {
+			cause = ((struct hl_syscall_record *)(void *)&slots[at])->cause;
+			process->events += (cause >> 8 & 0xff) != HL_REASON_recorder;
+		}
+		at += length;
+	}
+	return at;
+}
+
+void processes_take_page(struct processes *all, uint32_t number)
+{
+	struct hl_page *page = session_page(all->session, number);
+	struct hl_slot *slots = (struct hl_slot *)page + 1;
+	struct process *process = processes_by_serial(all, page->serial);
+	uint32_t used = used_slots(page), sound;
+
+	all->pages++;
+	if (process == NULL || !process->alive) {
+		all->lost_pages++;
+		return;
+	}
+	touch(all, process, number, used);
+	sound = walk(all, process, slots, used);
+	if (sound != used)
+		process->damaged = true;
+	if (all->error == 0 && process->stream != NULL && sound > 0)
+		note_error(all, stream_append(process->stream, page->tid, slots, sound));
+}
+
+void processes_put(
+	struct processes *all, struct process *process, const void *record, unsigned slots)
+{
+	if (all->error == 0 && process->stream != NULL)
+		note_error(all, stream_append(process->stream, 0, record, slots));
+}
+
+void processes_put_clock(struct processes *all, struct process *process)
+{
+	struct hl_call_record clock = {.kind_addr = hl_kind_addr(HL_KIND_clock, 0)};
+
+	clock.tick = session_tick(all->session);
+	clock.size = session_monotonic();
+	processes_put(all, process, &clock, 1);
+}
+
+struct owned {
+	uint64_t sequence;
+	uint32_t number;
+};
+
+static int by_sequence(const void *a, const void *b)
+{
+	const struct owned *left = a, *right = b;
+
+	return (left->sequence > right->sequence) - (left->sequence < right->sequence);
+}
+
+/* The pages of the dead: those being filled, and those that it could not push any more. What it
+ * pushed was drained before. A detached process goes on writing: its pages are left to it. */
+static void take_owned(struct processes *all, const struct process *process, bool detached)
+{
+	uint32_t fresh = session_fresh_pages(all->session), count = 0, size = 0;
+	struct owned *owned = NULL, *grown;
+
+	for (uint32_t i = 0; i < fresh; i++) {
+		const struct hl_page *page = session_page(all->session, i);
+
+		if (page->serial != process->serial ||
+			atomic_load_explicit(&page->state, memory_order_acquire) == HL_PAGE_FREE)
+			continue;
+		if (count == size) {
+			size = size == 0 ? 64 : size * 2;
+			grown = realloc(owned, size * sizeof(*owned));
+			if (grown == NULL) {
+				note_error(all, -ENOMEM);
+				break;
+			}
+			owned = grown;
+		}
+		owned[count++] = (struct owned){page->sequence, i};
+	}
+	if (count > 0)
+		qsort(owned, count, sizeof(*owned), by_sequence);
+	for (uint32_t i = 0; i < count; i++) {
+		processes_take_page(all, owned[i].number);
+		if (!detached)
+			session_free_page(all->session, owned[i].number);
+	}
+	free(owned);
+}
+
+static void unlink_alive(struct processes *all, struct process *process)
+{
+	struct process **link = &all->alive;
+
+	while (*link != process)
+		link = &(*link)->next;
+	*link = process->next;
+	all->alive_count--;
+	process->alive = false;
+}
+
+static void close_stream(struct processes *all, struct process *process)
+{
+	bool whole = all->error == 0 && !process->damaged &&
+		     process->header.end != HL_TRACE_END_DETACHED;
+	int rc;
+
+	if (process->stream == NULL)
+		return;
+	processes_put_clock(all, process);
+	rc = stream_flush(process->stream);
+	process->bytes = stream_bytes(process->stream);
+	all->bytes += process->bytes;
+	whole = whole && rc == 0;
+	note_error(all, rc);
+	rc = stream_close(process->stream, whole, (enum hl_trace_end)process->header.end,
+		process->header.end_status, session_tick(all->session), process->lost, NULL, 0);
+	note_error(all, rc);
+	process->complete = whole && rc == 0;
+	process->stream = NULL;
+}
+
+void processes_close(
+	struct processes *all, struct process *process, enum hl_trace_end end, int32_t end_status)
+{
+	struct hl_process *slot = &all->session->table[process->slot];
+
+	take_owned(all, process, end == HL_TRACE_END_DETACHED);
+	process->lost = atomic_load(&slot->lost);
+	if (end == HL_TRACE_END_UNKNOWN && slot->exited != 0)
+		end = HL_TRACE_END_EXIT; /* its exit handlers ran; the status was not seen */
+	process->header.end = end;
+	process->header.end_status = end_status;
+	close_stream(all, process);
+	all->events += process->events;
+	all->lost += process->lost;
+	unlink_alive(all, process);
+	if (process->pidfd >= 0)
+		close(process->pidfd);
+	process->pidfd = -1;
+	free(process->touched);
+	process->touched = NULL;
+	/* A detached process still uses its slot. */
+	if (end != HL_TRACE_END_DETACHED)
+		atomic_store(&slot->state, HL_PROCESS_FREE);
+}
+
+void processes_before_drain(struct processes *all)
+{
+	processes_discover(all);
+	for (struct process *p = all->alive; p != NULL; p = p->next)
+		if (p->replaced == 1)
+			p->replaced = 2;
+}
+
+void processes_after_drain(struct processes *all)
+{
+	struct process *next;
+
+	for (struct process *p = all->alive; p != NULL; p = next) {
+		next = p->next;
+		if (p->replaced == 2)
+			processes_close(all, p, HL_TRACE_END_EXEC, -1);
+	}
+}

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The processes of a recording: found in the session's table, watched to their end, their streams
+ * opened and closed. Called by the collector's loop; drains no ready list itself.
+ */
+#ifndef HEAPLEDGER_RECORD_PROCESSES_H
+#define HEAPLEDGER_RECORD_PROCESSES_H
+
+#include "session.h"
+#include "stream.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* One process image. Kept to the end of the recording for session.json. */
+struct process {
+	uint32_t slot;
+	uint32_t serial;
+	pid_t pid;
+	int pidfd;        /* -1: it was gone when it was found */
+	bool alive;       /* not closed yet */
+	bool gone;        /* dead, not closed yet */
+	bool hidden;      /* in another pid namespace: its pid says nothing here */
+	uint8_t replaced; /* 1: another image runs under this pid; 2: and its pages are in */
+	struct stream *stream;
+	struct hl_trace_header header;
+	char *command;
+	uint32_t command_bytes;
+	uint64_t events;
+	uint64_t lost;
+	uint64_t bytes;
+	bool damaged;
+	bool complete;
+	/* Pages of the pool that it has touched, and how far: for the samples. */
+	uint8_t *touched; /* a page of the pool: 4 KiB units, 0 = never */
+	uint64_t touched_bytes;
+	struct hl_sample_record sample; /* the one being taken */
+	struct process *next;           /* alive ones */
+};
+
+struct processes {
+	struct session *session;
+	int dirfd;
+	int poll_fd;
+	int error;                  /* the first write error, -errno: nothing is written any more */
+	struct process **by_serial; /* index = serial */
+	uint32_t by_serial_size;
+	uint64_t pid_namespace; /* ours */
+	uint32_t found;
+	uint32_t high_slot; /* slots were never used from here on */
+	struct process *alive;
+	uint32_t alive_count;
+	uint64_t events;
+	uint64_t lost;
+	uint64_t bytes;
+	uint64_t pages;
+	uint32_t streams;
+	uint32_t lost_pages; /* pages whose process is not known */
+};
+
+int processes_open(struct processes *all, struct session *session, int dirfd, int poll_fd);
+void processes_free(struct processes *all);
+
+/* Looks for new ones in the table. Cheap when there are none. */
+void processes_discover(struct processes *all);
+struct process *processes_by_serial(const struct processes *all, uint32_t serial);
+
+/* The image of this pid that runs now; NULL if there is none. */
+struct process *processes_by_pid(const struct processes *all, pid_t pid);
+
+/* Around a drain of the ready list: images that an exec has replaced are closed when everything
+ * they gave has been taken. */
+void processes_before_drain(struct processes *all);
+void processes_after_drain(struct processes *all);
+
+/* Takes the records of one page; the page can be freed afterwards. */
+void processes_take_page(struct processes *all, uint32_t number);
+
+/* Appends records of the recorder itself (tid 0). */
+void processes_put(
+	struct processes *all, struct process *process, const void *record, unsigned slots);
+void processes_put_clock(struct processes *all, struct process *process);
+
+/* The last of a process whose ready pages have been taken: what it still owned, and its end. */
+void processes_close(
+	struct processes *all, struct process *process, enum hl_trace_end end, int32_t end_status);
+
+/* Whether one is alive whose end we can see. */
+bool processes_visible(const struct processes *all);
+
+/* Bytes of the session that this process has in memory. */
+uint64_t processes_recorder_bytes(const struct processes *all, const struct process *process);
+
+/* Counts the pages which living processes have in hand now into their touched pages. */
+void processes_count_owned(struct processes *all);
+
+#endif

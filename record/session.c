@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See session.h. The file is sparse: what no process touches costs nothing.
+ */
+#include "session.h"
+
+#include "heapledger/stack.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#define DIRECTORY "/dev/shm"
+#define PROCESS_COUNT 16384u
+#define LEAST_PAGES 16u
+#define TICK_PROBE_NS 5000000L
+
+static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGSYS};
+static char fatal_path[64];
+
+static uint64_t nanoseconds(clockid_t clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+uint64_t session_monotonic(void)
+{
+	return nanoseconds(CLOCK_MONOTONIC);
+}
+
+uint64_t session_tick(const struct session *session)
+{
+	unsigned core;
+
+	return session->map->clock == HL_CLOCK_TSC ? __rdtscp(&core) : session_monotonic();
+}
+
+static bool file_has_word(const char *path, const char *line_start, const char *word)
+{
+	char line[8192];
+	bool found = false;
+	FILE *file = fopen(path, "re");
+
+	if (file == NULL)
+		return false;
+	while (!found && fgets(line, sizeof(line), file) != NULL) {
+		if (strncmp(line, line_start, strlen(line_start)) != 0)
+			continue;
+		for (char *rest, *token = strtok_r(line, " \t\n", &rest); token != NULL && !found;
+			token = strtok_r(NULL, " \t\n", &rest))
+			found = strcmp(token, word) == 0;
+	}
+	fclose(file);
+	return found;
+}
+
+/* The TSC serves where it ticks evenly on all cores, by the processor's word and the kernel's. */
+static enum hl_clock choose_clock(void)
+{
+	static const char *const flags[] = {"constant_tsc", "nonstop_tsc", "rdtscp"};
+
+	for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]); i++)
+		if (!file_has_word("/proc/cpuinfo", "flags", flags[i]))
+			return HL_CLOCK_MONOTONIC;
+	if (!file_has_word(
+		    "/sys/devices/system/clocksource/clocksource0/current_clocksource", "", "tsc"))
+		return HL_CLOCK_MONOTONIC;
+	return HL_CLOCK_TSC;
+}
+
+/* A pair read at the same instant: the closest of a few tries. */
+static void read_pair(const struct session *session, uint64_t *tick, uint64_t *ns)
+{
+	uint64_t best = UINT64_MAX;
+
+	for (int i = 0; i < 5; i++) {
+		uint64_t before = session_tick(session);
+		uint64_t now = session_monotonic();
+		uint64_t took = session_tick(session) - before;
+
+		if (took < best) {
+			best = took;
+			*tick = before + took / 2;
+			*ns = now;
+		}
+	}
+}
+
+static void start_clock(struct session *session)
+{
+	struct timespec pause = {.tv_nsec = TICK_PROBE_NS};
+	uint64_t tick = 0, ns = 0;
+
+	session->map->clock = choose_clock();
+	read_pair(session, &session->tick, &session->clock_ns);
+	session->realtime_ns =
+		nanoseconds(CLOCK_REALTIME) - (session_monotonic() - session->clock_ns);
+	session->tick_hz = 1000000000;
+	if (session->map->clock == HL_CLOCK_MONOTONIC)
+		return;
+	nanosleep(&pause, NULL);
+	read_pair(session, &tick, &ns);
+	session->tick_hz =
+		(uint64_t)((double)(tick - session->tick) * 1e9 / (double)(ns - session->clock_ns));
+}
+
+/* Files of collectors that were killed, and whose programs did not notice before they ended. */
+static void remove_stale(void)
+{
+	struct dirent *entry;
+	unsigned pid, number;
+	DIR *dir = opendir(DIRECTORY);
+
+	if (dir == NULL)
+		return;
+	while ((entry = readdir(dir)) != NULL)
+		if (sscanf(entry->d_name, "heapledger.%u.%8x", &pid, &number) == 2 &&
+			kill((pid_t)pid, 0) != 0 && errno == ESRCH)
+			unlinkat(dirfd(dir), entry->d_name, 0);
+	closedir(dir);
+}
+
+static void on_fatal(int number)
+{
+	unlink(fatal_path);
+	raise(number); /* SA_RESETHAND: the default action now */
+}
+
+static void watch_fatal(const char *path)
+{
+	struct sigaction action = {.sa_handler = on_fatal, .sa_flags = SA_RESETHAND | SA_NODEFER};
+
+	snprintf(fatal_path, sizeof(fatal_path), "%s", path);
+	for (size_t i = 0; i < sizeof(fatal_signals) / sizeof(fatal_signals[0]); i++)
+		sigaction(fatal_signals[i], &action, NULL);
+}
+
+static int create_file(struct session *session)
+{
+	uint32_t number;
+	int fd;
+
+	for (int tries = 0; tries < 16; tries++) {
+		if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+			return -EIO;
+		snprintf(session->path, sizeof(session->path), DIRECTORY "/heapledger.%u.%08x",
+			(unsigned)getpid(), number);
+		fd = open(session->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+		if (fd >= 0 || errno != EEXIST)
+			return fd >= 0 ? fd : -errno;
+	}
+	return -EEXIST;
+}
+
+/* A page that the file system has no room for would kill the target with SIGBUS. */
+static uint64_t fit_pool(uint64_t pool_bytes)
+{
+	struct statvfs fs;
+	uint64_t room;
+
+	if (statvfs(DIRECTORY, &fs) != 0 || fs.f_blocks == 0)
+		return pool_bytes;
+	room = (uint64_t)fs.f_bavail * fs.f_frsize / 2;
+	return pool_bytes < room ? pool_bytes : room;
+}
+
+static uint64_t round_up(uint64_t bytes)
+{
+	return (bytes + HL_PAGE_BYTES - 1) / HL_PAGE_BYTES * HL_PAGE_BYTES;
+}
+
+int session_create(struct session *session, uint64_t pool_bytes, enum hl_on_full on_full)
+{
+	uint64_t page_count = fit_pool(pool_bytes) / HL_PAGE_BYTES;
+	uint64_t table_offset = 4096, links_offset, pages_offset;
+	struct hl_session *map;
+	int fd, rc = 0;
+
+	if (page_count < LEAST_PAGES)
+		return pool_bytes / HL_PAGE_BYTES < LEAST_PAGES ? -EINVAL : -ENOSPC;
+	if (page_count > UINT32_MAX - 1)
+		page_count = UINT32_MAX - 1;
+	links_offset = table_offset + PROCESS_COUNT * sizeof(struct hl_process);
+	pages_offset = round_up(links_offset + page_count * sizeof(uint32_t));
+	session->bytes = pages_offset + page_count * HL_PAGE_BYTES;
+	remove_stale();
+	fd = create_file(session);
+	if (fd < 0)
+		return fd;
+	if (ftruncate(fd, (off_t)session->bytes) != 0)
+		rc = -errno;
+	map = rc != 0 ? MAP_FAILED
+		      : mmap(NULL, session->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (rc == 0 && map == MAP_FAILED)
+		rc = -errno;
+	close(fd);
+	if (rc != 0) {
+		unlink(session->path);
+		return rc;
+	}
+	watch_fatal(session->path);
+	/* The program maps it by itself, and what else we start must not keep it. */
+	madvise(map, session->bytes, MADV_DONTFORK);
+	session->map = map;
+	session->table = (struct hl_process *)((char *)map + table_offset);
+	session->links = (_Atomic uint32_t *)((char *)map + links_offset);
+	session->pages = (char *)map + pages_offset;
+	*map = (struct hl_session){
+		.version = HL_SESSION_VERSION,
+		.collector_pid = (uint32_t)getpid(),
+		.state = HL_SESSION_OPEN,
+		.on_full = on_full,
+		.process_count = PROCESS_COUNT,
+		.page_count = (uint32_t)page_count,
+		.header_bytes = (uint32_t)table_offset,
+		.links_offset = links_offset,
+		.pages_offset = pages_offset,
+		.session_bytes = session->bytes,
+		.next_serial = 1,
+	};
+	start_clock(session);
+	map->magic = HL_SESSION_MAGIC;
+	return 0;
+}
+
+void session_destroy(struct session *session)
+{
+	if (session->map == NULL)
+		return;
+	atomic_store(&session->map->state, HL_SESSION_CLOSED);
+	unlink(session->path);
+	munmap(session->map, session->bytes);
+	session->map = NULL;
+}
+
+uint32_t session_fresh_pages(const struct session *session)
+{
+	uint32_t fresh = atomic_load(&session->map->fresh_pages);
+
+	return fresh < session->map->page_count ? fresh : session->map->page_count;
+}
+
+void session_free_page(struct session *session, uint32_t number)
+{
+	atomic_store(&session_page(session, number)->state, HL_PAGE_FREE);
+	hl_stack_push(&session->map->free_pages, session->links, number);
+}

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Writes one stream file: gathers the records of each thread into a block of its own and appends
+ * whole blocks to the file. Called by the collector through stream.h; knows nothing of sessions.
+ *
+ * What is gathered by all threads of a stream is bounded: past GATHER_LIMIT_BYTES the block that
+ * was begun first is written, however small. After the first failed write the file is cut back to
+ * its last whole block and nothing more is written but the header.
+ */
+#include "stream.h"
+#include "encode.h"
+#include "heapledger/session.h"
+
+#include <zlib.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Measured on 5 million calls of tracegen --random, making them included: level 1 takes 50 ns
+ * and 4.7 bytes an event, level 3 takes 74 ns and 4.5 bytes. */
+#define ZSTD_LEVEL 1
+#define BLOCK_BYTES (UINT32_C(256) << 10)
+#define GATHER_LIMIT_BYTES (UINT64_C(16) << 20)
+#define KEEP_THREADS 64 /* with more, a written block's memory is given back */
+
+/* A thread seen in this stream. It is never forgotten: its sequence must go on. */
+struct thread {
+	uint32_t tid;
+	uint64_t sequence;
+	uint64_t begun; /* order in which the current block was begun, 0 = empty */
+	struct encode_block block;
+};
+
+struct stream {
+	int fd;
+	int error;       /* the first failure, -errno */
+	uint64_t offset; /* end of the last whole block */
+	uint64_t gathered;
+	uint64_t begun;
+	struct hl_trace_header header;
+	char *command; /* header.header_bytes - sizeof(header), padded with 0 */
+	struct thread **threads;
+	size_t thread_count;
+	struct thread **index; /* hash of tid, open addressing */
+	size_t index_size;     /* a power of two */
+	struct thread *last;
+};
+
+static int write_at(int fd, const void *bytes, size_t length, uint64_t offset)
+{
+	const uint8_t *p = bytes;
+	while (length) {
+		ssize_t n = pwrite(fd, p, length, (off_t)offset);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -EIO;
+		p += n;
+		offset += (uint64_t)n;
+		length -= (size_t)n;
+	}
+	return 0;
+}
+
+static size_t command_room(const struct stream *stream)
+{
+	return stream->header.header_bytes - sizeof(stream->header);
+}
+
+static void set_command(struct stream *stream, const char *command, uint32_t bytes)
+{
+	size_t room = command_room(stream);
+	if (bytes > room)
+		bytes = (uint32_t)room;
+	memset(stream->command, 0, room);
+	if (bytes)
+		memcpy(stream->command, command, bytes);
+	stream->header.command_bytes = bytes;
+}
+
+static int write_header(struct stream *stream)
+{
+	size_t room = command_room(stream);
+	stream->header.crc = 0;
+	uLong crc = crc32(0, (const Bytef *)&stream->header, sizeof(stream->header));
+	stream->header.crc = (uint32_t)crc32(crc, (const Bytef *)stream->command, (uInt)room);
+
+	uint8_t *bytes = malloc(sizeof(stream->header) + room);
+	if (!bytes)
+		return -ENOMEM;
+	memcpy(bytes, &stream->header, sizeof(stream->header));
+	memcpy(bytes + sizeof(stream->header), stream->command, room);
+	int rc = write_at(stream->fd, bytes, sizeof(stream->header) + room, 0);
+	free(bytes);
+	return rc;
+}
+
+static void stream_free(struct stream *stream)
+{
+	for (size_t i = 0; i < stream->thread_count; i++) {
+		encode_free(&stream->threads[i]->block);
+		free(stream->threads[i]);
+	}
+	free(stream->threads);
+	free(stream->index);
+	free(stream->command);
+	free(stream);
+}
+
+/* The command may become known, or longer, while recording: there is always room for as much of it
+ * as the process table holds. */
+static int stream_start(struct stream *stream, const char *command)
+{
+	struct hl_trace_header *header = &stream->header;
+	uint32_t bytes = command ? header->command_bytes : 0;
+	uint32_t room = bytes > HL_COMMAND_BYTES ? bytes : HL_COMMAND_BYTES;
+
+	if (room > UINT32_C(1) << 20)
+		return -E2BIG;
+	memcpy(header->magic, HL_TRACE_MAGIC, sizeof(header->magic));
+	header->version = HL_TRACE_VERSION;
+	header->fixed_bytes = sizeof(*header);
+	header->header_bytes = (uint32_t)sizeof(*header) + ((room + 7) & ~UINT32_C(7));
+	header->flags = HL_TRACE_INCOMPLETE;
+	header->end_tick = 0;
+	stream->command = malloc(command_room(stream));
+	if (!stream->command)
+		return -ENOMEM;
+	set_command(stream, command, bytes);
+	stream->offset = header->header_bytes;
+	return write_header(stream);
+}
+
+int stream_create(
+	struct stream **out, int dirfd, const struct hl_trace_header *header, const char *command)
+{
+	char name[64];
+	snprintf(name, sizeof(name), "%u.%u%s" HL_TRACE_SUFFIX, header->pid, header->serial,
+		header->source == HL_TRACE_KERNEL ? ".kernel" : "");
+	struct stream *stream = calloc(1, sizeof(*stream));
+	if (!stream)
+		return -ENOMEM;
+	stream->header = *header;
+	stream->fd = openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	int rc = stream->fd < 0 ? -errno : stream_start(stream, command);
+	if (rc) {
+		if (stream->fd >= 0) {
+			close(stream->fd);
+			unlinkat(dirfd, name, 0);
+		}
+		stream_free(stream);
+		return rc;
+	}
+	*out = stream;
+	return 0;
+}
+
+static size_t index_slot(const struct stream *stream, uint32_t tid)
+{
+	size_t mask = stream->index_size - 1;
+	size_t slot = (size_t)(tid * UINT64_C(0x9e3779b97f4a7c15) >> 32) & mask;
+	while (stream->index[slot] && stream->index[slot]->tid != tid)
+		slot = (slot + 1) & mask;
+	return slot;
+}
+
+static int index_grow(struct stream *stream)
+{
+	size_t size = stream->index_size ? stream->index_size * 2 : 16;
+	struct thread **index = calloc(size, sizeof(struct thread *));
+	struct thread **threads = realloc(stream->threads, size / 2 * sizeof(struct thread *));
+	if (threads)
+		stream->threads = threads;
+	if (!index || !threads) {
+		free(index);
+		return -ENOMEM;
+	}
+	free(stream->index);
+	stream->index = index;
+	stream->index_size = size;
+	for (size_t i = 0; i < stream->thread_count; i++)
+		index[index_slot(stream, threads[i]->tid)] = threads[i];
+	return 0;
+}
+
+static struct thread *thread_find(struct stream *stream, uint32_t tid)
+{
+	if (stream->last && stream->last->tid == tid)
+		return stream->last;
+	if (stream->thread_count >= stream->index_size / 2 && index_grow(stream))
+		return NULL;
+	struct thread **place = &stream->index[index_slot(stream, tid)];
+	if (!*place) {
+		*place = calloc(1, sizeof(struct thread));
+		if (!*place)
+			return NULL;
+		(*place)->tid = tid;
+		stream->threads[stream->thread_count++] = *place;
+	}
+	return stream->last = *place;
+}
+
+static int fail(struct stream *stream, int rc)
+{
+	if (!stream->error) {
+		stream->error = rc;
+		/* The space of a half-written block; if even this fails the reader leaves it out.
+		 */
+		if (ftruncate(stream->fd, (off_t)stream->offset))
+			return rc;
+	}
+	return rc;
+}
+
+static int thread_write(struct stream *stream, struct thread *thread)
+{
+	if (!thread->block.records)
+		return 0;
+	const void *bytes;
+	size_t length;
+	int rc = encode_finish(
+		&thread->block, thread->tid, thread->sequence, ZSTD_LEVEL, &bytes, &length);
+	if (!rc)
+		rc = write_at(stream->fd, bytes, length, stream->offset);
+	if (rc)
+		return fail(stream, rc);
+	stream->offset += length;
+	stream->gathered -= thread->block.raw_bytes;
+	thread->sequence++;
+	thread->begun = 0;
+	if (stream->thread_count > KEEP_THREADS)
+		encode_free(&thread->block);
+	else
+		encode_reset(&thread->block);
+	return 0;
+}
+
+static int write_oldest(struct stream *stream)
+{
+	struct thread *oldest = NULL;
+	for (size_t i = 0; i < stream->thread_count; i++) {
+		struct thread *thread = stream->threads[i];
+		if (thread->begun && (!oldest || thread->begun < oldest->begun))
+			oldest = thread;
+	}
+	return oldest ? thread_write(stream, oldest) : 0;
+}
+
+int stream_append(struct stream *stream, uint32_t tid, const struct hl_slot *slots, size_t count)
+{
+	if (stream->error)
+		return stream->error;
+	struct thread *thread = thread_find(stream, tid);
+	if (!thread)
+		return fail(stream, -ENOMEM);
+	while (count) {
+		uint32_t before = thread->block.raw_bytes;
+		ptrdiff_t taken = encode_append(&thread->block, slots, count, BLOCK_BYTES);
+		if (taken < 0)
+			return fail(stream, (int)taken);
+		slots += taken;
+		count -= (size_t)taken;
+		stream->gathered += thread->block.raw_bytes - before;
+		if (!thread->begun && thread->block.records)
+			thread->begun = ++stream->begun;
+		if (count || thread->block.raw_bytes >= BLOCK_BYTES) {
+			int rc = thread_write(stream, thread);
+			if (rc)
+				return rc;
+		}
+	}
+	int rc = 0;
+	while (!rc && stream->gathered > GATHER_LIMIT_BYTES)
+		rc = write_oldest(stream);
+	return rc;
+}
+
+int stream_flush(struct stream *stream)
+{
+	int rc = stream->error;
+	for (size_t i = 0; !rc && i < stream->thread_count; i++)
+		rc = thread_write(stream, stream->threads[i]);
+	return rc;
+}
+
+int stream_close(struct stream *stream, int complete, enum hl_trace_end end, int32_t end_status,
+	uint64_t end_tick, uint64_t lost, const char *command, uint32_t command_bytes)
+{
+	int rc = stream_flush(stream);
+
+	stream->header.end = end;
+	stream->header.end_status = end_status;
+	stream->header.end_tick = end_tick;
+	stream->header.lost = lost;
+	if (!rc && complete)
+		stream->header.flags &= ~(uint32_t)HL_TRACE_INCOMPLETE;
+	if (command)
+		set_command(stream, command, command_bytes);
+	/* In place, so it works on a full disk too. */
+	int header_rc = write_header(stream);
+	if (close(stream->fd) && !rc)
+		rc = -errno;
+	stream_free(stream);
+	return rc ? rc : header_rc;
+}
+
+uint64_t stream_bytes(const struct stream *stream)
+{
+	return stream->offset;
+}

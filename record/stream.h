@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Writes one stream file of a trace directory (heapledger/trace.h). Called by the collector; knows
+ * nothing of sessions or processes. Every function returns 0 or -errno; after an error the stream
+ * writes no more, and what is in the file stays readable.
+ */
+#ifndef HEAPLEDGER_STREAM_H
+#define HEAPLEDGER_STREAM_H
+
+#include "heapledger/record.h"
+#include "heapledger/trace.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct stream;
+
+/* Creates DIR/<pid>.<serial>.hlt. `header` gives everything but magic, version, lengths, flags and
+ * crc; `command` is argv joined by NUL, command_bytes long. */
+int stream_create(
+	struct stream **out, int dirfd, const struct hl_trace_header *header, const char *command);
+
+/* Appends records of one thread, complete records only, in the order they were made. They are
+ * gathered in memory and written as blocks of up to about 256 KiB raw a thread. */
+int stream_append(struct stream *stream, uint32_t tid, const struct hl_slot *slots, size_t count);
+
+/* Writes out what is gathered, for all threads. */
+int stream_flush(struct stream *stream);
+
+/* Flushes, completes the header (end, end_status, end_tick, lost, flags) and frees the stream.
+ * INCOMPLETE is cleared when `complete` is not 0 and no write failed. */
+int stream_close(struct stream *stream, int complete, enum hl_trace_end end, int32_t end_status,
+	uint64_t end_tick, uint64_t lost, const char *command, uint32_t command_bytes);
+
+/* Bytes written so far; for the summary. */
+uint64_t stream_bytes(const struct stream *stream);
+
+#endif

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See tool.h: messages and sizes, for every command.
+ */
+#include "tool.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+int tool_fail(enum tool_exit code, const char *command, const char *format, ...)
+{
+	char line[4096];
+	int prefix = snprintf(line, sizeof(line) - 1, "heapledger: %s: ", command);
+	va_list arguments;
+	int text;
+	size_t length;
+
+	if (prefix < 0 || (size_t)prefix >= sizeof(line) - 1)
+		prefix = 0;
+	va_start(arguments, format);
+	text = vsnprintf(line + prefix, sizeof(line) - 1 - (size_t)prefix, format, arguments);
+	va_end(arguments);
+	length = (size_t)prefix + (text < 0 ? 0 : (size_t)text);
+	if (length > sizeof(line) - 2)
+		length = sizeof(line) - 2;
+	line[length++] = '\n';
+	/* One write, so that lines of several processes do not mix; nothing to do if it fails. */
+	if (write(STDERR_FILENO, line, length) < 0)
+		return code;
+	return code;
+}
+
+int tool_bad_option(const char *command, int letter, char **argv)
+{
+	const char *word = argv[optind - 1];
+	bool is_long = strncmp(word, "--", 2) == 0;
+
+	if (letter == ':')
+		return tool_fail(TOOL_USAGE, command, "%s needs a value (see heapledger %s --help)",
+			word, command);
+	/* A letter among others has not moved optind on. */
+	if (optopt == 0 || (is_long && strchr(word, '=') != NULL))
+		return tool_fail(TOOL_USAGE, command,
+			"unknown option %s (see heapledger %s --help)", word, command);
+	return tool_fail(TOOL_USAGE, command, "unknown option -%c (see heapledger %s --help)",
+		optopt, command);
+}
+
+/* "", "B", "K", "KB", "KiB" ... "T", any case: the power of 1024, or -1. */
+static int unit_power(const char *unit)
+{
+	static const char letters[] = "kmgtp";
+	const char *letter;
+
+	if (unit[0] == '\0' || strcasecmp(unit, "b") == 0)
+		return 0;
+	letter = strchr(letters, tolower((unsigned char)unit[0]));
+	if (letter == NULL)
+		return -1;
+	if (unit[1] != '\0' && strcasecmp(unit + 1, "b") != 0 && strcasecmp(unit + 1, "ib") != 0)
+		return -1;
+	return (int)(letter - letters) + 1;
+}
+
+int tool_parse_size(const char *text, uint64_t *bytes)
+{
+	char *unit;
+	double value;
+	int power;
+
+	if (!isdigit((unsigned char)text[0]) || text[strspn(text, "0123456789")] == 'x')
+		return -EINVAL;
+	errno = 0;
+	value = strtod(text, &unit);
+	while (*unit == ' ')
+		unit++;
+	power = unit_power(unit);
+	if (errno != 0 || power < 0 || !isfinite(value))
+		return -EINVAL;
+	value = ldexp(value, 10 * power);
+	if (value < 0 || value >= 0x1p63)
+		return -EINVAL;
+	*bytes = (uint64_t)value;
+	return 0;
+}
+
+char *tool_format_size(char *buffer, size_t length, uint64_t bytes)
+{
+	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+	double value = (double)bytes;
+	size_t unit = 0;
+
+	while (value >= 1024 && unit + 1 < sizeof(units) / sizeof(units[0])) {
+		value /= 1024;
+		unit++;
+	}
+	snprintf(buffer, length, "%.*f %s", unit == 0 ? 0 : value < 10 ? 2 : 1, value, units[unit]);
+	return buffer;
+}
