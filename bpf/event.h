@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+ *
+ * What probe.bpf.c hands to probe.c: one event for each system call that ended, and the counters
+ * that say whether an event is missing. Included by both; fixed-width types come from the includer.
+ */
+#ifndef HEAPLEDGER_EVENT_H
+#define HEAPLEDGER_EVENT_H
+
+#define EVENT_ARGUMENTS 5
+
+struct event {
+	__u64 start_ns; /* CLOCK_MONOTONIC */
+	__u64 end_ns;
+	__u64 argument[EVENT_ARGUMENTS];
+	__u64 brk; /* brk: the break when the call began */
+	__s64 result;
+	__u64 sequence; /* among the events of this CPU, those that were dropped included */
+	__u32 cpu;
+	__u32 kind; /* enum hl_kind */
+	__u32 tgid;
+	__u32 tid;
+	__u32 image; /* changes with each exec */
+	__u32 padding;
+};
+
+/* The call a thread is in. `number` ties its end to its beginning; EVENT_NO_CALL between calls: the
+ * entry stays until the thread exits, which is cheaper than making it anew for each call. */
+struct event_call {
+	__u64 start_ns;
+	__u64 brk;
+	__u64 argument[EVENT_ARGUMENTS];
+	__u64 number;
+};
+#define EVENT_NO_CALL (~0ULL)
+
+/* One set a CPU. At the end: entered = events + dropped + abandoned + still under way. */
+struct event_counters {
+	__u64 entered;    /* calls seen to begin */
+	__u64 sequence;   /* calls seen to end */
+	__u64 dropped;    /* ... of those, the ring was full */
+	__u64 abandoned;  /* the thread died inside the call */
+	__u64 unpaired;   /* calls that ended without having been seen to begin */
+	__u64 unfollowed; /* processes that found no room in the table */
+};
+
+#endif

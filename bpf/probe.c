@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * probe.h over libbpf. Loads probe.bpf.c through its skeleton, turns its events into records of
+ * the trace format, and settles at the end whether any is missing.
+ */
+#include "probe.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <linux/types.h>
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "event.h"
+#include "heapledger/record.h"
+#include "heapledger/session.h"
+#include "heapledger/trace.h"
+#include "probe.skel.h"
+#include "record/stream.h"
+#include "tracefs.h"
+
+#define INITIAL_PID_NAMESPACE UINT64_C(0xeffffffc) /* its inode, fixed in the kernel's ABI */
+
+struct probe {
+	struct probe_bpf *bpf;
+	struct tracefs_links *links; /* of the tracepoints; NULL when attached to the raw ones */
+	struct ring_buffer *ring;
+	struct stream *stream;
+	uint64_t events;
+	uint64_t last_ns;
+	int error; /* the first failure to write, -errno */
+};
+
+static int silent(enum libbpf_print_level level, const char *format, va_list arguments)
+{
+	(void)level, (void)format, (void)arguments;
+	return 0;
+}
+
+static int say(char *why, size_t why_bytes, int rc, const char *text)
+{
+	snprintf(why, why_bytes, "%s", text);
+	return rc;
+}
+
+static int say_load(char *why, size_t why_bytes, int rc)
+{
+	struct utsname system;
+
+	if (rc == -EPERM || rc == -EACCES)
+		return say(why, why_bytes, rc,
+			"no permission: run as root, or give CAP_BPF, CAP_PERFMON and "
+			"CAP_SYS_RESOURCE");
+	if (uname(&system) != 0)
+		strcpy(system.release, "?");
+	snprintf(why, why_bytes, "kernel %.40s does not take the probe: %s", system.release,
+		strerror(-rc));
+	return rc;
+}
+
+/* What the probe cannot do without, each with its own sentence. */
+static int check_machine(char *why, size_t why_bytes)
+{
+	struct stat info;
+
+	if (access("/sys/kernel/btf/vmlinux", R_OK) != 0)
+		return say(why, why_bytes, -EOPNOTSUPP,
+			"the kernel has no type information (/sys/kernel/btf/vmlinux)");
+	if (stat("/proc/self/ns/pid", &info) == 0 && info.st_ino != INITIAL_PID_NAMESPACE)
+		return say(why, why_bytes, -EOPNOTSUPP,
+			"inside a container process numbers differ from the kernel's");
+	return 0;
+}
+
+/* ---- events to records -------------------------------------------------------------------- */
+
+/* How many arguments each call has; the rest of event.argument means nothing. */
+static unsigned argument_count(unsigned kind)
+{
+	switch (kind) {
+	case HL_KIND_brk:
+		return 1;
+	case HL_KIND_munmap:
+		return 2;
+	case HL_KIND_madvise:
+	case HL_KIND_mprotect:
+		return 3;
+	default:
+		return EVENT_ARGUMENTS;
+	}
+}
+
+/* docs/trace-format.md, "Kernel streams", says where each word goes. */
+static void fill_record(struct hl_syscall_record *record, const struct event *event)
+{
+	bool is_brk = event->kind == HL_KIND_brk;
+	uint64_t argument[EVENT_ARGUMENTS] = {0};
+
+	for (unsigned i = 0; i < argument_count(event->kind); i++)
+		argument[i] = event->argument[i];
+	memset(record, 0, sizeof(*record));
+	record->tick = event->start_ns;
+	record->kind_addr =
+		hl_kind_addr((enum hl_kind)event->kind, is_brk ? event->brk : argument[0]);
+	record->length = is_brk ? 0 : argument[1];
+	record->argument = is_brk ? argument[0] : argument[2];
+	record->result = event->result;
+	record->duration = event->end_ns - event->start_ns;
+	record->cause_size = argument[3];
+	record->cause = hl_cause_pack(0, HL_REASON_unknown, HL_REGION_none, event->tgid);
+	record->mmap_threshold = event->sequence;
+	record->trim_threshold = (uint64_t)event->image << 32 | event->cpu;
+	record->top_pad = argument[4];
+}
+
+/* Called by libbpf for each event. A stream that cannot be written stops nothing: the ring must be
+ * emptied all the same, and what was not written is counted as lost. */
+static int take_event(void *context, void *data, size_t bytes)
+{
+	struct probe *probe = context;
+	const struct event *event = data;
+	union {
+		struct hl_syscall_record record;
+		struct hl_slot slots[3];
+	} out;
+	int rc;
+
+	if (bytes < sizeof(*event) || probe->error)
+		return 0;
+	fill_record(&out.record, event);
+	rc = stream_append(probe->stream, event->tid, out.slots, 3);
+	if (rc != 0) {
+		probe->error = rc;
+		return 0;
+	}
+	probe->events++;
+	if (event->end_ns > probe->last_ns)
+		probe->last_ns = event->end_ns;
+	return 0;
+}
+
+static uint64_t clock_ns(clockid_t clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static int create_stream(struct probe *probe, int dirfd, pid_t root)
+{
+	struct hl_trace_header header = {
+		.source = HL_TRACE_KERNEL,
+		.clock = HL_CLOCK_MONOTONIC,
+		.pid = (uint32_t)root,
+		.ppid = (uint32_t)getpid(),
+		.tick_hz = 1000000000,
+		.page_bytes = (uint32_t)sysconf(_SC_PAGESIZE),
+	};
+
+	header.start_tick = clock_ns(CLOCK_MONOTONIC);
+	header.clock_tick = header.start_tick;
+	header.clock_ns = header.start_tick;
+	header.realtime_ns = clock_ns(CLOCK_REALTIME);
+	return stream_create(&probe->stream, dirfd, &header, NULL);
+}
+
+/* ---- loading and attaching ---------------------------------------------------------------- */
+
+static void detach(struct probe *probe)
+{
+	tracefs_detach(probe->links);
+	probe->links = NULL;
+	if (probe->bpf != NULL)
+		probe_bpf__detach(probe->bpf);
+}
+
+/* Only one of the two ways is loaded; the kernel need not even accept the other. */
+static int load(struct probe *probe, bool use_tracefs)
+{
+	struct bpf_program *program;
+
+	probe->bpf = probe_bpf__open();
+	if (probe->bpf == NULL)
+		return -errno;
+	bpf_object__for_each_program(program, probe->bpf->obj)
+	{
+		if (bpf_program__type(program) == BPF_PROG_TYPE_TRACEPOINT)
+			bpf_program__set_autoload(program, use_tracefs);
+	}
+	bpf_program__set_autoload(probe->bpf->progs.enter_raw, !use_tracefs);
+	bpf_program__set_autoload(probe->bpf->progs.leave_raw, !use_tracefs);
+	return probe_bpf__load(probe->bpf);
+}
+
+static struct bpf_link *attach_one(struct bpf_link **link, struct bpf_program *program, int *rc)
+{
+	if (*rc == 0) {
+		*link = bpf_program__attach(program);
+		if (*link == NULL)
+			*rc = -errno;
+	}
+	return *link;
+}
+
+/* Ends before beginnings, or a call that is seen to begin might not be seen to end; and both
+ * before the tree can grow. */
+static int attach_raw(struct probe_bpf *bpf)
+{
+	int rc = 0;
+
+	attach_one(&bpf->links.leave_raw, bpf->progs.leave_raw, &rc);
+	attach_one(&bpf->links.enter_raw, bpf->progs.enter_raw, &rc);
+	return rc;
+}
+
+static int attach_tracefs(struct probe *probe)
+{
+	struct probe_bpf *bpf = probe->bpf;
+	const struct tracefs_pair pairs[] = {
+		{"brk", bpf->progs.enter_brk},
+		{"mmap", bpf->progs.enter_mmap},
+		{"munmap", bpf->progs.enter_munmap},
+		{"mremap", bpf->progs.enter_mremap},
+		{"madvise", bpf->progs.enter_madvise},
+		{"mprotect", bpf->progs.enter_mprotect},
+	};
+
+	return tracefs_attach(
+		&probe->links, pairs, sizeof(pairs) / sizeof(pairs[0]), bpf->progs.leave);
+}
+
+/* Nobody has to wait until the kernel has let go of the tracepoints. */
+static void unload(struct probe *probe)
+{
+	int gate = tracefs_hand_over(probe->links);
+
+	ring_buffer__free(probe->ring);
+	probe->ring = NULL;
+	detach(probe);
+	probe_bpf__destroy(probe->bpf);
+	probe->bpf = NULL;
+	if (gate >= 0)
+		close(gate);
+}
+
+static int start(struct probe *probe, bool use_tracefs)
+{
+	int rc = load(probe, use_tracefs);
+
+	if (rc == 0) {
+		probe->ring = ring_buffer__new(
+			bpf_map__fd(probe->bpf->maps.ring), take_event, probe, NULL);
+		if (probe->ring == NULL)
+			rc = -errno;
+	}
+	if (rc == 0) {
+		attach_one(&probe->bpf->links.forget, probe->bpf->progs.forget, &rc);
+		attach_one(&probe->bpf->links.follow, probe->bpf->progs.follow, &rc);
+	}
+	if (rc == 0)
+		rc = use_tracefs ? attach_tracefs(probe) : attach_raw(probe->bpf);
+	if (rc != 0)
+		unload(probe);
+	return rc;
+}
+
+/* HEAPLEDGER_PROBE=raw or tracefs chooses the way, for tests and for comparing what they cost. */
+static int start_best(struct probe *probe, char *why, size_t why_bytes)
+{
+	const char *wish = getenv("HEAPLEDGER_PROBE");
+	libbpf_print_fn_t print;
+	int rc = check_machine(why, why_bytes);
+
+	if (rc != 0)
+		return rc;
+	print = libbpf_set_print(silent);
+	rc = -ENOENT;
+	if (wish == NULL || strcmp(wish, "raw") != 0)
+		rc = start(probe, true);
+	if (rc != 0 && (wish == NULL || strcmp(wish, "tracefs") != 0))
+		rc = start(probe, false);
+	libbpf_set_print(print);
+	return rc != 0 ? say_load(why, why_bytes, rc) : 0;
+}
+
+/* ---- settling ------------------------------------------------------------------------------ */
+
+static uint64_t calls_under_way(const struct probe *probe)
+{
+	int fd = bpf_map__fd(probe->bpf->maps.calls);
+	uint32_t *previous = NULL, tid;
+	struct event_call call;
+	uint64_t count = 0;
+
+	while (bpf_map_get_next_key(fd, previous, &tid) == 0) {
+		previous = &tid;
+		if (bpf_map_lookup_elem(fd, &tid, &call) == 0 && call.number != EVENT_NO_CALL)
+			count++;
+	}
+	return count;
+}
+
+static int read_counters(const struct probe *probe, struct event_counters *total)
+{
+	int cpus = libbpf_num_possible_cpus();
+	uint32_t zero = 0;
+	struct event_counters *each;
+	int rc;
+
+	memset(total, 0, sizeof(*total));
+	each = cpus > 0 ? calloc((size_t)cpus, sizeof(*each)) : NULL;
+	if (each == NULL)
+		return -ENOMEM;
+	rc = bpf_map_lookup_elem(bpf_map__fd(probe->bpf->maps.counters), &zero, each);
+	for (int i = 0; rc == 0 && i < cpus; i++) {
+		total->entered += each[i].entered;
+		total->sequence += each[i].sequence;
+		total->dropped += each[i].dropped;
+		total->abandoned += each[i].abandoned;
+		total->unpaired += each[i].unpaired;
+		total->unfollowed += each[i].unfollowed;
+	}
+	free(each);
+	return rc != 0 ? -errno : 0;
+}
+
+/* Every call that was seen to begin is an event, died with its thread or is still under way; the
+ * difference is lost, whatever took it. The counters of the ends say nothing more, and must not
+ * say otherwise. */
+static int count_lost(const struct probe *probe, uint64_t *lost)
+{
+	struct event_counters total;
+	uint64_t ended, missing = 0;
+	int rc = read_counters(probe, &total);
+
+	if (rc != 0)
+		return rc;
+	ended = total.entered - total.abandoned - calls_under_way(probe);
+	if (ended > probe->events)
+		missing = ended - probe->events;
+	if (total.sequence > probe->events && total.sequence - probe->events > missing)
+		missing = total.sequence - probe->events;
+	*lost = missing + total.unpaired + total.unfollowed;
+	return 0;
+}
+
+/* Takes every process out of the table, so that none of them begins a call that is seen. Returns
+ * whether there was one: the kernel's side forgets those that have exited. */
+static bool forget_tree(const struct probe *probe)
+{
+	int fd = bpf_map__fd(probe->bpf->maps.processes);
+	bool any = false;
+	uint32_t tgid;
+
+	while (bpf_map_get_next_key(fd, NULL, &tgid) == 0 && bpf_map_delete_elem(fd, &tgid) == 0)
+		any = true;
+	return any;
+}
+
+/* While a tree lives its calls under way go on to end, and the count would not be right. To detach
+ * takes most of a second, in which one that was not forgotten would fill the ring. */
+static int settle(struct probe *probe, uint64_t *lost)
+{
+	int rc;
+
+	if (forget_tree(probe))
+		detach(probe);
+	rc = ring_buffer__consume(probe->ring);
+	if (rc >= 0)
+		rc = count_lost(probe, lost);
+	return rc;
+}
+
+/* ---- probe.h ------------------------------------------------------------------------------- */
+
+int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_bytes)
+{
+	struct probe *probe = calloc(1, sizeof(*probe));
+	uint32_t tgid = (uint32_t)root;
+	uint8_t yes = 1;
+	int rc;
+
+	if (probe == NULL)
+		return say(why, why_bytes, -ENOMEM, "out of memory");
+	rc = start_best(probe, why, why_bytes);
+	if (rc != 0)
+		goto fail;
+	rc = create_stream(probe, dirfd, root);
+	if (rc != 0) {
+		snprintf(why, why_bytes, "cannot create the kernel's stream: %s", strerror(-rc));
+		goto fail;
+	}
+	rc = bpf_map_update_elem(bpf_map__fd(probe->bpf->maps.processes), &tgid, &yes, BPF_ANY);
+	if (rc != 0) {
+		rc = -errno;
+		snprintf(why, why_bytes, "cannot name the process to the probe: %s", strerror(-rc));
+		stream_close(probe->stream, 0, HL_TRACE_END_DETACHED, 0, 0, 0, NULL, 0);
+		goto fail;
+	}
+	*out = probe;
+	return 0;
+fail:
+	unload(probe);
+	free(probe);
+	return rc;
+}
+
+int probe_poll(struct probe *probe)
+{
+	int rc = ring_buffer__consume(probe->ring);
+
+	if (rc < 0)
+		return rc;
+	return probe->error;
+}
+
+int probe_close(struct probe *probe, uint64_t *events, uint64_t *lost)
+{
+	uint64_t missing = 0;
+	int rc = settle(probe, &missing);
+	int complete = rc == 0 && missing == 0 && probe->error == 0;
+	int close_rc = stream_close(probe->stream, complete, HL_TRACE_END_DETACHED, 0,
+		clock_ns(CLOCK_MONOTONIC), missing, NULL, 0);
+
+	if (events != NULL)
+		*events = probe->events;
+	if (lost != NULL)
+		*lost = missing;
+	if (rc == 0)
+		rc = probe->error != 0 ? probe->error : close_rc;
+	unload(probe);
+	free(probe);
+	return rc;
+}
+
+int probe_try(char *why, size_t why_bytes)
+{
+	struct probe probe = {0};
+	int rc = start_best(&probe, why, why_bytes);
+
+	if (rc == 0)
+		snprintf(why, why_bytes, "%s",
+			probe.links != NULL ? "tracepoints of the six calls" : "raw tracepoints");
+	unload(&probe);
+	return rc;
+}

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The kernel probe: records the memory system calls of a process tree as the kernel sees them, in
+ * a stream of their own (source HL_TRACE_KERNEL). Called by the collector; never by the target.
+ * Built without libbpf it still links, and probe_open says why there is none.
+ */
+#ifndef HEAPLEDGER_PROBE_H
+#define HEAPLEDGER_PROBE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct probe;
+
+/* Loads and attaches the probe for `root`, a process that is stopped before its exec, and all that
+ * it will start; creates <root>.0.kernel.hlt in dirfd. 0, or -errno with one line in `why`, and
+ * then the recording goes on without the kernel's side. */
+int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_bytes);
+
+/* Takes what has gathered, without waiting. Call it every 50 ms or more often: the ring holds
+ * about 140,000 calls, and what does not fit is counted as lost. 0, or -errno if the stream
+ * cannot be written. */
+int probe_poll(struct probe *probe);
+
+/* Detaches, takes the rest, completes the stream and frees the probe. `lost` counts calls that
+ * were made but are not in the stream. Either pointer may be NULL. */
+int probe_close(struct probe *probe, uint64_t *events, uint64_t *lost);
+
+/* Loads and attaches the probe as probe_open would, then lets go. For `heapledger doctor`; `why`
+ * gets the reason of a failure, or how the probe is attached. */
+int probe_try(char *why, size_t why_bytes);
+
+#endif
