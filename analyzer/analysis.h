@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A trace analysed: one result a stream, and their sums. Made by analysis_run in one pass over every
+ * stream; read by json.c, csv.c and summary.c.
+ */
+#ifndef HEAPLEDGER_ANALYSIS_H
+#define HEAPLEDGER_ANALYSIS_H
+
+#include "ledger.h"
+#include "trace.h"
+
+/* Whose rules the allocator follows, when session.json does not say. */
+#define ANALYSIS_MODEL "glibc 2.36"
+
+struct analysis_stream {
+	struct trace_stream *stream;
+	struct ledger_result result;
+	struct timeline timeline;
+	bool done;
+};
+
+struct analysis {
+	struct trace *trace;
+	struct analysis_stream *streams; /* as trace->streams */
+	size_t count;
+	size_t main;          /* the stream with the highest peak of mapped bytes */
+	uint64_t trace_bytes; /* of the streams' files */
+	uint64_t first_ns;
+	uint64_t last_ns;
+	bool complete;
+	/* Sums over all streams: counts, events, returned, latency, anomalies, lost, causes. The
+	 * peaks, the end and the ratios in it are the main stream's. */
+	struct ledger_result total;
+};
+
+/* With `timelines`, keeps a time line a stream. 0 or -errno, then trace->error says why. */
+int analysis_run(struct analysis *analysis, struct trace *trace, bool timelines);
+void analysis_free(struct analysis *analysis);
+
+/* Allocator calls and system calls (of the allocator) in a result. */
+uint64_t analysis_calls(const struct ledger_result *result);
+uint64_t analysis_syscalls(const struct ledger_result *result, unsigned kind);
+uint64_t analysis_all_syscalls(const struct ledger_result *result);
+
+/* Events lost: what the header counted or what the marks say, whichever knows more. */
+uint64_t analysis_lost(const struct analysis_stream *stream);
+
+bool analysis_stream_complete(const struct analysis_stream *stream);
+
+/* The program's own last process image: how it ended is how the program ended. NULL without any. */
+const struct trace_stream *analysis_program(const struct analysis *analysis);
+
+/* The outputs. 0 or -errno; summary returns nothing, it writes to stdout. */
+int json_write(const struct analysis *analysis, const char *path);
+int csv_write(const struct analysis *analysis, const char *directory, char *error, size_t length);
+void summary_print(const struct analysis *analysis);
+
+/* What share of something, percent; -1 when it cannot be said. */
+static inline double analysis_fragmentation(double ratio)
+{
+	return ratio > 0 ? (ratio - 1) * 100 : -1;
+}
+
+#endif

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * `heapledger analyze`: options, and which outputs are made.
+ */
+#include "analysis.h"
+#include "tool.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#define COMMAND "analyze"
+#define NOTES_SHOWN 5
+
+struct request {
+	const char *json;
+	const char *csv;
+};
+
+static void print_notes(const struct trace *trace)
+{
+	char text[640];
+	const char *note;
+	unsigned i = 0;
+	for (; i < NOTES_SHOWN && (note = trace_note(trace, i, text, sizeof(text))); i++)
+		tool_fail(TOOL_OK, COMMAND, "note: %s", note);
+	if (i == NOTES_SHOWN && trace_note(trace, i, text, sizeof(text)))
+		tool_fail(TOOL_OK, COMMAND,
+			"note: there is more of this kind; see --json, processes");
+}
+
+static int write_outputs(const struct analysis *analysis, const struct request *request)
+{
+	char error[640];
+	if (request->csv && csv_write(analysis, request->csv, error, sizeof(error)))
+		return tool_fail(TOOL_USAGE, COMMAND, "cannot write %s", error);
+	if (request->json) {
+		int rc = json_write(analysis, request->json);
+		if (rc)
+			return tool_fail(TOOL_USAGE, COMMAND, "cannot write %s: %s", request->json,
+				strerror(-rc));
+	}
+	if (!request->json || strcmp(request->json, "-"))
+		summary_print(analysis);
+	return TOOL_OK;
+}
+
+static int analyze(const char *path, const struct request *request)
+{
+	struct trace trace;
+	struct analysis analysis = {0};
+	int code = TOOL_OK;
+
+	if (trace_open(&trace, path))
+		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
+	if (!code) {
+		print_notes(&trace);
+		if (analysis_run(&analysis, &trace, request->csv != NULL))
+			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
+	}
+	if (!code)
+		code = write_outputs(&analysis, request);
+	analysis_free(&analysis);
+	trace_close(&trace);
+	return code;
+}
+
+int cmd_analyze(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"json", required_argument, NULL, 'j'},
+		{"csv", required_argument, NULL, 'c'},
+		{NULL, 0, NULL, 0},
+	};
+	struct request request = {0};
+	int option;
+
+	opterr = 0;
+	while ((option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+		if (option == 'j')
+			request.json = optarg;
+		else if (option == 'c')
+			request.csv = optarg;
+		else
+			return tool_bad_option(COMMAND, option, argv);
+	}
+	if (argc - optind != 1)
+		return tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed, %d given",
+			argc - optind);
+	return analyze(argv[optind], &request);
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The time lines and tables as CSV files, columns as docs/json.md has them. Each file appears only
+ * when it is whole.
+ */
+#include "analysis.h"
+#include "names.h"
+#include "writer.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static void comma(struct writer *out, uint64_t value)
+{
+	writer_char(out, ',');
+	writer_u64(out, value);
+}
+
+static void comma_signed(struct writer *out, int64_t value)
+{
+	writer_char(out, ',');
+	writer_i64(out, value);
+}
+
+static void comma_text(struct writer *out, const char *text)
+{
+	writer_char(out, ',');
+	writer_text(out, text);
+}
+
+static void timeline_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	for (uint32_t i = 0; i < entry->timeline.rows; i++) {
+		const struct timeline_row *row = &entry->timeline.row[i];
+		const struct memory *memory = &row->memory;
+		writer_text(out, entry->stream->name);
+		comma(out, clock_ns(&entry->stream->clock, row->tick));
+		comma_signed(out, memory->requested);
+		comma_signed(out, memory->chunk);
+		comma_signed(out, memory_mapped(memory));
+		comma_signed(out, memory->break_bytes);
+		comma_signed(out, memory->arena_bytes);
+		comma_signed(out, memory->block_bytes);
+		comma_signed(out, memory_free(memory));
+		comma(out, row->returned_bytes);
+		comma_signed(out, memory->live_blocks);
+		comma_signed(out, row->peak_requested);
+		comma_signed(out, row->peak_mapped);
+		writer_char(out, '\n');
+	}
+}
+
+static void sample_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	for (size_t i = 0; i < entry->timeline.sample_count; i++) {
+		const struct hl_sample_record *sample = &entry->timeline.samples[i].sample;
+		uint64_t rss = sample->rss_anon + sample->rss_file + sample->rss_shmem;
+		writer_text(out, entry->stream->name);
+		comma(out, clock_ns(&entry->stream->clock, sample->tick));
+		comma(out, rss - (sample->recorder < rss ? sample->recorder : rss));
+		comma(out, sample->rss_anon);
+		comma(out, sample->rss_file);
+		comma(out, sample->rss_shmem);
+		comma(out, sample->swap);
+		comma(out, sample->rss_peak);
+		comma(out, sample->recorder);
+		comma(out, sample->minor_faults);
+		comma(out, sample->major_faults);
+		writer_char(out, '\n');
+	}
+}
+
+static void syscall_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	const struct timeline *timeline = &entry->timeline;
+	for (size_t i = 0; i < timeline->cause_count; i++) {
+		const struct timeline_cause *item = &timeline->causes[i];
+		const struct tally_cause *cause = &item->cause;
+		uint64_t tick = item->row < timeline->rows ? timeline->row[item->row].tick
+							   : timeline->last_tick;
+		const char *reason = name_reason(cause->reason);
+		writer_text(out, entry->stream->name);
+		comma(out, clock_ns(&entry->stream->clock, tick));
+		comma_text(out, name_kind(cause->syscall));
+		comma_text(out, reason ? reason : "unknown");
+		comma_text(
+			out, cause->call && name_kind(cause->call) ? name_kind(cause->call) : "");
+		comma(out, cause->count);
+		comma(out, cause->bytes);
+		comma(out, clock_span(&entry->stream->clock, cause->ticks));
+		writer_char(out, '\n');
+	}
+}
+
+static void latency_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	const struct tally_latency *latency = &entry->result.latency;
+	for (unsigned i = 0; i < TALLY_LATENCIES; i++) {
+		if (!latency->bytes[i])
+			continue;
+		writer_text(out, entry->stream->name);
+		comma(out, tally_latency_limit(i));
+		comma(out, latency->bytes[i]);
+		writer_char(out, '\n');
+	}
+}
+
+static void size_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	for (unsigned i = 0; i < TALLY_SIZES; i++) {
+		const struct tally_size *size = &entry->result.sizes[i];
+		if (!size->count && !size->live_count)
+			continue;
+		writer_text(out, entry->stream->name);
+		comma(out, tally_size_limit(i));
+		comma(out, size->count);
+		comma(out, size->bytes);
+		comma(out, size->live_count);
+		comma(out, size->live_bytes);
+		writer_char(out, '\n');
+	}
+}
+
+static const struct {
+	const char *name;
+	const char *header;
+	void (*rows)(struct writer *out, const struct analysis_stream *entry);
+} tables[] = {
+	{"timeline.csv",
+		"stream,time_ns,requested_bytes,chunk_bytes,mapped_bytes,break_bytes,arena_bytes,"
+		"block_bytes,free_bytes,returned_bytes,live_blocks,peak_requested_bytes,"
+		"peak_mapped_bytes\n",
+		timeline_rows},
+	{"samples.csv",
+		"stream,time_ns,rss_bytes,rss_anon_bytes,rss_file_bytes,rss_shmem_bytes,swap_bytes,"
+		"rss_peak_bytes,recorder_bytes,minor_faults,major_faults\n",
+		sample_rows},
+	{"syscalls.csv", "stream,time_ns,syscall,reason,call,count,bytes,duration_ns\n",
+		syscall_rows},
+	{"return_latency.csv", "stream,up_to_ns,page_bytes\n", latency_rows},
+	{"sizes.csv", "stream,up_to_bytes,count,bytes,live_count,live_bytes\n", size_rows},
+};
+
+#define TABLE_COUNT (sizeof(tables) / sizeof(tables[0]))
+
+static int table_open(struct writer *out, const char *directory, const char *name)
+{
+	char *path;
+	if (asprintf(&path, "%s/%s", directory, name) < 0)
+		return -ENOMEM;
+	int rc = writer_open(out, path);
+	free(path);
+	return rc;
+}
+
+static int table_fill(struct writer *out, const struct analysis *analysis, size_t table)
+{
+	writer_text(out, tables[table].header);
+	for (size_t i = 0; i < analysis->count; i++)
+		tables[table].rows(out, &analysis->streams[i]);
+	writer_flush(out);
+	return out->error;
+}
+
+/* All files are written before the first takes its name: a full disk leaves the old set whole. */
+int csv_write(const struct analysis *analysis, const char *directory, char *error, size_t length)
+{
+	struct writer *outs = calloc(TABLE_COUNT, sizeof(*outs));
+	const char *name = "";
+	size_t opened = 0;
+	int rc = outs ? 0 : -ENOMEM;
+
+	if (!rc && mkdir(directory, 0777) && errno != EEXIST)
+		rc = -errno;
+	while (!rc && opened < TABLE_COUNT) {
+		name = tables[opened].name;
+		rc = table_open(&outs[opened], directory, name);
+		if (!rc) {
+			rc = table_fill(&outs[opened], analysis, opened);
+			opened++;
+		}
+	}
+	for (size_t i = 0; i < opened; i++) {
+		int close_rc = writer_close(&outs[i], !rc);
+		if (close_rc && !rc) {
+			name = tables[i].name;
+			rc = close_rc;
+		}
+	}
+	if (rc)
+		snprintf(error, length, "%s/%s: %s", directory, name, strerror(-rc));
+	free(outs);
+	return rc;
+}

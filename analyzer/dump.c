@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * `heapledger dump`: one event a line, in time order within a stream, the streams one after the
+ * other. The words of a line and their order are documented in docs/trace-format.md ("The text
+ * form") and kept stable, for grep and diff.
+ */
+#include "names.h"
+#include "writer.h"
+#include "trace.h"
+#include "tool.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define COMMAND "dump"
+
+/* A thread id in a block is Linux's, and above it the depth of the signal handler that interrupted
+ * the allocator, if one did. */
+#define TID_BITS 24
+#define TID_MASK ((UINT32_C(1) << TID_BITS) - 1)
+
+struct dump {
+	struct writer out;
+	const char *stream; /* NULL = all */
+	bool kinds[HL_KIND_LIMIT];
+	bool some_kinds;
+	bool no_time;
+	bool kernel; /* the stream is the kernel probe's */
+	struct clock *clock;
+};
+
+static void put_number(struct writer *out, const char *label, uint64_t value)
+{
+	writer_text(out, label);
+	writer_u64(out, value);
+}
+
+static void put_address(struct writer *out, const char *label, uint64_t value)
+{
+	writer_text(out, label);
+	writer_hex(out, value);
+}
+
+static void put_named(struct writer *out, const char *label, const char *name, uint64_t number)
+{
+	writer_text(out, label);
+	if (name)
+		writer_text(out, name);
+	else
+		writer_u64(out, number);
+}
+
+static void put_block(struct writer *out, const struct hl_call_record *call)
+{
+	put_address(out, " = ", hl_addr_of(call->kind_addr));
+	put_number(out, " chunk=", call->chunk & HL_ADDRESS_MASK);
+	if (call->chunk >> HL_ADDRESS_BITS & HL_CHUNK_MMAPPED)
+		writer_text(out, " mmapped");
+}
+
+static void put_call(struct writer *out, unsigned kind, const union decode_record *record)
+{
+	const struct hl_call_record *call = &record->call;
+	switch (name_shape(kind)) {
+	case NAME_SHAPE_ALIGNED:
+		put_number(out, " alignment=", record->aligned.alignment);
+		/* fall through */
+	case NAME_SHAPE_ALLOC:
+	case NAME_SHAPE_REALLOC:
+		put_number(out, " size=", call->size);
+		put_block(out, call);
+		break;
+	case NAME_SHAPE_FREE:
+		put_address(out, " ", hl_addr_of(call->kind_addr));
+		if (kind == HL_KIND_free_sized || kind == HL_KIND_free_aligned_sized)
+			put_number(out, " size=", call->size);
+		break;
+	default:
+		if (kind == HL_KIND_mallopt) {
+			writer_text(out, " parameter=");
+			writer_i64(out, (int32_t)call->size);
+			writer_text(out, " value=");
+			writer_i64(out, (int32_t)(call->size >> 32));
+		} else {
+			put_number(out, " pad=", call->size);
+		}
+		put_number(out, " = ", call->chunk);
+	}
+}
+
+static void put_syscall_arguments(
+	struct writer *out, unsigned kind, const struct hl_syscall_record *record)
+{
+	uint64_t addr = hl_addr_of(record->kind_addr);
+	if (kind == HL_KIND_brk) {
+		put_address(out, " from=", addr);
+		put_address(out, " to=", record->argument);
+	} else if (kind != HL_KIND_other) {
+		put_address(out, " addr=", addr);
+		put_number(out, " length=", record->length);
+	}
+	if (kind == HL_KIND_mmap || kind == HL_KIND_mprotect)
+		put_number(out, " prot=", record->argument);
+	if (kind == HL_KIND_mremap)
+		put_number(out, " new_length=", record->argument);
+	if (kind == HL_KIND_madvise)
+		put_number(out, " advice=", record->argument);
+	writer_text(out, " = ");
+	if (record->result < 0)
+		writer_i64(out, record->result);
+	else if (kind == HL_KIND_brk || kind == HL_KIND_mmap || kind == HL_KIND_mremap)
+		writer_hex(out, (uint64_t)record->result);
+	else
+		writer_i64(out, record->result);
+}
+
+/* In a kernel stream the words of the cause hold what else the kernel knows. */
+static void put_kernel_words(
+	struct writer *out, unsigned kind, const struct hl_syscall_record *record)
+{
+	if (kind == HL_KIND_mmap || kind == HL_KIND_mremap)
+		put_number(out, " flags=", record->cause_size);
+	put_number(out, " pid=", record->cause >> 32);
+	put_number(out, " image=", record->trim_threshold >> 32);
+	put_number(out, " cpu=", record->trim_threshold & UINT32_MAX);
+	put_number(out, " sequence=", record->mmap_threshold);
+}
+
+static void put_cause(struct writer *out, const struct hl_syscall_record *record)
+{
+	unsigned call = record->cause & 0xff, reason = record->cause >> 8 & 0xff;
+	unsigned region = record->cause >> 16 & 0xff;
+
+	put_named(out, " reason=", name_reason(reason), reason);
+	put_named(out, " region=", name_region(region), region);
+	put_number(out, " arena=", record->cause >> 32);
+	put_named(out, " call=", call ? name_kind(call) : "none", call);
+	put_number(out, " call_size=", record->cause_size);
+	put_number(out, " mmap_threshold=", record->mmap_threshold);
+	if (record->trim_threshold == UINT64_MAX)
+		writer_text(out, " trim_threshold=never");
+	else
+		put_number(out, " trim_threshold=", record->trim_threshold);
+	put_number(out, " top_pad=", record->top_pad);
+}
+
+static void put_syscall(struct dump *dump, unsigned kind, const struct hl_syscall_record *record)
+{
+	struct writer *out = &dump->out;
+
+	put_syscall_arguments(out, kind, record);
+	if (dump->kernel)
+		put_kernel_words(out, kind, record);
+	else
+		put_cause(out, record);
+	if (!dump->no_time)
+		put_number(out, " ns=", clock_span(dump->clock, record->duration));
+}
+
+static void put_sample(struct writer *out, const struct hl_sample_record *sample)
+{
+	put_number(out, " rss_anon=", sample->rss_anon);
+	put_number(out, " rss_file=", sample->rss_file);
+	put_number(out, " rss_shmem=", sample->rss_shmem);
+	put_number(out, " swap=", sample->swap);
+	put_number(out, " rss_peak=", sample->rss_peak);
+	put_number(out, " recorder=", sample->recorder);
+	put_number(out, " minor_faults=", sample->minor_faults);
+	put_number(out, " major_faults=", sample->major_faults);
+}
+
+static void put_mark(struct writer *out, unsigned kind, const union decode_record *record)
+{
+	switch (kind) {
+	case HL_KIND_realloc_begin:
+		put_address(out, " ", hl_addr_of(record->call.kind_addr));
+		break;
+	case HL_KIND_fork:
+		put_number(out, " id=", record->call.size);
+		break;
+	case HL_KIND_lost:
+		put_number(out, " events=", record->call.size);
+		break;
+	case HL_KIND_clock:
+		put_number(out, " monotonic_ns=", record->call.size);
+		break;
+	case HL_KIND_sample:
+		put_sample(out, &record->sample);
+		break;
+	default:
+		break;
+	}
+}
+
+static void put_event(struct dump *dump, const char *name, const struct stream_event *event)
+{
+	struct writer *out = &dump->out;
+	const union decode_record *record = &event->record;
+	unsigned kind = hl_kind_of(record->word[1]);
+
+	writer_text(out, name);
+	if (!dump->no_time) {
+		uint64_t before = clock_ns_before(dump->clock, record->word[0]);
+		uint64_t ns = before ? before : clock_ns(dump->clock, record->word[0]);
+		put_number(out, before ? " -" : " ", ns / 1000000000);
+		writer_char(out, '.');
+		writer_fraction(out, ns % 1000000000, 9);
+	}
+	put_number(out, " ", event->tid & TID_MASK);
+	if (event->tid & ~TID_MASK)
+		put_number(out, "/", event->tid >> TID_BITS);
+	put_named(out, " ", name_kind(kind), kind);
+	if (name_is_syscall(kind))
+		put_syscall(dump, kind, &record->syscall);
+	else if (name_shape(kind) != NAME_SHAPE_NONE)
+		put_call(out, kind, record);
+	else
+		put_mark(out, kind, record);
+	writer_char(out, '\n');
+}
+
+static int dump_stream(struct dump *dump, struct trace *trace, struct trace_stream *stream)
+{
+	struct stream_reader *reader;
+	const struct stream_event *event;
+	int fd;
+	int rc = trace_stream_open(trace, stream, &reader, &fd);
+
+	dump->clock = &stream->clock;
+	dump->kernel = stream->info.header.source == HL_TRACE_KERNEL;
+	if (!rc) {
+		while (!dump->out.error && (rc = stream_reader_next(reader, &event)) > 0) {
+			unsigned kind = hl_kind_of(event->record.word[1]);
+			if (!dump->some_kinds || dump->kinds[kind])
+				put_event(dump, stream->name, event);
+		}
+		if (rc < 0)
+			snprintf(trace->error, sizeof(trace->error), "%s",
+				stream_reader_error(reader));
+	}
+	stream_reader_close(reader);
+	if (fd >= 0)
+		close(fd);
+	return rc < 0 ? rc : 0;
+}
+
+static bool wanted(const struct dump *dump, const struct trace_stream *stream)
+{
+	size_t length = strlen(stream->name);
+	return !dump->stream ||
+	       (!strncmp(dump->stream, stream->name, length) &&
+		       (!dump->stream[length] || !strcmp(dump->stream + length, HL_TRACE_SUFFIX)));
+}
+
+static int dump_list(struct dump *dump, struct trace *trace, struct trace_stream *list,
+	size_t count, size_t *found)
+{
+	int rc = 0;
+	for (size_t i = 0; !rc && i < count; i++) {
+		if (!wanted(dump, &list[i]))
+			continue;
+		rc = dump_stream(dump, trace, &list[i]);
+		++*found;
+	}
+	return rc;
+}
+
+static int dump_trace(struct dump *dump, struct trace *trace)
+{
+	char text[640];
+	const char *note;
+	size_t found = 0;
+
+	for (unsigned i = 0; i < 10 && (note = trace_note(trace, i, text, sizeof(text))); i++)
+		tool_fail(TOOL_OK, COMMAND, "note: %s", note);
+	int rc = dump_list(dump, trace, trace->streams, trace->stream_count, &found);
+	if (!rc)
+		rc = dump_list(dump, trace, trace->kernel, trace->kernel_count, &found);
+	int out_rc = writer_close(&dump->out, 1);
+	if (rc)
+		return tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace->error);
+	if (dump->stream && !found)
+		return tool_fail(TOOL_USAGE, COMMAND, "%s: no stream %s in this trace", trace->path,
+			dump->stream);
+	if (out_rc == -EPIPE)
+		return TOOL_OK; /* `| head` has seen enough */
+	if (out_rc)
+		return tool_fail(TOOL_USAGE, COMMAND, "cannot write: %s", strerror(-out_rc));
+	return TOOL_OK;
+}
+
+static int add_kinds(struct dump *dump, char *list)
+{
+	char *rest = list;
+	for (char *name; (name = strsep(&rest, ","));) {
+		unsigned kind = 1;
+		while (kind < HL_KIND_LIMIT && (!name_kind(kind) || strcmp(name_kind(kind), name)))
+			kind++;
+		if (kind == HL_KIND_LIMIT)
+			return tool_fail(TOOL_USAGE, COMMAND,
+				"--kind: \"%s\" is not a kind of event (see heapledger help dump)",
+				name);
+		dump->kinds[kind] = true;
+		dump->some_kinds = true;
+	}
+	return 0;
+}
+
+int cmd_dump(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"stream", required_argument, NULL, 's'},
+		{"kind", required_argument, NULL, 'k'},
+		{"no-time", no_argument, NULL, 't'},
+		{NULL, 0, NULL, 0},
+	};
+	struct dump *dump = calloc(1, sizeof(*dump));
+	int option, code = 0;
+
+	if (!dump)
+		return tool_fail(TOOL_UNREADABLE, COMMAND, "not enough memory");
+	opterr = 0;
+	while (!code && (option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+		if (option == 's')
+			dump->stream = optarg;
+		else if (option == 'k')
+			code = add_kinds(dump, optarg);
+		else if (option == 't')
+			dump->no_time = true;
+		else
+			code = tool_bad_option(COMMAND, option, argv);
+	}
+	if (!code && argc - optind != 1)
+		code = tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed, %d given",
+			argc - optind);
+	if (!code) {
+		struct trace trace;
+		signal(SIGPIPE, SIG_IGN);
+		writer_open(&dump->out, "-");
+		if (trace_open(&trace, argv[optind]))
+			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
+		else
+			code = dump_trace(dump, &trace);
+		trace_close(&trace);
+	}
+	free(dump);
+	return code;
+}

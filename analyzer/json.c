@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The analysis as JSON, field by field as docs/json.md has it. What was not measured is null.
+ */
+#include "analysis.h"
+#include "names.h"
+#include "writer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NOTES_MOST 100
+
+static void put(json_t *object, const char *name, json_t *value)
+{
+	json_object_set_new(object, name, value ? value : json_null());
+}
+
+static void put_int(json_t *object, const char *name, int64_t value)
+{
+	put(object, name, json_integer(value));
+}
+
+static void put_count(json_t *object, const char *name, uint64_t value)
+{
+	put(object, name, json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value));
+}
+
+/* Bytes of a name or argument may be anything; JSON strings are UTF-8. */
+static json_t *text(const char *bytes, size_t length)
+{
+	json_t *string = json_stringn(bytes, length);
+	if (string)
+		return string;
+	char *latin = malloc(length * 2 + 1);
+	size_t used = 0;
+	for (size_t i = 0; latin && i < length; i++) {
+		unsigned char c = (unsigned char)bytes[i];
+		if (c >= 0x80)
+			latin[used++] = (char)(0xc0 | c >> 6);
+		latin[used++] = (char)(c < 0x80 ? c : 0x80 | (c & 0x3f));
+	}
+	string = latin ? json_stringn(latin, used) : NULL;
+	free(latin);
+	return string;
+}
+
+static json_t *command_array(const struct trace_stream *stream)
+{
+	json_t *array = json_array();
+	const char *p = stream->command, *end = p + stream->info.header.command_bytes;
+	while (p < end) {
+		size_t length = strnlen(p, (size_t)(end - p));
+		json_array_append_new(array, text(p, length));
+		p += length + 1;
+	}
+	return array;
+}
+
+static json_t *exit_object(const struct hl_trace_header *header)
+{
+	if (header->end == HL_TRACE_END_EXIT && header->end_status >= 0)
+		return json_pack("{s:i}", "status", header->end_status);
+	if (header->end == HL_TRACE_END_SIGNAL)
+		return json_pack("{s:i}", "signal", header->end_status);
+	return NULL;
+}
+
+static json_t *by_call(const struct ledger_result *result)
+{
+	json_t *calls = json_object();
+	for (unsigned kind = 0; kind < HL_KIND_LIMIT; kind++) {
+		const struct tally_call *call = &result->calls[kind];
+		if (!call->count)
+			continue;
+		json_t *entry = json_object();
+		put_count(entry, "count", call->count);
+		put_count(entry, "failed", call->failed);
+		put_count(entry, "bytes", call->bytes);
+		put(calls, name_kind(kind), entry);
+	}
+	return calls;
+}
+
+static json_t *events(const struct ledger_result *result, uint64_t lost)
+{
+	json_t *object = json_object();
+	uint64_t calls = analysis_calls(result), syscalls = analysis_all_syscalls(result);
+	put_count(object, "total", calls + syscalls);
+	put_count(object, "calls", calls);
+	put_count(object, "syscalls", syscalls);
+	put_count(object, "lost", lost);
+	put(object, "by_call", by_call(result));
+	return object;
+}
+
+static json_t *cause_object(const struct tally_cause *cause, const struct clock *clock)
+{
+	json_t *object = json_object();
+	const char *reason = name_reason(cause->reason);
+	const char *reason_text = name_reason_text(cause->reason);
+	put(object, "syscall", json_string(name_kind(cause->syscall)));
+	put(object, "reason", json_string(reason ? reason : "unknown"));
+	put(object, "reason_text", json_string(reason_text ? reason_text : "not recorded"));
+	put(object, "call",
+		cause->call && name_kind(cause->call) ? json_string(name_kind(cause->call)) : NULL);
+	put_count(object, "count", cause->count);
+	put_count(object, "bytes", cause->bytes);
+	put_count(object, "time_ns", clock_span(clock, cause->ticks));
+	put_count(object, "failed", cause->failed);
+	return object;
+}
+
+static json_t *syscalls(const struct ledger_result *result, const struct clock *clock)
+{
+	json_t *object = json_object(), *causes = json_array();
+	uint64_t ticks = 0;
+	for (unsigned kind = HL_KIND_brk; kind <= HL_KIND_mprotect; kind++)
+		put_count(object, name_kind(kind), analysis_syscalls(result, kind));
+	for (size_t i = 0; i < result->causes.count; i++) {
+		ticks += result->causes.list[i].ticks;
+		json_array_append_new(causes, cause_object(&result->causes.list[i], clock));
+	}
+	put_count(object, "total", analysis_all_syscalls(result));
+	put_count(object, "time_ns", clock_span(clock, ticks));
+	put_count(object, "recorder", result->recorder_calls);
+	put(object, "by_cause", causes);
+	return object;
+}
+
+static json_t *memory_object(const struct memory *memory)
+{
+	json_t *object = json_object();
+	put_int(object, "requested_bytes", memory->requested);
+	put_int(object, "live_blocks", memory->live_blocks);
+	put_int(object, "slack_bytes", memory->chunk - memory->requested);
+	put_int(object, "free_bytes", memory_free(memory));
+	put_int(object, "mapped_bytes", memory_mapped(memory));
+	put_int(object, "break_bytes", memory->break_bytes);
+	put_int(object, "arena_bytes", memory->arena_bytes);
+	put_int(object, "block_bytes", memory->block_bytes);
+	put_int(object, "metadata_bytes", memory->metadata_bytes);
+	put_int(object, "reserved_bytes", memory->reserved_bytes);
+	return object;
+}
+
+static json_t *end_object(const struct ledger_result *result)
+{
+	json_t *object = memory_object(&result->end);
+	const struct hl_sample_record *sample = &result->last_sample;
+	uint64_t rss = sample->rss_anon + sample->rss_file + sample->rss_shmem;
+	if (result->samples)
+		put_count(object, "rss_bytes",
+			rss - (sample->recorder < rss ? sample->recorder : rss));
+	else
+		put(object, "rss_bytes", NULL);
+	return object;
+}
+
+static json_t *peak_object(const struct ledger_result *result, struct trace_stream *stream)
+{
+	const struct ledger_peak *peak = &result->peak;
+	json_t *object = json_object();
+	bool sampled = result->samples > 0;
+	put_int(object, "requested_bytes", peak->requested);
+	put_count(object, "requested_at_ns", clock_ns(&stream->clock, peak->requested_tick));
+	put_int(object, "mapped_bytes", peak->mapped);
+	put_count(object, "mapped_at_ns", clock_ns(&stream->clock, peak->mapped_tick));
+	put(object, "rss_bytes", sampled ? json_integer((json_int_t)peak->rss) : NULL);
+	put(object, "rss_at_ns",
+		sampled ? json_integer((json_int_t)clock_ns(&stream->clock, peak->rss_tick))
+			: NULL);
+	put_int(object, "live_blocks", peak->live_blocks);
+	put(object, "stream", json_string(stream->name));
+	put(object, "at_mapped", memory_object(&peak->at_mapped));
+	return object;
+}
+
+static json_t *returned_object(const struct ledger_returned *returned)
+{
+	json_t *object = json_object();
+	put_count(object, "break_bytes", returned->break_bytes);
+	put_count(object, "arena_bytes", returned->arena_bytes);
+	put_count(object, "block_bytes", returned->block_bytes);
+	put_count(object, "offered_bytes", returned->offered_bytes);
+	return object;
+}
+
+static json_t *percent(double ratio)
+{
+	return ratio > 0 ? json_real(analysis_fragmentation(ratio)) : NULL;
+}
+
+static json_t *ratio_object(const struct ledger_ratio *ratio, const char *at_peak)
+{
+	if (ratio->bytes <= 0)
+		return NULL;
+	json_t *object = json_object();
+	put(object, "mean", percent(ratio->live > 0 ? ratio->held / ratio->live : 0));
+	put(object, "at_peak_live", percent(ratio->at_peak_live));
+	put(object, at_peak, percent(ratio->at_peak_held));
+	put(object, "peaks", percent(ratio->max_live > 0 ? ratio->max_held / ratio->max_live : 0));
+	return object;
+}
+
+static json_t *histogram(const struct tally_latency *latency)
+{
+	json_t *array = json_array();
+	for (unsigned octave = 0; octave < TALLY_LATENCIES / 8; octave++) {
+		uint64_t bytes = 0;
+		for (unsigned i = 0; i < 8; i++)
+			bytes += latency->bytes[octave * 8 + i];
+		if (!bytes)
+			continue;
+		json_t *entry = json_object();
+		put_count(entry, "up_to_ns", tally_latency_limit(octave * 8 + 7));
+		put_count(entry, "bytes", bytes);
+		json_array_append_new(array, entry);
+	}
+	return array;
+}
+
+static json_t *free_to_return(const struct ledger_result *result)
+{
+	const struct tally_latency *latency = &result->latency;
+	json_t *object = json_object(), *times = NULL;
+	put_count(object, "returned_page_bytes", latency->total_bytes);
+	put_count(object, "reused_page_bytes", result->reused_page_bytes);
+	put_count(object, "never_page_bytes", result->never_page_bytes);
+	if (latency->total_bytes) {
+		times = json_object();
+		put_count(times, "p50", tally_percentile(latency, 50));
+		put_count(times, "p90", tally_percentile(latency, 90));
+		put_count(times, "p99", tally_percentile(latency, 99));
+		put_count(times, "max", latency->max_ns);
+	}
+	put(object, "latency_ns", times);
+	put(object, "histogram", histogram(latency));
+	return object;
+}
+
+static json_t *recorder_object(const struct ledger_result *result, uint64_t trace_bytes)
+{
+	json_t *object = json_object();
+	uint64_t count = analysis_calls(result) + analysis_all_syscalls(result);
+	put(object, "peak_rss_bytes",
+		result->samples ? json_integer((json_int_t)result->peak.recorder) : NULL);
+	put_count(object, "trace_bytes", trace_bytes);
+	put(object, "bytes_per_event",
+		count ? json_real((double)trace_bytes / (double)count) : NULL);
+	return object;
+}
+
+static json_t *anomalies_object(const struct ledger_anomalies *anomalies)
+{
+	json_t *object = json_object();
+	put_count(object, "unknown_frees", anomalies->unknown_frees);
+	put_count(object, "order_violations", anomalies->order_violations);
+	put_count(object, "unmatched", anomalies->unmatched);
+	put_count(object, "inherited", anomalies->inherited);
+	put_count(object, "impossible", anomalies->impossible);
+	return object;
+}
+
+/* The objects that the whole trace and each stream have alike. */
+static void put_figures(json_t *object, const struct ledger_result *result,
+	struct trace_stream *stream, uint64_t lost, uint64_t trace_bytes)
+{
+	json_t *ratios = json_object();
+	put(object, "events", events(result, lost));
+	put(object, "syscalls", syscalls(result, &stream->clock));
+	put(object, "peak", peak_object(result, stream));
+	put(object, "end", end_object(result));
+	put_count(object, "returned_bytes", ledger_returned_bytes(&result->returned));
+	put(object, "returned", returned_object(&result->returned));
+	put(ratios, "mapped", ratio_object(&result->mapped_ratio, "at_peak_mapped"));
+	put(ratios, "resident", ratio_object(&result->resident_ratio, "at_peak_resident"));
+	put(object, "fragmentation", ratios);
+	put(object, "free_to_return", free_to_return(result));
+	put(object, "recorder", recorder_object(result, trace_bytes));
+	put(object, "anomalies", anomalies_object(&result->anomalies));
+}
+
+static json_t *process_object(const struct analysis_stream *entry)
+{
+	struct trace_stream *stream = entry->stream;
+	const struct hl_trace_header *header = &stream->info.header;
+	json_t *object = json_object();
+	put(object, "stream", json_string(stream->name));
+	put_count(object, "pid", header->pid);
+	put_count(object, "ppid", header->ppid);
+	put_count(object, "serial", header->serial);
+	put_count(object, "parent_serial", header->parent_serial);
+	put(object, "command", command_array(stream));
+	put_count(object, "start_ns", clock_ns(&stream->clock, header->start_tick));
+	put_count(object, "end_ns",
+		clock_ns(&stream->clock,
+			header->end_tick ? header->end_tick : stream->info.last_tick));
+	put(object, "complete", json_boolean(analysis_stream_complete(entry)));
+	put(object, "exit", exit_object(header));
+	put_figures(object, &entry->result, stream, analysis_lost(entry), stream->info.size);
+	return object;
+}
+
+static json_t *session_text(
+	const struct analysis *analysis, const char *name, const char *otherwise)
+{
+	json_t *value = json_object_get(analysis->trace->session, name);
+	if (json_is_string(value))
+		return json_incref(value);
+	return otherwise ? json_string(otherwise) : NULL;
+}
+
+static json_t *notes_array(const struct trace *trace)
+{
+	json_t *notes = json_array();
+	char buffer[640];
+	const char *note;
+	for (unsigned i = 0;
+		i < NOTES_MOST && (note = trace_note(trace, i, buffer, sizeof(buffer))); i++)
+		json_array_append_new(notes, text(note, strlen(note)));
+	return notes;
+}
+
+static void put_identity(json_t *root, const struct analysis *analysis)
+{
+	const struct trace_stream *program = analysis_program(analysis);
+	const struct hl_trace_header *header = program ? &program->info.header : NULL;
+	json_t *command = json_object_get(analysis->trace->session, "command");
+
+	put(root, "schema", json_string("heapledger-analysis/1"));
+	put(root, "version", json_string(HEAPLEDGER_VERSION));
+	put(root, "mode",
+		header ? json_string(name_mode(header->mode))
+		       : session_text(analysis, "mode", NULL));
+	put(root, "policy",
+		header ? json_string(name_policy(header->policy))
+		       : session_text(analysis, "policy", NULL));
+	put(root, "model",
+		session_text(analysis, "model", header && header->mode ? NULL : ANALYSIS_MODEL));
+	if (json_is_array(command))
+		put(root, "command", json_incref(command));
+	else
+		put(root, "command",
+			program ? command_array(&analysis->trace->streams[0]) : json_array());
+	put(root, "complete", json_boolean(analysis->complete));
+	put_count(root, "duration_ns", analysis->last_ns - analysis->first_ns);
+	json_t *session_exit = json_object_get(analysis->trace->session, "exit");
+	if (json_is_object(session_exit))
+		put(root, "exit", json_incref(session_exit));
+	else
+		put(root, "exit", header ? exit_object(header) : NULL);
+	put(root, "notes", notes_array(analysis->trace));
+}
+
+static json_t *build(const struct analysis *analysis)
+{
+	json_t *root = json_object(), *processes = json_array();
+	struct trace_stream none = {.name = NULL};
+	struct trace_stream *stream =
+		analysis->count ? analysis->streams[analysis->main].stream : &none;
+
+	put_identity(root, analysis);
+	put(root, "main_stream", stream->name ? json_string(stream->name) : NULL);
+	put_figures(root, &analysis->total, stream, analysis->total.lost, analysis->trace_bytes);
+	for (size_t i = 0; i < analysis->count; i++)
+		json_array_append_new(processes, process_object(&analysis->streams[i]));
+	put(root, "processes", processes);
+	return root;
+}
+
+static int to_output(const char *bytes, size_t length, void *out)
+{
+	writer_write(out, bytes, length);
+	return 0;
+}
+
+int json_write(const struct analysis *analysis, const char *path)
+{
+	struct writer *out = malloc(sizeof(*out));
+	json_t *root = out ? build(analysis) : NULL;
+	int rc = root ? writer_open(out, path) : -ENOMEM;
+	if (!rc) {
+		int failed = json_dump_callback(
+			root, to_output, out, JSON_INDENT(1) | JSON_REAL_PRECISION(10));
+		writer_char(out, '\n');
+		rc = writer_close(out, !failed);
+		if (failed && !rc)
+			rc = -ENOMEM;
+	}
+	json_decref(root);
+	free(out);
+	return rc;
+}

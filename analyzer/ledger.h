@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The ledger of one process: from its records, where every byte of the heap is, and what the figures
+ * of docs/json.md need. Called by analyze.c record by record; does no I/O and knows no files.
+ */
+#ifndef HEAPLEDGER_LEDGER_H
+#define HEAPLEDGER_LEDGER_H
+
+#include "clock.h"
+#include "live.h"
+#include "pages.h"
+#include "ranges.h"
+#include "stream_reader.h"
+#include "timeline.h"
+
+/* Bytes given back to the kernel, by kind of memory. */
+struct ledger_returned {
+	uint64_t break_bytes;
+	uint64_t arena_bytes;
+	uint64_t block_bytes;
+	uint64_t offered_bytes; /* MADV_FREE: the kernel may take them; not in the others */
+};
+
+struct ledger_peak {
+	int64_t requested;
+	uint64_t requested_tick;
+	int64_t mapped;
+	uint64_t mapped_tick;
+	int64_t live_blocks;
+	struct memory at_requested;
+	struct memory at_mapped;
+	uint64_t rss;      /* see docs/json.md; 0 without samples */
+	uint64_t rss_tick; /* of the sample with the most resident memory */
+	uint64_t recorder; /* the recorder's buffers, most at any sample */
+};
+
+/* Johnstone and Wilson over the byte clock: sums weighted by the bytes of each allocation. */
+struct ledger_ratio {
+	double held; /* mapped or resident */
+	double live;
+	double bytes;
+	double at_peak_live; /* held / live, 0 = not seen */
+	double at_peak_held;
+	double max_held;
+	double max_live;
+};
+
+struct ledger_anomalies {
+	uint64_t unknown_frees;
+	uint64_t order_violations; /* an address handed out that was live */
+	uint64_t unmatched;        /* a realloc without its begin, or the reverse */
+	uint64_t inherited;        /* frees of blocks from before this stream, whose parent is missing */
+	uint64_t impossible;       /* the mapped bytes of a kind would have gone below 0, a block is
+				      larger than the heap: the trace contradicts itself */
+};
+
+/* What is left when a stream has gone by. */
+struct ledger_result {
+	uint64_t events[HL_KIND_LIMIT];
+	struct tally_call calls[HL_KIND_LIMIT];
+	struct tally_causes causes;
+	uint64_t recorder_calls;
+	struct tally_size sizes[TALLY_SIZES];
+	struct memory end;
+	struct ledger_peak peak;
+	struct ledger_returned returned;
+	struct ledger_ratio mapped_ratio;
+	struct ledger_ratio resident_ratio;
+	struct tally_latency latency;
+	uint64_t reused_page_bytes;
+	uint64_t never_page_bytes;
+	struct ledger_anomalies anomalies;
+	uint64_t lost; /* by lost marks */
+	uint64_t samples;
+	uint64_t max_sampled_rss;
+	struct hl_sample_record last_sample;
+	bool orphan; /* forked, but the parent's heap is not known */
+};
+
+struct ledger_realloc {
+	uint32_t tid;
+	bool holds_pages; /* the old block's pages are still counted */
+	uint64_t tick;
+	struct live_block old; /* addr 0 = none */
+};
+
+struct ledger_freed {
+	uint64_t addr;
+	uint64_t bytes;
+	uint64_t tick;
+};
+
+struct ledger {
+	struct memory memory;
+	struct live live;
+	struct pages pages;
+	struct ranges arena_mapped;
+	struct ranges arena_open;
+	struct ledger_realloc *reallocs; /* under way; few */
+	size_t realloc_count;
+	size_t realloc_capacity;
+	struct ledger_freed *freed; /* mapped blocks that were freed and not unmapped yet; few */
+	size_t freed_count;
+	size_t freed_capacity;
+	struct clock *clock;
+	struct timeline timeline;
+	struct ledger_result *result;
+};
+
+/* Begins an empty heap; `result` and `clock` stay the caller's. */
+void ledger_start(struct ledger *ledger, struct ledger_result *result, struct clock *clock);
+
+/* Begins with a copy of the parent's heap as it is now. 0 or -ENOMEM. */
+int ledger_fork(struct ledger *child, const struct ledger *parent, struct ledger_result *result,
+	struct clock *clock);
+
+/* Takes the next record in time order. 0 or -ENOMEM. */
+int ledger_apply(struct ledger *ledger, const struct stream_event *event);
+
+/* Completes the result; then ledger_free. The time line stays until timeline_free. */
+void ledger_finish(struct ledger *ledger);
+void ledger_free(struct ledger *ledger);
+
+uint64_t ledger_returned_bytes(const struct ledger_returned *returned);
+
+#endif

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The command `heapledger`: a table of commands, and their help. The commands themselves are in the
+ * files named for them; `report` and `check` are Python scripts beside us.
+ */
+#include "script.h"
+#include "tool.h"
+
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+struct command {
+	const char *name;
+	int (*run)(int argc, char **argv);
+	const char *script; /* instead of run */
+	const char *usage;
+	const char *summary;
+	const char *help;
+};
+
+static const struct command commands[] = {
+	{"record", cmd_record, NULL, "[OPTION...] [--] COMMAND [ARGUMENT...]",
+		"run a program and record its heap",
+		"Runs COMMAND with heapledger's allocator and writes a trace directory.\n"
+		"`heapledger record --help` lists the options; the exit status is COMMAND's "
+		"own.\n"},
+#ifdef HEAPLEDGER_VERIFY
+	{"verify", cmd_verify, NULL, "DIR", "compare a trace with the kernel's own account",
+		"Matches every system call of the trace with what the kernel saw.\n"
+		"Exits 0 when VERIFIED, 1 when they differ, 4 when the evidence is not enough.\n"},
+#endif
+	{"analyze", cmd_analyze, NULL, "[--json FILE] [--csv DIR] DIR",
+		"where the memory is and what it cost",
+		"Prints a summary of the trace in DIR.\n"
+		"  --json FILE   write the figures as JSON (\"-\" = standard output, no summary)\n"
+		"  --csv DIR     write the time lines as CSV files into this folder\n"},
+	{"report", NULL, "report.py", "DIR [-o FILE.html] [--png DIR] [--force]",
+		"make an HTML report with figures", NULL},
+	{"check", NULL, "check.py", "DIR --budget FILE", "compare with a budget, for CI", NULL},
+	{"dump", cmd_dump, NULL, "[--stream NAME] [--kind KIND,...] [--no-time] DIR",
+		"print one event a line",
+		"Prints every event of the trace in DIR, one a line.\n"
+		"  --stream NAME    only this stream, such as 1234.1\n"
+		"  --kind KIND,...  only these kinds, such as malloc,free,brk\n"
+		"  --no-time        leave out times, so that two runs can be compared\n"},
+#ifdef HEAPLEDGER_DOCTOR
+	{"doctor", cmd_doctor, NULL, "", "what works on this machine",
+		"Says what heapledger can do here, and what to do about the rest.\n"},
+#endif
+};
+
+#define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
+
+static const struct command *find(const char *name)
+{
+	for (size_t i = 0; i < COMMAND_COUNT; i++)
+		if (!strcmp(commands[i].name, name))
+			return &commands[i];
+	return NULL;
+}
+
+static void print_overview(FILE *to)
+{
+	fputs("usage: heapledger COMMAND [ARGUMENT...]\n\n"
+	      "Where a program's heap memory is, why it has not gone back to the kernel, and\n"
+	      "which system calls it cost.\n\n",
+		to);
+	for (size_t i = 0; i < COMMAND_COUNT; i++)
+		fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].summary);
+	fputs("\n  heapledger help COMMAND   how to use it\n"
+	      "  heapledger --version\n\n"
+	      "Start with:  heapledger record -o trace -- your-program\n"
+	      "             heapledger report trace -o report.html\n",
+		to);
+}
+
+/* A result that did not reach its reader is no success; a finding stays one. */
+static int flush(const char *name, int code)
+{
+	bool failed = fflush(stdout) || ferror(stdout);
+	if (!failed || code != TOOL_OK)
+		return code;
+	return tool_fail(TOOL_USAGE, name, "cannot write to standard output");
+}
+
+static int run(const struct command *command, int argc, char **argv)
+{
+	if (command->script)
+		return script_run(command->script, argc, argv);
+	int code = command->run(argc, argv);
+	/* What it printed was the program's, and so is its status. */
+	return command->run == cmd_record ? code : flush(command->name, code);
+}
+
+/* Commands without a text of their own answer --help themselves. */
+static int help(const struct command *command)
+{
+	if (!command->help) {
+		char name[16], option[] = "--help";
+		snprintf(name, sizeof(name), "%s", command->name);
+		char *argv[] = {name, option, NULL};
+		return run(command, 2, argv);
+	}
+	printf("usage: heapledger %s %s\n\n%s", command->name, command->usage, command->help);
+	return flush(command->name, TOOL_OK);
+}
+
+static bool is_one_of(const char *word, const char *a, const char *b)
+{
+	return !strcmp(word, a) || !strcmp(word, b);
+}
+
+/* Where one is closed, the next file to be opened would take its number and get our messages. What
+ * stands in for it can be neither read nor written, and a program we start does not get it. */
+static void hold_standard_descriptors(void)
+{
+	for (int fd = 0; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/", O_PATH | O_CLOEXEC) != fd)
+			return;
+}
+
+int main(int argc, char **argv)
+{
+	hold_standard_descriptors();
+	if (argc < 2) {
+		print_overview(stderr);
+		return TOOL_USAGE;
+	}
+	if (is_one_of(argv[1], "--version", "-V")) {
+		puts("heapledger " HEAPLEDGER_VERSION);
+		return flush(argv[1], TOOL_OK);
+	}
+	bool wants_help = is_one_of(argv[1], "help", "--help") || !strcmp(argv[1], "-h");
+	if (wants_help && argc < 3) {
+		print_overview(stdout);
+		return flush("help", TOOL_OK);
+	}
+	const char *name = argv[wants_help ? 2 : 1];
+	const struct command *command = find(name);
+	if (!command)
+		return tool_fail(TOOL_USAGE, name, "no such command; see heapledger --help");
+	if (wants_help)
+		return help(command);
+	/* `record --help` is record's own: what follows may be the program's. */
+	if (argc == 3 && is_one_of(argv[2], "--help", "-h") && command->run != cmd_record)
+		return help(command);
+	return run(command, argc - 1, argv + 1);
+}

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * System calls into the ledger: mapped bytes by kind, what was returned, how long it had been free,
+ * and the count by cause. A failed call changes nothing but its count.
+ */
+#include "mapping.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static unsigned region_of(const struct hl_syscall_record *record)
+{
+	return record->cause >> 16 & 0xff;
+}
+
+static unsigned reason_of(const struct hl_syscall_record *record)
+{
+	return record->cause >> 8 & 0xff;
+}
+
+/* A failed brk leaves the break where it was. */
+static bool failed(unsigned kind, const struct hl_syscall_record *record)
+{
+	if (record->result < 0)
+		return true;
+	uint64_t before = hl_addr_of(record->kind_addr), after = (uint64_t)record->result;
+	return kind == HL_KIND_brk && record->argument && record->argument != before &&
+	       after == before;
+}
+
+static uint64_t distance(uint64_t a, uint64_t b)
+{
+	return a > b ? a - b : b - a;
+}
+
+static uint64_t bytes_of(unsigned kind, const struct hl_syscall_record *record)
+{
+	uint64_t addr = hl_addr_of(record->kind_addr);
+	if (kind == HL_KIND_brk)
+		return addr ? distance(addr, (uint64_t)record->result) : 0;
+	if (kind == HL_KIND_mremap)
+		return distance(record->length, record->argument);
+	return record->length;
+}
+
+void ledger_note_mapped(struct ledger *ledger, uint64_t tick)
+{
+	struct ledger_peak *peak = &ledger->result->peak;
+	int64_t mapped = memory_mapped(&ledger->memory);
+
+	if (mapped > ledger->timeline.peak_mapped)
+		ledger->timeline.peak_mapped = mapped;
+	if (mapped > peak->mapped) {
+		peak->mapped = mapped;
+		peak->mapped_tick = tick;
+		peak->at_mapped = ledger->memory;
+	}
+}
+
+static void change(struct ledger *ledger, int64_t *bytes, int64_t by)
+{
+	int64_t after;
+	if (__builtin_add_overflow(*bytes, by, &after) || after > (int64_t)HL_ADDRESS_MASK) {
+		ledger->result->anomalies.impossible++;
+		return;
+	}
+	if (after < 0) {
+		/* A child whose parent is missing gives back what it never took, as far as we know.
+		 */
+		if (!ledger->result->orphan)
+			ledger->result->anomalies.impossible++;
+		after = 0;
+	}
+	*bytes = after;
+}
+
+struct return_context {
+	struct ledger *ledger;
+	uint64_t tick;
+};
+
+static void page_returned(void *opaque, uint64_t free_since, uint64_t pages)
+{
+	struct return_context *context = opaque;
+	uint64_t ticks = context->tick > free_since ? context->tick - free_since : 0;
+	tally_latency(&context->ledger->result->latency, clock_span(context->ledger->clock, ticks),
+		pages << PAGES_BITS);
+}
+
+static struct pages_taken take_pages(struct ledger *ledger, uint32_t tid, uint64_t start,
+	uint64_t end, bool unmapped, uint64_t tick)
+{
+	struct return_context context = {ledger, tick};
+	struct ledger_realloc *entry =
+		ledger->realloc_count ? ledger_realloc_of(ledger, tid) : NULL;
+	if (entry)
+		ledger_drop_realloc_pages(ledger, entry);
+	return pages_return(&ledger->pages, start, end, unmapped, page_returned, &context);
+}
+
+/* The range is not mapped any more. Of its `bytes`, returns those that went back by this: what
+ * madvise had given back before is not counted again. */
+static uint64_t unmap_pages(struct ledger *ledger, uint32_t tid, uint64_t start, uint64_t end,
+	uint64_t bytes, uint64_t tick)
+{
+	struct pages_taken taken = take_pages(ledger, tid, start, end, true, tick);
+	uint64_t before = taken.returned << PAGES_BITS;
+
+	return bytes > before ? bytes - before : 0;
+}
+
+static void brk_called(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
+{
+	uint64_t before = hl_addr_of(record->kind_addr), after = (uint64_t)record->result;
+	if (!before)
+		return; /* only asked where it is */
+	change(ledger, &ledger->memory.break_bytes, (int64_t)(after - before));
+	if (after < before)
+		ledger->result->returned.break_bytes +=
+			unmap_pages(ledger, tid, after, before, before - after, record->tick);
+}
+
+/* Arenas: address space is reserved first and made accessible piece by piece. */
+static int arena_changed(struct ledger *ledger)
+{
+	ledger->memory.arena_bytes = (int64_t)ledger->arena_open.bytes;
+	ledger->memory.reserved_bytes =
+		(int64_t)(ledger->arena_mapped.bytes - ledger->arena_open.bytes);
+	return 0;
+}
+
+static int arena_protect(struct ledger *ledger, uint64_t start, uint64_t bytes, uint64_t prot)
+{
+	uint64_t changed;
+	bool open = prot & (PROT_READ | PROT_WRITE);
+	int rc = ranges_add(&ledger->arena_mapped, start, start + bytes, &changed);
+	if (!rc)
+		rc = open ? ranges_add(&ledger->arena_open, start, start + bytes, &changed)
+			  : ranges_remove(&ledger->arena_open, start, start + bytes, &changed);
+	return rc ? rc : arena_changed(ledger);
+}
+
+static int arena_unmap(
+	struct ledger *ledger, uint32_t tid, uint64_t start, uint64_t bytes, uint64_t tick)
+{
+	uint64_t changed, opened = 0;
+	int rc = ranges_remove(&ledger->arena_mapped, start, start + bytes, &changed);
+	if (!rc)
+		rc = ranges_remove(&ledger->arena_open, start, start + bytes, &opened);
+	if (rc)
+		return rc;
+	ledger->result->returned.arena_bytes +=
+		unmap_pages(ledger, tid, start, start + bytes, opened, tick);
+	return arena_changed(ledger);
+}
+
+static void forget(struct ledger *ledger, size_t i)
+{
+	memmove(&ledger->freed[i], &ledger->freed[i + 1],
+		(ledger->freed_count - i - 1) * sizeof(*ledger->freed));
+	ledger->freed_count--;
+}
+
+void ledger_forget_freed(struct ledger *ledger, uint64_t addr)
+{
+	for (size_t i = ledger->freed_count; i--;) {
+		if (ledger->freed[i].addr != addr)
+			continue;
+		forget(ledger, i);
+		return;
+	}
+}
+
+/* A mapped block goes back: the newest one that was freed inside the range, if any. A block that
+ * was unmapped to make room inside a live one has no free before it. */
+static void block_returned(
+	struct ledger *ledger, uint64_t start, uint64_t length, uint64_t bytes, uint64_t tick)
+{
+	struct ledger_result *result = ledger->result;
+	result->returned.block_bytes += bytes;
+	for (size_t i = ledger->freed_count; i--;) {
+		const struct ledger_freed *freed = &ledger->freed[i];
+		if (freed->addr < start || freed->addr - start >= length)
+			continue;
+		uint64_t ticks = tick > freed->tick ? tick - freed->tick : 0;
+		tally_latency(&result->latency, clock_span(ledger->clock, ticks), bytes);
+		forget(ledger, i);
+		return;
+	}
+}
+
+static int64_t *simple_region(struct ledger *ledger, unsigned region)
+{
+	switch (region) {
+	case HL_REGION_break:
+		return &ledger->memory.break_bytes; /* what was mapped because brk refused */
+	case HL_REGION_metadata:
+		return &ledger->memory.metadata_bytes;
+	default:
+		return &ledger->memory.block_bytes;
+	}
+}
+
+static int mmap_called(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
+{
+	uint64_t start = (uint64_t)record->result;
+	unsigned region = region_of(record);
+	if (region != HL_REGION_arena) {
+		change(ledger, simple_region(ledger, region), (int64_t)record->length);
+		return 0;
+	}
+	/* Mapping over what is there gives the pages below back. */
+	uint64_t open_before = ledger->arena_open.bytes;
+	int rc = arena_protect(ledger, start, record->length, record->argument);
+	if (open_before > ledger->arena_open.bytes)
+		ledger->result->returned.arena_bytes +=
+			unmap_pages(ledger, tid, start, start + record->length,
+				open_before - ledger->arena_open.bytes, record->tick);
+	return rc;
+}
+
+static int munmap_called(
+	struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
+{
+	uint64_t start = hl_addr_of(record->kind_addr);
+	unsigned region = region_of(record);
+	if (region == HL_REGION_arena)
+		return arena_unmap(ledger, tid, start, record->length, record->tick);
+	change(ledger, simple_region(ledger, region), -(int64_t)record->length);
+	if (region == HL_REGION_break) {
+		ledger->result->returned.break_bytes += unmap_pages(
+			ledger, tid, start, start + record->length, record->length, record->tick);
+	} else if (region != HL_REGION_metadata) {
+		block_returned(ledger, start, record->length, record->length, record->tick);
+	}
+	return 0;
+}
+
+static void mremap_called(struct ledger *ledger, const struct hl_syscall_record *record)
+{
+	uint64_t start = hl_addr_of(record->kind_addr);
+	change(ledger, simple_region(ledger, region_of(record)),
+		(int64_t)(record->argument - record->length));
+	if (record->argument < record->length)
+		block_returned(ledger, start, record->length, record->length - record->argument,
+			record->tick);
+}
+
+static void madvise_called(
+	struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
+{
+	struct ledger_returned *returned = &ledger->result->returned;
+	uint64_t start = hl_addr_of(record->kind_addr);
+	if (record->argument == MADV_FREE)
+		returned->offered_bytes += record->length;
+	if (record->argument != MADV_DONTNEED)
+		return;
+	unsigned region = region_of(record);
+	if (region == HL_REGION_block || region == HL_REGION_metadata) {
+		returned->block_bytes += region == HL_REGION_block ? record->length : 0;
+		return;
+	}
+	uint64_t end = start + record->length;
+	uint64_t bytes = take_pages(ledger, tid, start, end, false, record->tick).used
+			 << PAGES_BITS;
+	if (region == HL_REGION_arena)
+		returned->arena_bytes += bytes;
+	else
+		returned->break_bytes += bytes;
+}
+
+static int call_succeeded(
+	struct ledger *ledger, uint32_t tid, unsigned kind, const struct hl_syscall_record *record)
+{
+	switch (kind) {
+	case HL_KIND_brk:
+		brk_called(ledger, tid, record);
+		return 0;
+	case HL_KIND_mmap:
+		return mmap_called(ledger, tid, record);
+	case HL_KIND_munmap:
+		return munmap_called(ledger, tid, record);
+	case HL_KIND_mremap:
+		mremap_called(ledger, record);
+		return 0;
+	case HL_KIND_madvise:
+		madvise_called(ledger, tid, record);
+		return 0;
+	case HL_KIND_mprotect:
+		if (region_of(record) != HL_REGION_arena)
+			return 0;
+		return arena_protect(
+			ledger, hl_addr_of(record->kind_addr), record->length, record->argument);
+	default:
+		return 0;
+	}
+}
+
+/* Lengths beyond any address space would overflow the sums. */
+static bool absurd(const struct hl_syscall_record *record)
+{
+	return record->length > HL_ADDRESS_MASK >> 1 || record->argument > INT64_MAX >> 1 ||
+	       (record->result > 0 && (uint64_t)record->result > HL_ADDRESS_MASK);
+}
+
+int mapping_apply(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
+{
+	unsigned kind = hl_kind_of(record->kind_addr);
+	if (reason_of(record) == HL_REASON_recorder || kind == HL_KIND_other ||
+		region_of(record) == HL_REGION_recorder) {
+		ledger->result->recorder_calls++;
+		return 0;
+	}
+	bool wrong = failed(kind, record); /* a refused call may have asked for anything */
+	if (!wrong && absurd(record)) {
+		ledger->result->anomalies.impossible++;
+		return 0;
+	}
+	struct tally_cause cause = {
+		.syscall = (uint8_t)kind,
+		.reason = (uint8_t)reason_of(record),
+		.call = (uint8_t)record->cause,
+		.count = 1,
+		.failed = wrong,
+		.bytes = wrong ? 0 : bytes_of(kind, record),
+		.ticks = record->duration,
+	};
+	int rc = tally_cause(&ledger->result->causes, &cause);
+	if (!rc)
+		rc = timeline_add_cause(&ledger->timeline, &cause);
+	if (!rc && !wrong)
+		rc = call_succeeded(ledger, tid, kind, record);
+	ledger_note_mapped(ledger, record->tick);
+	return rc;
+}

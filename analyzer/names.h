@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Names of what records hold, from calls.def. Every function answers NULL for a number that has no
+ * name. Used by every output.
+ */
+#ifndef HEAPLEDGER_NAMES_H
+#define HEAPLEDGER_NAMES_H
+
+#include <stdbool.h>
+
+enum name_shape {
+	NAME_SHAPE_NONE, /* not an allocator call */
+	NAME_SHAPE_ALLOC,
+	NAME_SHAPE_ALIGNED,
+	NAME_SHAPE_REALLOC,
+	NAME_SHAPE_FREE,
+	NAME_SHAPE_CONTROL,
+};
+
+const char *name_kind(unsigned kind);
+const char *name_reason(unsigned reason);
+const char *name_reason_text(unsigned reason);
+const char *name_region(unsigned region);
+const char *name_policy(unsigned policy);
+const char *name_mode(unsigned mode);
+enum name_shape name_shape(unsigned kind);
+bool name_is_syscall(unsigned kind);
+
+#endif

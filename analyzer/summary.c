@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The summary on the terminal: where the memory is, why it has not gone back, and what it cost, in
+ * lines of at most 80 columns. Every number is from the analysis; words only where the figures
+ * support them.
+ */
+#include "analysis.h"
+#include "names.h"
+#include "tool.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define COLUMNS 80
+#define CAUSES_SHOWN 6
+
+static const char *bold = "", *warn = "", *dim = "", *plain = "";
+
+static void set_colours(void)
+{
+	const char *no_color = getenv("NO_COLOR");
+	const char *term = getenv("TERM");
+	if (!isatty(STDOUT_FILENO) || (no_color && *no_color) || (term && !strcmp(term, "dumb")))
+		return;
+	bold = "\033[1m";
+	warn = "\033[1;33m";
+	dim = "\033[2m";
+	plain = "\033[0m";
+}
+
+static void heading(const char *text)
+{
+	printf("\n%s%s%s\n", bold, text, plain);
+}
+
+/* One of a few static buffers: enough for one printf. */
+static const char *size(int64_t bytes)
+{
+	static char buffers[6][32];
+	static unsigned next;
+	char *buffer = buffers[next++ % 6];
+	return tool_format_size(buffer, sizeof(buffers[0]), bytes > 0 ? (uint64_t)bytes : 0);
+}
+
+static const char *usize(uint64_t bytes)
+{
+	return size(bytes > INT64_MAX ? INT64_MAX : (int64_t)bytes);
+}
+
+/* 1234567 -> "1,234,567" */
+static const char *number(uint64_t value)
+{
+	static char buffers[4][32];
+	static unsigned next;
+	char *buffer = buffers[next++ % 4];
+	char *p = buffer + sizeof(buffers[0]) - 1;
+	*p = 0;
+	for (unsigned digits = 0; value || !digits; digits++, value /= 10) {
+		if (digits && digits % 3 == 0)
+			*--p = ',';
+		*--p = (char)('0' + value % 10);
+	}
+	return p;
+}
+
+static const char *duration(uint64_t ns)
+{
+	static char buffers[4][32];
+	static unsigned next;
+	char *buffer = buffers[next++ % 4];
+	static const struct {
+		uint64_t ns;
+		const char *unit;
+	} units[] = {{1000000000, "s"}, {1000000, "ms"}, {1000, "us"}, {1, "ns"}};
+	unsigned i = 0;
+	while (i < 3 && ns < units[i].ns)
+		i++;
+	double value = (double)ns / (double)units[i].ns;
+	snprintf(buffer, sizeof(buffers[0]), i == 3 || value >= 100 ? "%.0f %s" : "%.2f %s", value,
+		units[i].unit);
+	return buffer;
+}
+
+/* A sentence, broken at spaces to fit, with an indent. */
+static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static void say(const char *format, ...)
+{
+	char text[1024];
+	va_list arguments;
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	const char *p = text;
+	const size_t room = COLUMNS - 2;
+	while (*p) {
+		size_t length = strlen(p);
+		if (length > room) {
+			length = room;
+			while (length && p[length] != ' ')
+				length--;
+			if (!length)
+				length = room;
+		}
+		printf("  %.*s\n", (int)length, p);
+		p += length;
+		while (*p == ' ')
+			p++;
+	}
+}
+
+/* The command cut to what fits; control characters would change the terminal. */
+static void print_command(const struct trace_stream *stream, size_t room)
+{
+	size_t used = 0;
+	for (uint32_t i = 0; i < stream->info.header.command_bytes && used < room; i++, used++) {
+		unsigned char c = (unsigned char)stream->command[i];
+		if (!c && i + 1 == stream->info.header.command_bytes)
+			break;
+		if (used + 3 >= room && i + 3 < stream->info.header.command_bytes) {
+			fputs("...", stdout);
+			break;
+		}
+		putchar(!c ? ' ' : c < ' ' || c >= 0x7f ? '?' : c);
+	}
+	putchar('\n');
+}
+
+static void print_identity(const struct analysis *analysis)
+{
+	const struct trace_stream *first = &analysis->trace->streams[0];
+	const struct trace_stream *program = analysis_program(analysis);
+	const struct hl_trace_header *header = &program->info.header;
+	const char *model = json_string_value(json_object_get(analysis->trace->session, "model"));
+	uint64_t calls = analysis_calls(&analysis->total);
+	uint64_t total = calls + analysis_all_syscalls(&analysis->total);
+
+	printf("%sheapledger%s  ", bold, plain);
+	print_command(first, COLUMNS - 12);
+	if (header->mode)
+		say("mode observe: the program's own allocator; system calls from the kernel's "
+		    "side");
+	else
+		say("mode allocator, policy %s, growth and return as in %s",
+			name_policy(header->policy), model ? model : ANALYSIS_MODEL);
+	say("%s allocator calls, %s system calls, %s, %zu process%s", number(calls),
+		number(total - calls), duration(analysis->last_ns - analysis->first_ns),
+		analysis->count, analysis->count == 1 ? "" : " images");
+	if (header->end == HL_TRACE_END_SIGNAL)
+		say("the program was killed by signal %d (%s)", header->end_status,
+			strsignal(header->end_status));
+	else if (header->end == HL_TRACE_END_EXIT && header->end_status > 0)
+		say("the program exited with status %d", header->end_status);
+}
+
+static void print_warnings(const struct analysis *analysis)
+{
+	const struct ledger_anomalies *anomalies = &analysis->total.anomalies;
+	uint64_t odd = anomalies->unknown_frees + anomalies->order_violations +
+		       anomalies->unmatched + anomalies->impossible;
+	if (analysis->total.lost)
+		printf("  %sLOST: %s events are missing: the figures below are not exact%s\n", warn,
+			number(analysis->total.lost), plain);
+	size_t incomplete = 0;
+	for (size_t i = 0; i < analysis->count; i++)
+		incomplete +=
+			(analysis->streams[i].stream->info.header.flags & HL_TRACE_INCOMPLETE) != 0;
+	if (incomplete)
+		printf("  %sINCOMPLETE: %zu of %zu streams end early; the figures are up to "
+		       "there%s\n",
+			warn, incomplete, analysis->count, plain);
+	if (analysis->trace->missing_count)
+		printf("  %sINCOMPLETE: %zu stream%s not there: what %s recorded is in no "
+		       "figure%s\n",
+			warn, analysis->trace->missing_count,
+			analysis->trace->missing_count == 1 ? " is" : "s are",
+			analysis->trace->missing_count == 1 ? "it" : "they", plain);
+	if (odd)
+		printf("  %sINCONSISTENT: %s events contradict the ledger (see anomalies in "
+		       "--json)%s\n",
+			warn, number(odd), plain);
+	if (anomalies->inherited)
+		say("%s free%s of what was allocated before a fork that the trace does not show",
+			number(anomalies->inherited), anomalies->inherited == 1 ? " is" : "s are");
+}
+
+static void print_column(const char *label, int64_t peak, int64_t end, const char *note)
+{
+	printf("  %-19s %12s %12s%s%s%s%s\n", label, size(peak), size(end), *note ? "  " : "", dim,
+		note, plain);
+}
+
+static void print_memory(const struct analysis *analysis)
+{
+	const struct ledger_result *result = &analysis->total;
+	const struct memory *peak = &result->peak.at_mapped, *end = &result->end;
+
+	if (analysis->count > 1)
+		printf("\n%sWhere the memory is%s  (process %s, the one with the highest peak)\n",
+			bold, plain, analysis->streams[analysis->main].stream->name);
+	else
+		heading("Where the memory is");
+	printf("  %-19s %12s %12s\n", "", "at the peak", "at the end");
+	print_column("requested", peak->requested, end->requested, "asked for, not freed");
+	print_column("slack", peak->chunk - peak->requested, end->chunk - end->requested,
+		"headers and rounding");
+	print_column("free", memory_free(peak), memory_free(end), "mapped, in no block");
+	print_column(
+		"metadata", peak->metadata_bytes, end->metadata_bytes, "the allocator's tables");
+	printf("  %s%-19s %12s %12s%s\n", bold, "= mapped", size(memory_mapped(peak)),
+		size(memory_mapped(end)), plain);
+	print_column("  by brk", peak->break_bytes, end->break_bytes, "");
+	print_column("  in arenas", peak->arena_bytes, end->arena_bytes, "other threads' heaps");
+	print_column("  mapped blocks", peak->block_bytes, end->block_bytes, "one mapping each");
+	const struct hl_sample_record *sample = &result->last_sample;
+	uint64_t rss = sample->rss_anon + sample->rss_file + sample->rss_shmem;
+	if (result->samples)
+		print_column("resident (process)", (int64_t)result->peak.rss,
+			(int64_t)(rss - (sample->recorder < rss ? sample->recorder : rss)),
+			"highest and last, by the kernel");
+	else
+		printf("  %-19s %12s\n", "resident", "not measured");
+	say("Most requested at any time: %s, in %s block%s.", size(result->peak.requested),
+		number((uint64_t)result->peak.at_requested.live_blocks),
+		result->peak.at_requested.live_blocks == 1 ? "" : "s");
+}
+
+/* What can be said for certain about memory that is still there at the end. */
+static void print_returns(const struct analysis *analysis)
+{
+	const struct ledger_result *result = &analysis->streams[analysis->main].result;
+	const struct tally_latency *latency = &result->latency;
+	uint64_t returned = ledger_returned_bytes(&result->returned);
+	int64_t left = memory_free(&result->end);
+
+	heading(analysis->count > 1 ? "Why it has not gone back, in the same process"
+				    : "Why it has not gone back");
+	say("%s went back to the kernel: %s from the break, %s from arenas, %s as mapped blocks.",
+		usize(returned), usize(result->returned.break_bytes),
+		usize(result->returned.arena_bytes), usize(result->returned.block_bytes));
+	if (result->end.requested > 0)
+		say("%s in %s block%s was never freed%s.", size(result->end.requested),
+			number((uint64_t)result->end.live_blocks),
+			result->end.live_blocks == 1 ? "" : "s",
+			analysis->complete ? " before the program ended"
+					   : " as far as the trace goes");
+	if (left > 0)
+		say("%s is mapped but in no block: %s as whole pages that were used and freed, the "
+		    "rest never used or on a page with a live block. %s of freed pages were used "
+		    "again.",
+			size(left), usize(result->never_page_bytes),
+			usize(result->reused_page_bytes));
+	if (latency->total_bytes)
+		say("Of what was freed and went back, half did so within %s (by bytes), 90 %% "
+		    "within %s, all within %s.",
+			duration(tally_percentile(latency, 50)),
+			duration(tally_percentile(latency, 90)), duration(latency->max_ns));
+	double peak = analysis_fragmentation(result->mapped_ratio.at_peak_held);
+	if (peak >= 0)
+		say("Fragmentation: at the peak the heap held %.1f %% more than was requested.",
+			peak);
+}
+
+static void print_syscalls(const struct analysis *analysis)
+{
+	const struct ledger_result *result = &analysis->total;
+	uint64_t total = analysis_all_syscalls(result), calls = analysis_calls(result), ticks = 0;
+	const struct clock *clock = &analysis->streams[analysis->main].stream->clock;
+
+	for (size_t i = 0; i < result->causes.count; i++)
+		ticks += result->causes.list[i].ticks;
+	heading("What it cost in system calls");
+	if (!total) {
+		say("None were made by the allocator.");
+		return;
+	}
+	printf("  ");
+	for (unsigned kind = HL_KIND_brk; kind <= HL_KIND_mprotect; kind++)
+		printf("%s %s%s", name_kind(kind), number(analysis_syscalls(result, kind)),
+			kind < HL_KIND_mprotect ? ", " : "\n");
+	say("%s in all, %s in the kernel, one for every %s allocator calls", number(total),
+		duration(clock_span(clock, ticks)), number(calls / total));
+	for (size_t i = 0; i < result->causes.count && i < CAUSES_SHOWN; i++) {
+		const struct tally_cause *cause = &result->causes.list[i];
+		const char *text = name_reason_text(cause->reason);
+		const char *call = cause->call ? name_kind(cause->call) : NULL;
+		printf("  %9s %-8s in %-14s %s%.41s%s\n", number(cause->count),
+			name_kind(cause->syscall), call ? call : "no call", dim,
+			text ? text : "not recorded", plain);
+	}
+	if (result->causes.count > CAUSES_SHOWN)
+		say("... and %zu more (--json, syscalls.by_cause)",
+			result->causes.count - CAUSES_SHOWN);
+	if (result->recorder_calls)
+		say("Not counted: %s calls of the recorder itself.",
+			number(result->recorder_calls));
+}
+
+void summary_print(const struct analysis *analysis)
+{
+	set_colours();
+	if (!analysis->count) {
+		puts("No process was recorded: the trace holds no stream.");
+		return;
+	}
+	print_identity(analysis);
+	print_warnings(analysis);
+	print_memory(analysis);
+	print_returns(analysis);
+	print_syscalls(analysis);
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What is counted while a stream goes by: calls, causes of system calls, size classes, latencies and
+ * the time line. Filled by ledger.c, read by the outputs. Ticks stay ticks here but where a name
+ * says ns.
+ */
+#ifndef HEAPLEDGER_TALLY_H
+#define HEAPLEDGER_TALLY_H
+
+#include "heapledger/record.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct tally_call {
+	uint64_t count;
+	uint64_t failed;
+	uint64_t bytes;
+};
+
+/* System calls of one kind, reason and calling function. */
+struct tally_cause {
+	uint8_t syscall; /* enum hl_kind */
+	uint8_t reason;
+	uint8_t call; /* enum hl_kind, 0 = none */
+	uint64_t count;
+	uint64_t failed;
+	uint64_t bytes;
+	uint64_t ticks;
+};
+
+struct tally_causes {
+	struct tally_cause *list;
+	size_t count;
+	size_t capacity;
+};
+
+/* Adds to the entry of (syscall, reason, call). 0 or -ENOMEM. */
+int tally_cause(struct tally_causes *causes, const struct tally_cause *add);
+
+/* Size classes: four for each doubling from 16 bytes on; the last one is open. */
+#define TALLY_SIZES 200
+struct tally_size {
+	uint64_t count;
+	uint64_t bytes;
+	uint64_t live_count;
+	uint64_t live_bytes;
+};
+unsigned tally_size_class(uint64_t bytes);
+uint64_t tally_size_limit(unsigned class_index); /* the largest size in it */
+
+/* Latencies: eight buckets for each doubling of ns, so that a percentile read from them is at most
+ * an eighth too high. */
+#define TALLY_LATENCIES 512
+unsigned tally_latency_bucket(uint64_t ns);
+uint64_t tally_latency_limit(unsigned bucket); /* the largest ns in it */
+
+struct tally_latency {
+	uint64_t bytes[TALLY_LATENCIES];
+	uint64_t total_bytes;
+	uint64_t max_ns;
+};
+void tally_latency(struct tally_latency *latency, uint64_t ns, uint64_t bytes);
+void tally_latency_merge(struct tally_latency *to, const struct tally_latency *from);
+/* The latency that `percent` of the bytes did not exceed; needs total_bytes > 0. */
+uint64_t tally_percentile(const struct tally_latency *latency, unsigned percent);
+
+#endif

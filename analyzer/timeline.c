@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The time line: rows are allocated once, intervals are even in ticks.
+ */
+#include "timeline.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+__extension__ typedef unsigned __int128 wide;
+
+/* Where interval `row` ends: exclusive, but for the last one. */
+static uint64_t end_of(const struct timeline *timeline, uint32_t row)
+{
+	wide span = timeline->last_tick - timeline->first_tick;
+	return timeline->first_tick + (uint64_t)(span * (row + 1) / timeline->wanted);
+}
+
+int timeline_start(
+	struct timeline *timeline, uint64_t first_tick, uint64_t last_tick, uint32_t rows)
+{
+	*timeline = (struct timeline){
+		.first_tick = first_tick,
+		.last_tick = last_tick,
+		.wanted = rows,
+		.next_tick = UINT64_MAX,
+	};
+	if (!rows)
+		return 0;
+	timeline->row = calloc(rows, sizeof(*timeline->row));
+	if (!timeline->row)
+		return -ENOMEM;
+	if (rows > 1)
+		timeline->next_tick = end_of(timeline, 0);
+	return 0;
+}
+
+static void end_row(struct timeline *timeline, uint64_t tick, const struct memory *memory,
+	uint64_t returned_bytes)
+{
+	timeline->row[timeline->rows++] = (struct timeline_row){
+		.tick = tick,
+		.memory = *memory,
+		.returned_bytes = returned_bytes,
+		.peak_requested = timeline->peak_requested,
+		.peak_mapped = timeline->peak_mapped,
+	};
+	timeline->peak_requested = memory->requested;
+	timeline->peak_mapped = memory_mapped(memory);
+}
+
+void timeline_advance(struct timeline *timeline, uint64_t tick, const struct memory *memory,
+	uint64_t returned_bytes)
+{
+	while (tick >= timeline->next_tick && timeline->rows + 1 < timeline->wanted) {
+		end_row(timeline, timeline->next_tick, memory, returned_bytes);
+		timeline->next_tick = timeline->rows + 1 < timeline->wanted
+					      ? end_of(timeline, timeline->rows)
+					      : UINT64_MAX;
+	}
+}
+
+void timeline_finish(
+	struct timeline *timeline, const struct memory *memory, uint64_t returned_bytes)
+{
+	if (!timeline->wanted)
+		return;
+	timeline_advance(timeline, timeline->last_tick, memory, returned_bytes);
+	if (timeline->rows < timeline->wanted)
+		end_row(timeline, timeline->last_tick, memory, returned_bytes);
+	timeline->next_tick = UINT64_MAX;
+}
+
+static void *room(void *list, size_t count, size_t *capacity, size_t bytes)
+{
+	if (count < *capacity)
+		return list;
+	size_t grown = *capacity ? *capacity * 2 : 16;
+	void *moved = realloc(list, grown * bytes);
+	if (moved)
+		*capacity = grown;
+	return moved;
+}
+
+static int same_cause(const struct tally_cause *a, const struct tally_cause *b)
+{
+	return a->syscall == b->syscall && a->reason == b->reason && a->call == b->call;
+}
+
+int timeline_add_cause(struct timeline *timeline, const struct tally_cause *cause)
+{
+	if (!timeline->wanted)
+		return 0;
+	/* The causes of the current interval are the last ones in the list, and few. */
+	for (size_t i = timeline->cause_count; i--;) {
+		struct timeline_cause *entry = &timeline->causes[i];
+		if (entry->row != timeline->rows)
+			break;
+		if (!same_cause(&entry->cause, cause))
+			continue;
+		entry->cause.count += cause->count;
+		entry->cause.failed += cause->failed;
+		entry->cause.bytes += cause->bytes;
+		entry->cause.ticks += cause->ticks;
+		return 0;
+	}
+	struct timeline_cause *causes = room(timeline->causes, timeline->cause_count,
+		&timeline->cause_capacity, sizeof(*causes));
+	if (!causes)
+		return -ENOMEM;
+	timeline->causes = causes;
+	causes[timeline->cause_count++] =
+		(struct timeline_cause){.row = timeline->rows, .cause = *cause};
+	return 0;
+}
+
+int timeline_add_sample(struct timeline *timeline, const struct hl_sample_record *sample)
+{
+	if (!timeline->wanted)
+		return 0;
+	struct timeline_sample *samples = room(timeline->samples, timeline->sample_count,
+		&timeline->sample_capacity, sizeof(*samples));
+	if (!samples)
+		return -ENOMEM;
+	timeline->samples = samples;
+	samples[timeline->sample_count++] =
+		(struct timeline_sample){.tick = sample->tick, .sample = *sample};
+	return 0;
+}
+
+void timeline_free(struct timeline *timeline)
+{
+	free(timeline->row);
+	free(timeline->causes);
+	free(timeline->samples);
+	*timeline = (struct timeline){0};
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A trace directory: session.json and its streams. Called by the commands; uses stream_reader.c.
+ * Functions return 0 or -errno and leave a sentence in trace_error; nothing is printed here.
+ */
+#ifndef HEAPLEDGER_TRACE_DIRECTORY_H
+#define HEAPLEDGER_TRACE_DIRECTORY_H
+
+#include "clock.h"
+#include "stream_reader.h"
+
+#include <jansson.h>
+
+struct trace_stream {
+	char *name; /* of the file, without the suffix: "1234.1" */
+	char *path;
+	struct stream_info info; /* as when the trace was opened; command is a copy */
+	char *command;
+	struct clock clock;
+};
+
+struct trace {
+	char *path;
+	json_t *session;              /* NULL when it is missing */
+	struct trace_stream *streams; /* of the recorded processes, sorted by serial */
+	size_t stream_count;
+	struct trace_stream *kernel; /* written by the kernel probe, sorted by serial */
+	size_t kernel_count;
+	size_t missing_count; /* streams that session.json names and that are not there */
+	const char *missing;  /* the file of the first of them */
+	uint64_t origin_ns;   /* CLOCK_MONOTONIC ns of the start: the first stream's start */
+	char error[640];
+};
+
+/* Opens the directory, checks every stream's headers and reads its clock marks. On failure
+ * trace->error says why; trace_close is needed in any case. */
+int trace_open(struct trace *trace, const char *path);
+void trace_close(struct trace *trace);
+
+/* A reader of one stream. *fd is closed by the caller after the reader. */
+int trace_stream_open(struct trace *trace, const struct trace_stream *stream,
+	struct stream_reader **reader, int *fd);
+
+/* Why the trace is not whole, for people: NULL when it is. `index` counts the notes from 0; the
+ * buffer takes 512 bytes at least. */
+const char *trace_note(const struct trace *trace, unsigned index, char *buffer, size_t length);
+
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the parts of `heapledger verify` share: the system calls of both sides and what was found.
+ * verify_calls.c reads them, verify_match.c pairs them, verify_ranges.c looks for others' hands in
+ * our memory, verify.c gives the verdict.
+ */
+#ifndef HEAPLEDGER_VERIFY_H
+#define HEAPLEDGER_VERIFY_H
+
+#include "trace.h"
+
+#include <stdbool.h>
+
+#define VERIFY_FIRST_SYSCALL HL_KIND_brk
+#define VERIFY_SYSCALLS (HL_KIND_mprotect - HL_KIND_brk + 1)
+#define VERIFY_NO_STREAM UINT32_MAX
+
+/* A call as one side has it. Times are CLOCK_MONOTONIC; addr of brk is the break before it. */
+struct verify_call {
+	uint64_t start_ns;
+	uint64_t end_ns;
+	uint64_t addr;
+	uint64_t length;
+	uint64_t argument;
+	int64_t result;
+	uint32_t pid;
+	uint32_t tid;
+	uint32_t image;  /* the kernel's side only: execs of the process and its ancestors */
+	uint32_t stream; /* index in trace->streams */
+	uint8_t kind;
+	uint8_t reason;
+	bool nested; /* by a signal handler inside the allocator: may start before it is its turn */
+	bool matched;
+	bool reached; /* a foreign call that found the heap's memory when it began */
+	bool last;    /* of its thread in this image, on the kernel's side */
+};
+
+struct verify_calls {
+	struct verify_call *call;
+	size_t count;
+	size_t capacity;
+};
+
+/* Where a child's memory branches off its parent's. */
+struct verify_fork {
+	uint32_t parent; /* index of stream */
+	uint32_t child;
+	uint64_t ns;
+};
+
+struct verify_count {
+	uint64_t logged;
+	uint64_t seen; /* by the kernel */
+	uint64_t matched;
+	uint64_t missing; /* logged, not seen by the kernel */
+	uint64_t foreign; /* seen, not logged */
+};
+
+enum verify_finding {
+	VERIFY_MISSING,       /* logged, but the kernel has not seen it */
+	VERIFY_ORDER,         /* in another order than the kernel's */
+	VERIFY_FOREIGN_BREAK, /* the break moved, not by the log's hand, after the heap began */
+	VERIFY_INTRUSION,     /* a call that is not in the log reached into the heap's memory */
+	VERIFY_UNOWNED,       /* a logged call on memory that no logged call had obtained */
+	VERIFY_UNMAPPED, /* a block said to have a mapping of its own, which is not in the log */
+	VERIFY_FINDINGS
+};
+
+#define VERIFY_EXAMPLES 3
+
+struct verify {
+	struct trace *trace;
+	struct verify_calls logged;
+	struct verify_calls kernel;
+	struct verify_calls
+		blocks; /* allocations with a mapping of their own: kind, addr, length */
+	struct verify_fork *forks;
+	size_t fork_count;
+	struct verify_count count[VERIFY_SYSCALLS];
+	uint64_t found[VERIFY_FINDINGS];
+	struct verify_call example[VERIFY_FINDINGS][VERIFY_EXAMPLES];
+	uint64_t unlogged;   /* kernel events of processes that have no stream */
+	uint64_t unfinished; /* the program was ended inside a call, before it could log it */
+	uint64_t kernel_lost;
+	uint64_t log_lost;
+	uint64_t kernel_incomplete; /* streams */
+	uint64_t log_incomplete;
+	uint64_t skew_ns; /* the furthest that a kernel time lay outside the log's */
+};
+
+/* Reads both sides. 0, or -errno with a sentence in trace->error. */
+int verify_read(struct verify *verify);
+void verify_free(struct verify *verify);
+
+/* Pairs the two sides, thread by thread; sorts both by process, thread and time. */
+void verify_match(struct verify *verify);
+
+/* Follows what the heap owns through all processes. 0 or -ENOMEM. */
+int verify_ranges(struct verify *verify);
+
+void verify_found(struct verify *verify, enum verify_finding what, const struct verify_call *call);
+
+#endif
