@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+#
+# From free to return: how long pages took from the last block on them being freed to going back
+# to the kernel, and what became of the others. Pages reused first or free at the end compete with
+# those returned, so shares are of all freed pages (cumulative incidence), not of the returned.
+
+import numpy
+
+import style
+import units
+
+NAME = "return"
+TITLE = "From free to return"
+
+FATES = (("returned", "returned_page_bytes", "returned to the kernel"),
+         ("requested", "reused_page_bytes", "reused by the program first"),
+         ("free", "never_page_bytes", "free at the end, never returned"))
+
+
+def freed_bytes(analysis):
+    """All page bytes whose last block was freed, or None when one part was not measured."""
+    parts = [analysis.get(f"free_to_return.{key}") for _, key, _ in FATES]
+    return None if None in parts else sum(parts)
+
+
+def draw(analysis):
+    total = freed_bytes(analysis)
+    if not total:
+        return None
+    histogram = [step for step in analysis.get("free_to_return.histogram", []) if step["bytes"]]
+    figure, (left, right) = style.new(1, 2, (10, 3.9), sharey=True,
+                                      gridspec_kw={"width_ratios": [3, 0.32], "wspace": 0.05})
+    figure.subplots_adjust(left=0.075, right=0.70, top=0.88, bottom=0.135)
+    _curve(left, histogram, total)
+    _fates(right, analysis, total)
+    return figure
+
+
+def _curve(axes, histogram, total):
+    axes.grid(axis="y")
+    axes.set_ylim(0, 100)
+    axes.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+    axes.set_title("share of freed pages returned within a time", pad=8)
+    if not histogram:
+        axes.set_xticks([])
+        axes.text(0.5, 0.5, "no page went back to the kernel", transform=axes.transAxes,
+                  ha="center", va="center", color=style.colour("quiet"), fontsize=11)
+        return
+    limits = [max(step["up_to_ns"], 1) for step in histogram]
+    shares = 100 * numpy.cumsum([step["bytes"] for step in histogram]) / total
+    first, last = min(limits[0] / 3, 1e3), max(limits[-1] * 1.5, 1e6)
+    axes.set_xscale("log")
+    axes.set_xlim(first, last)
+    times, values = [first] + limits + [last], [0, *shares, shares[-1]]
+    axes.fill_between(times, values, step="post", color=style.colour("returned"), alpha=0.16, lw=0)
+    axes.step(times, values, where="post", color=style.colour("returned"))
+    ticks = [(10.0**power, text) for power, text in (
+        (1, "10 ns"), (2, "100 ns"), (3, "1 µs"), (4, "10 µs"), (5, "100 µs"), (6, "1 ms"),
+        (7, "10 ms"), (8, "100 ms"), (9, "1 s"), (10, "10 s"), (11, "100 s"), (12, "1,000 s"))]
+    ticks = [tick for tick in ticks if first <= tick[0] <= last]
+    axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("from the last free on the page to its return")
+
+
+def _fates(axes, analysis, total):
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_xticks([])
+    axes.tick_params(axis="y", length=0, labelleft=False)
+    start, labels = 0.0, []
+    for name, key, text in FATES:
+        value = analysis.get(f"free_to_return.{key}")
+        height = 100 * value / total
+        axes.bar(0, height, bottom=start, width=1, color=style.colour(name),
+                 edgecolor=style.colour("paper"), lw=0.7)
+        labels.append((start + height / 2, text, value))
+        start += height
+    axes.set_xlim(-0.5, 0.5)
+    places = style.spread([y for y, _, _ in labels], 16, 6, 94)
+    for (_, text, value), place in zip(labels, places):
+        axes.annotate(f"{units.share_text(value, total)}  {units.size(value)}", xy=(0.5, place),
+                      xytext=(10, 7), textcoords="offset points", va="center", fontsize=10,
+                      fontweight="bold", annotation_clip=False)
+        axes.annotate(text, xy=(0.5, place), xytext=(10, -7), textcoords="offset points",
+                      va="center", fontsize=9, color=style.colour("quiet"),
+                      annotation_clip=False)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+#
+# Gets the analysis of a trace directory: runs `heapledger analyze` into a temporary directory and
+# reads the JSON and CSV it writes (docs/json.md). Used by report.py and check.py. Does no
+# arithmetic on what it reads; the analyzer's own messages pass through on stderr.
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+
+SCHEMA = "heapledger-analysis/1"
+
+OK, FINDING, USAGE, UNREADABLE, NO_EVIDENCE = range(5)
+
+_TABLES = ("timeline", "samples", "syscalls", "return_latency", "sizes")
+_TEXT_COLUMNS = {"stream", "syscall", "reason", "call"}
+
+
+class Failure(Exception):
+    """What stops a command: its exit code, and a message unless it was said already."""
+
+    def __init__(self, code, message=None):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Analysis:
+    """The analyzer's JSON with its tables. get("peak.rss_bytes") is None for what is null."""
+
+    def __init__(self, data, tables, session=None):
+        self.data = data
+        self.tables = tables
+        self.session = session or {}
+
+    def get(self, path, default=None):
+        value = self.data
+        for key in path.split("."):
+            if not isinstance(value, dict):
+                return default
+            value = value.get(key)
+        return default if value is None else value
+
+    def rows(self, table, stream=None):
+        rows = self.tables.get(table, [])
+        return rows if stream is None else [row for row in rows if row["stream"] == stream]
+
+    @property
+    def lost(self):
+        return self.get("events.lost", 0)
+
+    @property
+    def complete(self):
+        return self.get("complete", False) is True and not self.lost
+
+    @property
+    def unrecorded(self):
+        """Processes of the run that are not in the trace."""
+        number = self.session.get("unrecorded_processes")
+        return number if isinstance(number, int) else 0
+
+    @property
+    def missing_streams(self):
+        """Streams that session.json names and the analyzer did not find."""
+        there = {p.get("stream") for p in self.get("processes", [])}
+        listed = self.session.get("streams")
+        names = [s.get("file") for s in listed if isinstance(s, dict)] if isinstance(
+            listed, list) else []
+        return [name for name in names
+                if isinstance(name, str) and name.removesuffix(".hlt") not in there]
+
+    @property
+    def notes(self):
+        """What the recording or the analyzer has to say about missing parts, for people."""
+        notes = self.get("notes") or self.session.get("notes") or []
+        return [note for note in notes if isinstance(note, str)]
+
+    @property
+    def incomplete_streams(self):
+        return [p for p in self.get("processes", []) if p.get("complete") is not True]
+
+
+def program():
+    """The heapledger binary: the one that started us, or the one in PATH."""
+    name = os.environ.get("HEAPLEDGER_BIN") or shutil.which("heapledger")
+    if not name:
+        raise Failure(USAGE, "heapledger is not in PATH: run it as `heapledger report` or `check`, "
+                             "or name the program in HEAPLEDGER_BIN")
+    return name
+
+
+def load(directory, tables=True):
+    if not os.path.isdir(directory):
+        what = "is not a directory" if os.path.exists(directory) else "does not exist"
+        raise Failure(UNREADABLE, f"{directory}: {what}: name a trace directory")
+    with tempfile.TemporaryDirectory(prefix="heapledger-") as scratch:
+        output = os.path.join(scratch, "analysis.json")
+        folder = os.path.join(scratch, "csv")
+        command = [program(), "analyze", directory, "--json", output]
+        _run(command + (["--csv", folder] if tables else []), output)
+        return Analysis(read_json(output), read_tables(folder) if tables else {},
+                        read_session(directory))
+
+
+def _run(command, output):
+    try:
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              check=False).returncode
+    except OSError as error:
+        raise Failure(USAGE, f"cannot run {command[0]}: {error.strerror}") from None
+    if code in (OK, FINDING, NO_EVIDENCE) and os.path.exists(output):
+        return
+    if code < 0:
+        raise Failure(UNREADABLE, f"the analyzer was killed by signal {-code}")
+    raise Failure(code or UNREADABLE)
+
+
+def read_json(path):
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            data = json.load(file)
+    except (OSError, ValueError) as error:
+        raise Failure(UNREADABLE, f"the analysis cannot be read: {error}") from None
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA:
+        raise Failure(UNREADABLE, f"the analysis has schema {schema!r}; this reads {SCHEMA!r}: "
+                                  "analyzer and reports are of different versions")
+    return data
+
+
+def read_tables(folder):
+    return {name: _read_table(os.path.join(folder, name + ".csv")) for name in _TABLES}
+
+
+def _read_table(path):
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return [{key: _cell(key, text) for key, text in row.items()}
+                for row in csv.DictReader(file)]
+
+
+def _cell(key, text):
+    """Empty cells were not measured."""
+    if key in _TEXT_COLUMNS:
+        return text
+    return int(text) if text else None
+
+
+def read_session(directory):
+    """session.json of the trace directory, for the date; a trace is readable without it."""
+    try:
+        with open(os.path.join(directory, "session.json"), encoding="utf-8") as file:
+            session = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return session if isinstance(session, dict) else {}
