@@ -1,0 +1,171 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""Times allocators, and recording, side by side: `./dev bench allocator`, `./dev bench recording`.
+
+Every round runs each candidate once on each workload, in an order that changes from round to round,
+so that what disturbs the machine disturbs all alike. The tables give medians as ratios to plain
+glibc with half the spread between the quartiles. Nothing here is a test: no figure passes or fails.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PEERS = {
+    'jemalloc': 'libjemalloc.so.2',
+    'mimalloc': 'libmimalloc.so.2',
+    'tcmalloc': 'libtcmalloc_minimal.so.4',
+}
+LIBRARY_FOLDERS = [Path('/usr/lib/x86_64-linux-gnu'), Path('/usr/lib64'), Path('/usr/local/lib')]
+HERE = Path(__file__).resolve().parent
+
+
+class Candidate:
+    """One way of running a program: an environment, or a command before it."""
+
+    def __init__(self, name, preload=None, prefix=()):
+        self.name, self.preload, self.prefix = name, preload, list(prefix)
+
+    def run(self, argv, folder, build):
+        """Wall seconds, CPU seconds and peak RSS in bytes of one run. A small program starts it:
+        what Python held before exec would count as the program's."""
+        environment = {key: value for key, value in os.environ.items() if key != 'LD_PRELOAD'}
+        argv = [word.replace('@OUT@', str(folder / 'out')) for word in self.prefix] + argv
+        if self.preload:
+            argv = ['/usr/bin/env', f'LD_PRELOAD={self.preload}'] + argv
+        argv = [str(build / 'tests/fidelity/peak'), str(folder / 'peak')] + argv
+        shutil.rmtree(folder / 'out', ignore_errors=True)
+        start = time.perf_counter()
+        child = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
+        child.returncode = status
+        if status != 0:
+            sys.exit(f'bench: {self.name}: {" ".join(argv)}: wait status {status}')
+        peak = int((folder / 'peak').read_text()) * 1024
+        return seconds, usage.ru_utime + usage.ru_stime, peak
+
+
+def peers():
+    for name, file in PEERS.items():
+        for folder in LIBRARY_FOLDERS:
+            if (folder / file).exists():
+                yield Candidate(name, preload=folder / file)
+                break
+        else:
+            print(f'bench: {name}: {file} is not installed, left out', file=sys.stderr)
+
+
+def measure(candidates, workloads, rounds, folder, build):
+    """results[workload][candidate] = list of (wall, cpu, rss), one a round."""
+    results = {name: {c.name: [] for c in candidates} for name in workloads}
+    for turn in range(rounds):
+        for name, argv in workloads.items():
+            shift = turn % len(candidates)
+            for candidate in candidates[shift:] + candidates[:shift]:
+                results[name][candidate.name].append(candidate.run(argv, folder, build))
+        print(f'bench: round {turn + 1} of {rounds}', file=sys.stderr)
+    return results
+
+
+def spread(values):
+    low, _, high = statistics.quantiles(values, n=4)
+    return (high - low) / 2 / statistics.median(values)
+
+
+def geometric_mean(values):
+    return math.exp(statistics.fmean(math.log(value) for value in values))
+
+
+def table(results, names, column, base, title):
+    lines = [f'{title}: median as a ratio to {base}, ± half the quartiles\' distance', '',
+             '| workload | ' + ' | '.join(names) + ' |', '|---|' + '---|' * len(names)]
+    ratios = {name: [] for name in names}
+    for workload, runs in results.items():
+        reference = statistics.median(run[column] for run in runs[base])
+        cells = []
+        for name in names:
+            values = [run[column] for run in runs[name]]
+            ratio = statistics.median(values) / reference
+            ratios[name].append(ratio)
+            cells.append(f'{ratio:.2f} ± {spread(values) * ratio:.2f}' if len(values) > 1
+                         else f'{ratio:.2f}')
+        lines.append(f'| {workload} | ' + ' | '.join(cells) + ' |')
+    lines.append('| geometric mean | ' +
+                 ' | '.join(f'**{geometric_mean(ratios[name]):.3f}**' for name in names) + ' |')
+    return lines
+
+
+def report(results, candidates, arguments, elapsed):
+    names = [c.name for c in candidates if c.name != 'glibc']
+    lines = [f'`./dev bench {arguments.what} --rounds {arguments.rounds}`, {elapsed:.0f} s, '
+             f'{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, '
+             f'glibc {platform.libc_ver()[1]}', '']
+    lines += table(results, names, 0, 'glibc', 'Time') + ['']
+    lines += table(results, names, 2, 'glibc', 'Peak RSS')
+    return '\n'.join(lines)
+
+
+def allocator(arguments, build, _folder):
+    program = str(build / 'tests/bench/workloads')
+    names = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
+    candidates = [Candidate('glibc'),
+                  Candidate('heapledger', preload=build / 'interposer/libheapledger.so')]
+    return candidates + list(peers()), {name: [program, name] for name in names}
+
+
+def recording(arguments, build, folder):
+    _, workloads = allocator(arguments, build, folder)
+    record = [str(build / 'analyzer/heapledger'), 'record', '-q', '--kernel', 'off', '-o', '@OUT@',
+              '--']
+    candidates = [Candidate('glibc'),
+                  Candidate('unrecorded', preload=build / 'interposer/libheapledger.so'),
+                  Candidate('recorded', prefix=record)]
+    heaptrack = shutil.which('heaptrack')
+    if heaptrack:
+        candidates.append(Candidate('heaptrack', prefix=[heaptrack, '-r', '-o', '@OUT@']))
+    else:
+        print('bench: heaptrack is not installed, left out', file=sys.stderr)
+    return candidates, workloads
+
+
+def main():
+    parser = argparse.ArgumentParser(prog='./dev bench', description=__doc__.split('\n')[0])
+    parser.add_argument('what', choices=['allocator', 'recording'])
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--only', metavar='WORKLOAD,...', help='leave the others out')
+    parser.add_argument('--without', metavar='CANDIDATE,...', default='')
+    parser.add_argument('--json', type=Path, help='every single run, for the record')
+    arguments = parser.parse_args()
+    build = Path(os.environ['HEAPLEDGER_BUILD'])
+
+    with tempfile.TemporaryDirectory(prefix='heapledger-bench-') as folder:
+        make = allocator if arguments.what == 'allocator' else recording
+        candidates, workloads = make(arguments, build, Path(folder))
+        candidates = [c for c in candidates if c.name not in arguments.without.split(',')]
+        if arguments.only:
+            wanted = arguments.only.split(',')
+            unknown = set(wanted) - set(workloads)
+            if unknown:
+                parser.error(f'no workload {", ".join(sorted(unknown))}')
+            workloads = {name: workloads[name] for name in wanted}
+        start = time.perf_counter()
+        results = measure(candidates, workloads, arguments.rounds, Path(folder), build)
+        text = report(results, candidates, arguments, time.perf_counter() - start)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({'command': sys.argv[1:], 'runs': results}))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""A small analysis as the analyzer writes it (docs/json.md), for tests of report and check that
+need a situation which is hard to bring about with a real program. A script that stands in for
+`heapledger analyze` copies it out; tests change it first. Also: how the scripts are run, alone.
+"""
+
+import copy
+import csv
+import json
+import os
+import sys
+
+from conftest import SOURCE, run
+
+REPORTS = SOURCE / 'reports'
+
+STREAM = '4711.1'
+DURATION = 2_000_000_000
+
+
+def ledger(requested, slack, free, metadata, block, blocks):
+    mapped = requested + slack + free + metadata
+    return {
+        'requested_bytes': requested, 'live_blocks': blocks, 'slack_bytes': slack,
+        'free_bytes': free, 'mapped_bytes': mapped, 'break_bytes': mapped - block - metadata,
+        'arena_bytes': 0, 'block_bytes': block, 'metadata_bytes': metadata, 'reserved_bytes': 0,
+        'rss_bytes': mapped + 3_000_000,
+    }
+
+
+def cause(syscall, reason, text, call, count, failed=0):
+    return {'syscall': syscall, 'reason': reason, 'reason_text': text, 'call': call,
+            'count': count, 'bytes': count * 135168, 'time_ns': count * 3000, 'failed': failed}
+
+
+def causes(grow=205, trim=7, maps=61, unmaps=58):
+    return sorted([
+        cause('brk', 'grow_top', 'no free block fits: grow the break', 'malloc', grow),
+        cause('mmap', 'over_threshold', 'request at or over mmap_threshold', 'malloc', maps),
+        cause('munmap', 'free_mmapped', 'a mapped block was freed', 'free', unmaps),
+        cause('brk', 'trim_top', 'free top reached trim_threshold', 'free', trim),
+    ], key=lambda row: -row['count'])
+
+
+def set_causes(data, rows):
+    """Counts follow from the rows, as they do in the analyzer."""
+    syscalls = {name: 0 for name in ('brk', 'mmap', 'munmap', 'mremap', 'madvise', 'mprotect')}
+    for row in rows:
+        syscalls[row['syscall']] += row['count']
+    total = sum(syscalls.values())
+    data['syscalls'] = {**syscalls, 'total': total, 'recorder': 6, 'by_cause': rows,
+                        'time_ns': sum(row['time_ns'] for row in rows)}
+    data['events']['syscalls'] = total
+    data['events']['total'] = data['events']['calls'] + total
+
+
+def ordinary():
+    """A program that grows, frees nearly all at the end and gets little free memory left."""
+    peak = ledger(41_200_000, 3_100_000, 1_900_000, 140_000, 4_300_000, 210_443)
+    data = {
+        'schema': 'heapledger-analysis/1', 'version': '0.1.0', 'mode': 'allocator',
+        'policy': 'hybrid', 'model': 'glibc 2.36', 'command': ['demo', 'a <b> & "c"'],
+        'complete': True, 'main_stream': STREAM, 'duration_ns': DURATION,
+        'exit': {'status': 0},
+        'events': {'calls': 2_104_332, 'lost': 0, 'by_call': {
+            'malloc': {'count': 1_052_166, 'failed': 0, 'bytes': 812_000_000},
+            'free': {'count': 1_052_166, 'failed': 0, 'bytes': 811_000_000}}},
+        'peak': {'requested_bytes': 41_200_000, 'requested_at_ns': 1_400_000_000,
+                 'mapped_bytes': peak['mapped_bytes'], 'mapped_at_ns': 1_420_000_000,
+                 'rss_bytes': 51_208_192, 'rss_at_ns': 1_430_000_000, 'live_blocks': 210_443,
+                 'stream': STREAM, 'at_mapped': peak},
+        'end': ledger(1_310_000, 120_000, 300_000, 140_000, 0, 2_043),
+        'returned_bytes': 88_000_000,
+        'returned': {'break_bytes': 60_000_000, 'arena_bytes': 0, 'block_bytes': 28_000_000},
+        'fragmentation': {'mapped': {'mean': 21.4, 'at_peak_live': 11.2, 'at_peak_mapped': 12.5,
+                                     'peaks': 12.4}, 'resident': None},
+        'free_to_return': {
+            'returned_page_bytes': 60_002_304, 'reused_page_bytes': 30_003_200,
+            'never_page_bytes': 303_104,
+            'latency_ns': {'p50': 16_000_000, 'p90': 80_000_000, 'p99': 400_000_000,
+                           'max': 900_000_000},
+            'histogram': [{'up_to_ns': 16_777_216, 'bytes': 40_001_536},
+                          {'up_to_ns': 1_073_741_824, 'bytes': 20_000_768}]},
+        'recorder': {'peak_rss_bytes': 2_097_152, 'trace_bytes': 8_300_112,
+                     'bytes_per_event': 3.94},
+        'anomalies': {'unknown_frees': 0, 'order_violations': 0},
+    }
+    set_causes(data, causes())
+    add_process(data, STREAM, 4711, data['command'])
+    return data
+
+
+def add_process(data, stream, pid, command):
+    figures = {key: copy.deepcopy(data[key]) for key in ('events', 'syscalls', 'peak', 'end')}
+    data.setdefault('processes', []).append({
+        'stream': stream, 'pid': pid, 'ppid': 1, 'serial': len(data['processes']) + 1,
+        'parent_serial': 0, 'command': command, 'start_ns': 0, 'end_ns': DURATION,
+        'complete': True, 'exit': {'status': 0}, **figures})
+
+
+def tables(data, with_samples=True):
+    """CSV files that go with the analysis: a ramp up to the peak and down to the end."""
+    timeline, samples, syscalls = [], [], []
+    for step in range(1, 101):
+        high = data['peak']['at_mapped'] if step <= 70 else None
+        high = high or data['end']
+        part = step / 70 if step <= 70 else 1
+        requested, mapped = int(high['requested_bytes'] * part), int(high['mapped_bytes'] * part)
+        moment = DURATION * step // 100
+        timeline.append([STREAM, moment, requested, requested, mapped, mapped, 0, 0,
+                         mapped - requested, data['returned_bytes'] * step // 100
+                         if data['returned_bytes'] else 0, 1, requested, mapped])
+        if with_samples:
+            samples.append([STREAM, moment, mapped + 3_000_000, mapped, 3_000_000, 0, 0,
+                            51_208_192, 0, step, 0])
+    for row in data['syscalls']['by_cause']:
+        syscalls.append([STREAM, DURATION // 2, row['syscall'], row['reason'], row['call'],
+                         row['count'], row['bytes'], row['time_ns']])
+    return {
+        'timeline': (['stream', 'time_ns', 'requested_bytes', 'chunk_bytes', 'mapped_bytes',
+                      'break_bytes', 'arena_bytes', 'block_bytes', 'free_bytes', 'returned_bytes',
+                      'live_blocks', 'peak_requested_bytes', 'peak_mapped_bytes'], timeline),
+        'samples': (['stream', 'time_ns', 'rss_bytes', 'rss_anon_bytes', 'rss_file_bytes',
+                     'rss_shmem_bytes', 'swap_bytes', 'rss_peak_bytes', 'recorder_bytes',
+                     'minor_faults', 'major_faults'], samples),
+        'syscalls': (['stream', 'time_ns', 'syscall', 'reason', 'call', 'count', 'bytes',
+                      'duration_ns'], syscalls),
+    }
+
+
+class Situation:
+    """A trace directory with a made-up analysis behind it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.trace = folder / 'trace'
+        self.trace.mkdir()
+        self.data = ordinary()
+        self.with_samples = True
+        self.analyzer_status = 0
+
+    def _write(self):
+        source = self.folder / 'analysis'
+        source.mkdir(exist_ok=True)
+        (source / 'analysis.json').write_text(json.dumps(self.data))
+        for name, (head, rows) in tables(self.data, self.with_samples).items():
+            with open(source / f'{name}.csv', 'w', newline='') as file:
+                csv.writer(file).writerows([head, *rows])
+        analyzer = self.folder / 'heapledger'
+        analyzer.write_text(
+            '#!/bin/sh\n'
+            '[ "$1 $3 $5" = "analyze --json --csv" ] || [ "$1 $3 $5" = "analyze --json " ] ||'
+            ' exit 2\n'
+            f'status={self.analyzer_status}\n'
+            '[ $status = 0 ] || { echo "heapledger: analyze: $2: broken at 64" >&2;'
+            ' exit $status; }\n'
+            f'cp "{source}/analysis.json" "$4"\n'
+            f'[ -z "$6" ] || {{ mkdir -p "$6" && cp "{source}"/*.csv "$6"; }}\n')
+        analyzer.chmod(0o755)
+        return analyzer
+
+    def script(self, name, *arguments, env=None):
+        """Runs report.py or check.py on the situation."""
+        analyzer = self._write()
+        return run([sys.executable, REPORTS / name, *arguments], cwd=self.folder,
+                   env={'HEAPLEDGER_BIN': str(analyzer), 'PYTHONWARNINGS': 'error', **(env or {})})
+
+    def findings(self):
+        """What the report finds, title -> (kind, text), without drawing it."""
+        sys.path.insert(0, str(REPORTS))
+        from load import load
+        from words import findings
+        os.environ['HEAPLEDGER_BIN'] = str(self._write())
+        return {found.title: (found.kind, found.text) for found in findings(load(self.trace))}
+
+    def report(self, *arguments, **options):
+        return self.script('report.py', self.trace, *arguments, **options)
+
+    def check(self, budget, *arguments, **options):
+        if isinstance(budget, str):
+            budget = budget.encode()
+        (self.folder / 'heap.toml').write_bytes(budget)
+        return self.script('check.py', self.trace, '--budget', 'heap.toml', *arguments, **options)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: MIT
+"""The allocator in its place: small programs under LD_PRELOAD, each of which keeps watch over one
+promise and exits 0 when it holds (tests/victims)."""
+
+import pytest
+
+from conftest import run
+
+VICTIMS = ['interface', 'faults', 'fork_threads', 'many_threads', 'signals', 'late_calls',
+           'foreign_break', 'no_memory', 'fork_in_handler', 'own_mapping']
+
+
+@pytest.fixture
+def victim(build, library):
+    def start(name, **variables):
+        path = build / 'tests' / 'victims' / f'victim_{name}'
+        assert path.exists(), f'{path} was not built'
+        return run([path], env={'LD_PRELOAD': str(library), **variables}, timeout=120)
+    return start
+
+
+@pytest.mark.parametrize('name', VICTIMS)
+def test_promise_holds(victim, name):
+    outcome = victim(name)
+    assert outcome.status == 0, outcome.stderr.decode()
+
+
+# The faults' messages are those of a heap with caches.
+@pytest.mark.parametrize('name', [name for name in VICTIMS if name != 'faults'])
+def test_promise_holds_with_one_arena_and_no_cache(victim, name):
+    tunables = 'glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0'
+    outcome = victim(name, GLIBC_TUNABLES=tunables)
+    assert outcome.status == 0, outcome.stderr.decode()
+
+
+# The forked child goes on with a call whose page of the log is its parent's.
+def test_fork_in_a_handler_is_recorded(build, heapledger, tmp_path):
+    trace = tmp_path / 'trace'
+    outcome = run([heapledger, 'record', '-q', '-o', trace, '--kernel', 'off', '--',
+                   build / 'tests' / 'victims' / 'victim_fork_in_handler'])
+    assert outcome.status == 0, outcome
+    assert len(list(trace.glob('*.hlt'))) == 151
+
+
+def test_faults_are_named(victim):
+    said = victim('faults').stdout.decode().splitlines()
+    faults = dict(line.split(': heapledger: ') for line in said)
+    assert 'double free (thread cache)' in faults['twice_small']
+    assert 'double free (fast bin)' in faults['twice_fast']
+    assert 'double free' in faults['twice_large']
+    assert 'invalid pointer' in faults['inside_a_block']
+    assert 'invalid' in faults['of_the_stack']
+    assert 'not in use' in faults['realloc_after_free']
+
+
+@pytest.mark.parametrize('variables, expected', [
+    ({}, 'mapped'),
+    ({'GLIBC_TUNABLES': 'glibc.malloc.mmap_threshold=1000000'}, 'heap'),
+    ({'GLIBC_TUNABLES': 'glibc.rtld.nns=4:glibc.malloc.mmap_threshold=0x100000'}, 'heap'),
+    ({'GLIBC_TUNABLES': 'glibc.malloc.mmap_threshold=1000000x'}, 'mapped'),
+    ({'GLIBC_TUNABLES': 'glibc.malloc.mmap_threshold='}, 'mapped'),
+    ({'GLIBC_TUNABLES': 'glibc.malloc.mmap_threshold=99999999999999999999999'}, 'mapped'),
+    ({'GLIBC_TUNABLES': 'glibc.malloc.no_such_thing=1:::'}, 'mapped'),
+    ({'MALLOC_MMAP_THRESHOLD_': '1000000'}, 'heap'),
+    ({'MALLOC_MMAP_MAX_': '0'}, 'heap'),
+    ({'MALLOC_MMAP_THRESHOLD_': 'many'}, 'mapped'),
+    ({'MALLOC_MMAP_THRESHOLD': '1000000'}, 'mapped'),
+])
+def test_tunables(victim, variables, expected):
+    outcome = victim('tuned', **variables)
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.stdout.decode() == expected + '\n'

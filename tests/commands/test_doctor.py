@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""`heapledger doctor` tries what it speaks of: a line for each, in 80 columns, and an exit status
+that says whether programs can be recorded."""
+
+import os
+
+import pytest
+
+from conftest import run
+
+NAMES = ['library', 'shared memory', 'recording', 'clock', 'kernel types', 'kernel probe', 'reports',
+         'overcommit', 'huge pages']
+
+
+def doctor(heapledger, **env):
+    outcome = run([heapledger, 'doctor'], env=env)
+    lines = outcome.stdout.decode().splitlines()
+    assert all(len(line) <= 80 and line == line.rstrip() for line in lines), lines
+    found = {line[:13].rstrip(): line[14:21].rstrip() for line in lines if line[:1].islower()}
+    assert list(found) == NAMES
+    assert set(found.values()) <= {'ok', 'limited', 'MISSING'}
+    return outcome.status, found, outcome.stdout.decode()
+
+
+def test_where_it_works(heapledger):
+    status, found, text = doctor(heapledger)
+    assert status == 0, text
+    assert found['library'] == found['recording'] == found['shared memory'] == 'ok', text
+    assert 'Programs can be recorded here.' in text
+
+
+def test_a_missing_library(heapledger, tmp_path):
+    status, found, text = doctor(heapledger, HEAPLEDGER_LIBRARY=str(tmp_path / 'none.so'))
+    assert status == 1
+    assert found['library'] == found['recording'] == 'MISSING'
+    assert 'HEAPLEDGER_LIBRARY' in text
+
+
+def test_a_library_that_is_none(heapledger, tmp_path):
+    broken = tmp_path / 'libheapledger.so'
+    broken.write_bytes(b'\x7fELF but not really' * 10)
+    status, found, _ = doctor(heapledger, HEAPLEDGER_LIBRARY=str(broken))
+    assert status == 1
+    assert found['library'] == 'MISSING'
+
+
+def test_nowhere_to_write(heapledger, tmp_path):
+    status, found, text = doctor(heapledger, TMPDIR=str(tmp_path / 'none'))
+    assert status == 1
+    assert found['recording'] == 'MISSING' and 'TMPDIR' in text
+
+
+def test_it_leaves_nothing_behind(heapledger, tmp_path):
+    before = set(os.listdir('/dev/shm'))
+    doctor(heapledger, TMPDIR=str(tmp_path))
+    assert os.listdir(tmp_path) == []
+    left = set(os.listdir('/dev/shm')) - before
+    assert not [name for name in left if name.startswith('heapledger')], left
+
+
+def test_without_privilege(heapledger):
+    """Recording works; the probe says what it needs."""
+    if os.geteuid() != 0:
+        pytest.skip('needs root to become somebody else')
+    outcome = run(['/usr/bin/setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', heapledger,
+                   'doctor'])
+    text = outcome.stdout.decode()
+    if not text:
+        pytest.skip('the build folder is closed to other users')
+    assert 'kernel probe  limited' in text, text
+    assert 'CAP_BPF' in text
+
+
+def test_wrong_usage(heapledger):
+    outcome = run([heapledger, 'doctor', 'me'])
+    assert outcome.status == 2
+    assert outcome.stderr.startswith(b'heapledger: doctor: ')

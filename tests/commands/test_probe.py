@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: MIT
+"""The kernel probe sees what a program says it did, call by call, in threads and children too, and
+nothing else; by both ways into the kernel."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import CLEAN_ENVIRONMENT, run
+from probe_fixture import skip_without_probe
+
+LINE = re.compile(r'^(\S+\.kernel) \S+ (\d+) (\w+)(.*?) = (-?\w+) ')
+
+
+@pytest.fixture(autouse=True)
+def needs_probe(build):
+    skip_without_probe(build)
+
+
+@pytest.fixture(params=['tracefs', 'raw'])
+def record(request, heapledger, tmp_path):
+    """Records a command by one way into the kernel; what session.json says of the kernel's side."""
+
+    def call(*command, **more):
+        outcome = run([heapledger, 'record', '-o', tmp_path / 'trace', '--kernel', 'require', '--',
+                       *command], env={'HEAPLEDGER_PROBE': request.param}, **more)
+        assert outcome.status == 0, outcome
+        session = json.loads((tmp_path / 'trace' / 'session.json').read_text())
+        assert session['kernel']['state'] == 'recorded', session['kernel']
+        return outcome, session['kernel']
+
+    return call
+
+
+def number(text):
+    return int(text, 0) if text.startswith(('0x', '-')) or text.isdigit() else text
+
+
+def kernel_calls(heapledger, trace):
+    """The kernel's side as the victim writes it: thread, call, three arguments, result."""
+    outcome = run([heapledger, 'dump', trace])
+    assert outcome.status == 0, outcome
+    for line in outcome.stdout.decode().splitlines():
+        match = LINE.match(line)
+        if not match:
+            continue
+        words = dict(re.findall(r'(\w+)=(\S+)', match[4]))
+        third = words.get('prot') or words.get('advice') or words.get('new_length') or '0'
+        first = words.get('to') or words.get('addr')
+        yield [number(match[2]), match[3], number(first), number(words.get('length', '0')),
+               number(third), number(match[5])]
+
+
+def between_marks(calls, tid):
+    """What a thread did between its two marks."""
+    own = [call for call in calls if call[0] == tid]
+    marks = [i for i, call in enumerate(own) if call[1] == 'madvise' and call[4] == 9999]
+    assert len(marks) == 2, own
+    return own[marks[0] + 1:marks[1]]
+
+
+def test_sees_every_call(record, heapledger, build, tmp_path):
+    outcome, kernel = record(build / 'tests' / 'victims' / 'victim_probe_calls')
+    said = [line.split() for line in outcome.stdout.decode().splitlines()]
+    said = [[int(tid), name, *map(number, rest)] for tid, name, *rest in said]
+    calls = list(kernel_calls(heapledger, tmp_path / 'trace'))
+    tids = dict.fromkeys(line[0] for line in said)
+    assert len(tids) == 3
+    for tid in tids:
+        assert between_marks(calls, tid) == [line for line in said if line[0] == tid]
+        assert len(between_marks(calls, tid)) == 9
+    assert kernel['lost'] == 0
+    assert kernel['events'] == len(calls)
+
+
+def test_follows_children(record, heapledger, tmp_path):
+    record('/bin/bash', '-c', 'for i in 1 2 3 4 5; do /bin/true; (exit 0); done; true')
+    calls = list(kernel_calls(heapledger, tmp_path / 'trace'))
+    images = [call for call in calls if call[1] == 'brk' and call[2] == 0]
+    assert len({call[0] for call in images}) >= 6
+
+
+def test_sees_no_other_program(record, heapledger, tmp_path):
+    """A program that is not ours makes the same calls all the while."""
+    busy = subprocess.Popen([sys.executable, '-c', 'import mmap\n'
+                             'while True: mmap.mmap(-1, 1 << 20).close()'])
+    try:
+        record('/bin/sleep', '0.3')
+    finally:
+        busy.kill()
+        busy.wait()
+    tids = {call[0] for call in kernel_calls(heapledger, tmp_path / 'trace')}
+    assert tids and busy.pid not in tids
+    assert len(tids) == 1
+
+
+def holders():
+    """Processes that have one of the kernel's attachments open: pid -> what all is open."""
+    found = {}
+    for folder in Path('/proc').glob('[0-9]*/fd'):
+        try:
+            opened = [os.readlink(fd) for fd in folder.iterdir()]
+        except OSError:
+            continue
+        if any('bpf' in name for name in opened):
+            found[int(folder.parent.name)] = opened
+    return found
+
+
+def test_nobody_waits_for_the_kernel_to_let_go(heapledger, tmp_path):
+    """Switching twelve tracepoints off takes most of a second. What does it has nothing else open,
+    so that no reader of our output and no mount waits for it, and soon it is gone."""
+    before = holders()
+    outcome = run([heapledger, 'record', '-o', tmp_path / 'trace', '--kernel', 'require', '--',
+                   '/bin/true'], env={'HEAPLEDGER_PROBE': 'tracefs'})
+    assert outcome.status == 0, outcome
+    left = {pid: opened for pid, opened in holders().items() if pid not in before}
+    for pid, opened in left.items():
+        others = [name for name in opened if 'bpf' not in name]
+        assert len(others) == 1 and others[0].startswith('pipe:'), (pid, opened)
+    deadline = time.monotonic() + 30
+    while any(pid in holders() for pid in left):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
+def test_a_recording_that_ends_before_its_program(heapledger, tmp_path):
+    """Then the tree is alive, and still the count of what is missing must be right."""
+    recorder = subprocess.Popen(
+        [heapledger, 'record', '-o', tmp_path / 'trace', '--kernel', 'require', '--', '/bin/sh',
+         '-c', f'{sys.executable} -c "import mmap, time\nprint(1, flush=True)\n'
+               'end = time.monotonic() + 20\n'
+               'while time.monotonic() < end: mmap.mmap(-1, 4096).close()" &'],
+        stdout=subprocess.PIPE, env=CLEAN_ENVIRONMENT)
+    assert recorder.stdout.readline() == b'1\n'
+    time.sleep(0.3)
+    recorder.terminate()
+    assert recorder.wait(60) == 0
+    session = json.loads((tmp_path / 'trace' / 'session.json').read_text())
+    assert session['kernel']['state'] == 'recorded' and session['kernel']['lost'] == 0, session
+    os.kill(session['streams'][-1]['pid'], signal.SIGKILL)

@@ -1,0 +1,532 @@
+# SPDX-License-Identifier: MIT
+"""What `heapledger record` promises: nothing of a program is lost however it ends, nothing of the
+program changes, and wrong use is answered with one line."""
+
+import ctypes
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import time
+
+import pytest
+
+from conftest import CLEAN_ENVIRONMENT, SOURCE, analyze, run
+
+
+@pytest.fixture(scope='session')
+def victim(build):
+    path = build / 'tests' / 'victims' / 'victim_record_calls'
+    assert path.exists(), f'{path} was not built'
+    return path
+
+
+@pytest.fixture
+def trace(tmp_path):
+    return tmp_path / 'trace'
+
+
+@pytest.fixture
+def record(heapledger, trace):
+    """Runs `heapledger record` on a command and returns how it ended."""
+
+    def call(*command, options=(), **more):
+        return run([heapledger, 'record', '-o', trace, '--kernel', 'off', *options, '--', *command],
+                   **more)
+
+    return call
+
+
+def session(trace):
+    return json.loads((trace / 'session.json').read_text())
+
+
+def made(heapledger, trace, sound=True):
+    """The victim's own calls that are in the trace, which has to be in order."""
+    result = analyze(heapledger, trace)
+    assert not any(result['anomalies'].values()), result['anomalies']
+    if sound:
+        assert result['complete'] and result['events']['lost'] == 0, result['events']
+        described = session(trace)
+        assert described['complete']
+        assert sum(s['events'] for s in described['streams']) == result['events']['total']
+    return result['events']['by_call']['posix_memalign']['count']
+
+
+def one_line(outcome, status, *words):
+    assert outcome.status == status, outcome
+    assert outcome.stdout == b''
+    text = outcome.stderr.decode()
+    assert text.startswith('heapledger: record: ') and text.count('\n') == 1, text
+    for word in words:
+        assert word in text, text
+
+
+def spawn(heapledger, trace, *command, options=(), **more):
+    words = [heapledger, 'record', '-o', trace, '--kernel', 'off', *options, '--', *command]
+    return subprocess.Popen(
+        [str(word) for word in words],
+        env=CLEAN_ENVIRONMENT, start_new_session=True, **more)
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'it did not happen'
+        time.sleep(0.01)
+
+
+def child_of(process):
+    children = f'/proc/{process.pid}/task/{process.pid}/children'
+    until(lambda: open(children).read().split())
+    return int(open(children).read().split()[0])
+
+
+# How a program begins and ends
+
+@pytest.mark.parametrize('mode, more, count, streams, status', [
+    ('count', [], 20000, 1, 0),
+    ('threads', [8], 8 * 20000, 1, 0),
+    ('short-threads', [3], 3 * 20000, 1, 0),
+    ('fork', [], 3 * 20000, 2, 0),
+    ('_Fork', [], 3 * 20000, 2, 0),
+    ('exec', [], 2 * 20000, 2, 0),
+    ('spawn', [], 2 * 20000, 2, 0),
+    ('vfork', [], 2 * 20000, 1, 0),
+    ('daemon', [], 20000, 2, 0),
+    ('_exit', [], 20000, 1, 5),
+    ('abort', [], 20000, 1, -signal.SIGABRT),
+])
+def test_every_call_is_kept(heapledger, record, trace, victim, mode, more, count, streams, status):
+    outcome = record(victim, mode, 20000, *more)
+    assert outcome.status == status, outcome
+    assert outcome.stdout == outcome.stderr == b''
+    assert made(heapledger, trace) == count
+    assert len(session(trace)['streams']) == streams
+
+
+def test_thousands_of_short_threads(heapledger, record, trace, victim):
+    assert record(victim, 'short-threads', 10, 3000).status == 0
+    assert made(heapledger, trace) == 30000
+
+
+def test_many_children_at_once(heapledger, record, trace, victim):
+    assert record(victim, 'children', 20, 200).status == 0
+    assert made(heapledger, trace) == 200 * 2 * 20
+    streams = session(trace)['streams']
+    assert len(streams) == 201
+    parent = streams[0]
+    assert all(s['parent_serial'] == parent['serial'] for s in streams[1:])
+
+
+def test_bash_forks_and_runs(record, trace):
+    """Each turn is a fork, and a fork with an exec over it."""
+    outcome = record('/bin/bash', '-c', 'for i in {1..500}; do (:); /bin/true; done; exit 3')
+    assert (outcome.status, outcome.stdout, outcome.stderr) == (3, b'', b'')
+    described = session(trace)
+    ends = [s['end'] for s in described['streams']]
+    assert len(ends) == 1 + 500 + 2 * 500
+    assert ends.count('exec') == 500
+    assert described['complete'] and described['unrecorded_processes'] == 0
+    assert all(s['complete'] and s['lost'] == 0 for s in described['streams'])
+
+
+def test_another_pid_namespace(heapledger, record, trace, victim):
+    """Its pids are somebody else's on the outside, or nobody's."""
+    if subprocess.run(['unshare', '-pf', 'true'], capture_output=True).returncode != 0:
+        pytest.skip('no right to make a pid namespace here')
+    outcome = record('unshare', '-pf', victim, 'fork', 5000, timeout=60)
+    assert outcome.status == 0, outcome
+    assert made(heapledger, trace) == 15000
+
+
+def test_signal_handlers_that_allocate(heapledger, record, trace, victim):
+    outcome = record(victim, 'interrupt', 300000)
+    assert outcome.status == 0, outcome
+    assert made(heapledger, trace) == int(outcome.stdout)
+
+
+@pytest.mark.parametrize('threads', [1, 4])
+def test_nothing_is_lost_by_sigkill(heapledger, trace, victim, tmp_path, threads):
+    counters = tmp_path / 'counters'
+    process = spawn(heapledger, trace, victim, 'forever', threads, counters)
+    pid = child_of(process)
+    until(lambda: counters.exists() and any(counters.read_bytes()))
+    time.sleep(0.2 + random.random() / 10)
+    os.kill(pid, signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    completed = sum(struct.unpack('64q', counters.read_bytes()))
+    # Each thread may have been between its call and its counter.
+    assert completed <= made(heapledger, trace) <= completed + threads
+    described = session(trace)
+    assert described['exit'] == {'signal': signal.SIGKILL}
+    assert [s['end'] for s in described['streams']] == ['signal']
+
+
+# When the buffers are full
+
+def test_drop_counts_what_it_drops(heapledger, record, trace, victim):
+    """Kept and lost together are what the same program makes when it waits."""
+    assert record(victim, 'threads', 200000, 4).status == 0
+    whole = made(heapledger, trace)
+    assert whole == 4 * 200000
+    total = analyze(heapledger, trace)['events']['total']
+    shutil.rmtree(trace)
+    outcome = record(victim, 'threads', 200000, 4, options=['--on-full', 'drop', '--buffer', '1M'])
+    assert outcome.status == 0
+    events = analyze(heapledger, trace)['events']
+    if events['lost'] > 0:
+        assert b'lost' in outcome.stderr
+    # A thread's arena may make a call more or less to the kernel: the calls are what is exact.
+    assert abs(events['total'] + events['lost'] - total) <= total // 100
+    stream, = session(trace)['streams']
+    assert stream['lost'] == events['lost']
+    assert stream['events'] == events['total']
+
+
+def test_drop_is_exact_for_one_thread(heapledger, record, trace, victim):
+    """The collector is stopped meanwhile, so that the 32 pages cannot be enough."""
+    process = spawn(heapledger, trace, victim, 'count', 200000,
+                    options=['--on-full', 'drop', '--buffer', '1M', '--interval', '3600000'],
+                    stderr=subprocess.PIPE)
+    pid = child_of(process)
+    os.kill(process.pid, signal.SIGSTOP)
+    until(lambda: open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] == 'Z')
+    os.kill(process.pid, signal.SIGCONT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    kept = analyze(heapledger, trace)['events']
+    shutil.rmtree(trace)
+    assert record(victim, 'count', 200000).status == 0
+    whole = analyze(heapledger, trace)['events']
+    assert whole['lost'] == 0
+    assert kept['lost'] > 0 and b'events were lost' in stderr
+    assert kept['total'] + kept['lost'] == whole['total']
+
+
+def test_waiting_loses_nothing(heapledger, record, trace, victim):
+    assert record(victim, 'threads', 200000, 4, options=['--buffer', '1M']).status == 0
+    assert made(heapledger, trace) == 4 * 200000
+
+
+# The program does not notice
+
+def test_exit_status_and_output(record, trace):
+    script = 'printf out; printf err >&2; head -c 200000 /dev/zero; exit 77'
+    outcome = record('/bin/sh', '-c', script)
+    assert outcome.status == 77
+    assert outcome.stdout == b'out' + bytes(200000)
+    assert outcome.stderr == b'err'
+    assert session(trace)['exit'] == {'status': 77}
+
+
+def test_standard_input_is_the_programs(record):
+    data = bytes(range(256)) * 500
+    assert record('/bin/cat', input=data).stdout == data
+
+
+@pytest.mark.parametrize('number', [
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2])
+def test_signals_are_forwarded(heapledger, trace, number):
+    script = (f'trap "echo caught; exit 9" {number}; echo ready; '
+              'while :; do sleep 0.05; done')
+    process = spawn(heapledger, trace, '/bin/bash', '-c', script, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b'ready\n'
+    process.send_signal(number)
+    assert process.stdout.readline() == b'caught\n'
+    assert process.wait(30) == 9
+
+
+def test_dies_as_the_program_does(heapledger, trace):
+    process = spawn(heapledger, trace, '/bin/sleep', '60')
+    os.kill(child_of(process), signal.SIGTERM)
+    assert process.wait(30) == -signal.SIGTERM
+    assert session(trace)['exit'] == {'signal': signal.SIGTERM}
+
+
+def test_signal_state_and_limits_are_the_programs(heapledger, trace, record):
+    """What the program sees of itself is the same with and without us."""
+    script = 'grep -E "^(SigBlk|SigIgn|SigCgt)" /proc/self/status; ulimit -n; ulimit -c; umask'
+    plain = run(['/bin/bash', '-c', script])
+    assert record('/bin/bash', '-c', script).stdout == plain.stdout
+
+
+def test_waits_for_descendants_and_a_signal_detaches(heapledger, trace):
+    process = spawn(heapledger, trace, '/bin/bash', '-c', 'sleep 300 & echo $!; exit 4',
+                    stdout=subprocess.PIPE)
+    left = int(process.stdout.readline())
+    try:
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 4
+        os.kill(left, 0)
+    finally:
+        os.kill(left, signal.SIGKILL)
+    described = session(trace)
+    assert not described['complete'] and 'detached' in [s['end'] for s in described['streams']]
+
+
+def test_killed_recorder_leaves_the_program_alone(heapledger, trace, victim, tmp_path):
+    counters = tmp_path / 'counters'
+    process = spawn(heapledger, trace, victim, 'forever', 2, counters)
+    pid = child_of(process)
+    try:
+        until(lambda: counters.exists() and any(counters.read_bytes()))
+        time.sleep(0.3)
+        process.kill() # and not waited for: a zombie must count as dead
+        time.sleep(0.5)
+        before = counters.read_bytes()
+        until(lambda: counters.read_bytes() != before)
+        shared = [name for name in os.listdir('/dev/shm')
+                  if name.startswith(f'heapledger.{process.pid}.')]
+        assert shared == [], 'the program did not notice'
+        status = open(f'/proc/{pid}/status').read()
+        assert int(status.split('RssShmem:')[1].split()[0]) < 64 << 10
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        process.wait()
+    assert not session(trace)['complete']
+    result = analyze(heapledger, trace)
+    assert not result['complete']
+    assert result['events']['by_call']['posix_memalign']['count'] > 1000
+
+
+def test_no_shared_memory_is_left(heapledger, trace, victim):
+    """The session's name starts with the recorder's pid, so other tests' sessions do not count."""
+    with subprocess.Popen(
+            [heapledger, 'record', '-o', trace, '--kernel', 'off', '--', victim, 'fork', '1000'],
+            env=CLEAN_ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
+        own = f'heapledger.{process.pid}.'
+        until(lambda: any(name.startswith(own) for name in os.listdir('/dev/shm')))
+        assert process.wait(60) == 0
+    assert not [name for name in os.listdir('/dev/shm') if name.startswith(own)]
+
+
+def test_the_recorders_own_memory_is_told(heapledger, record, trace, victim):
+    """RssShmem of this program is nothing but our pages, so the two columns must agree."""
+    assert record(victim, 'threads', 300000, 2).status == 0
+    folder = trace.with_name('csv')
+    assert run([heapledger, 'analyze', trace, '--csv', folder]).status == 0
+    header, *rows = [line.split(',') for line in
+                     (folder / 'samples.csv').read_text().splitlines()]
+    shared, own = header.index('rss_shmem_bytes'), header.index('recorder_bytes')
+    last = rows[-1]
+    assert int(last[shared]) > 0
+    assert abs(int(last[shared]) - int(last[own])) <= 256 << 10, last
+
+
+def test_a_full_disk_stops_only_the_recording(heapledger, victim, tmp_path):
+    """A limit on the size of files would do, too, but meets the shared memory first."""
+    small = tmp_path / 'small'
+    small.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b'none', str(small).encode(), b'tmpfs', 0, b'size=256k') != 0:
+        pytest.skip('needs root to mount a small file system')
+
+    trace = small / 'trace'
+    try:
+        process = subprocess.run(
+            [heapledger, 'record', '-o', trace, '--kernel', 'off', '--', victim, 'interrupt',
+             '6000000'],
+            env=CLEAN_ENVIRONMENT, capture_output=True, timeout=120)
+        assert process.returncode == 0, process
+        assert int(process.stdout) >= 6000000 # it ran to its end
+        text = process.stderr.decode()
+        assert text.count('\n') == 1 and str(trace) in text, text
+        assert 'No space left' in text
+        output = tmp_path / 'analysis.json'
+        assert run([heapledger, 'analyze', trace, '--json', output]).status == 0
+        result = json.loads(output.read_text())
+        assert not result['complete']
+        assert 0 < result['events']['by_call']['posix_memalign']['count'] < 6000000
+    finally:
+        libc.umount(str(small).encode())
+
+
+# Programs that cannot be recorded, and wrong use
+
+def compile_c(folder, name, *options):
+    source = folder / f'{name}.c'
+    source.write_text('int main(void) { return 0; }\n')
+    subprocess.run(['cc', source, '-o', folder / name, *options], check=True,
+                   env=CLEAN_ENVIRONMENT)
+    return folder / name
+
+
+@pytest.mark.parametrize('program', ['no-such-program-anywhere', '/no/such/path', './missing'])
+def test_not_found(record, trace, program):
+    one_line(record(program), 127, program, 'no such program')
+    assert not trace.exists()
+
+
+def test_static(record, trace, tmp_path):
+    one_line(record(compile_c(tmp_path, 'fixed', '-static')), 126, 'statically linked', '-static')
+    assert not trace.exists()
+
+
+def test_static_pie(record, tmp_path):
+    one_line(record(compile_c(tmp_path, 'fixed', '-static-pie')), 126, 'statically linked')
+
+
+def test_32_bit(record, trace, tmp_path):
+    """The header of a 32-bit program is enough, no 32-bit compiler is needed."""
+    program = tmp_path / 'old'
+    head = bytearray(64)
+    head[:7] = b'\x7fELF\x01\x01\x01'
+    struct.pack_into('<HH', head, 16, 2, 3)
+    program.write_bytes(head)
+    program.chmod(0o755)
+    one_line(record(program), 126, '32-bit')
+    assert not trace.exists()
+
+
+def test_other_machine(record, tmp_path):
+    program = tmp_path / 'foreign'
+    head = bytearray(64)
+    head[:7] = b'\x7fELF\x02\x01\x01'
+    struct.pack_into('<HH', head, 16, 2, 183)
+    program.write_bytes(head)
+    program.chmod(0o755)
+    one_line(record(program), 126, 'another machine')
+
+
+def test_set_user_id(record, trace, tmp_path):
+    program = compile_c(tmp_path, 'elevated')
+    if os.getuid() == 0:
+        os.chown(program, 65534, 65534)
+    else:
+        program = next((path for path in map(shutil.which, ('su', 'passwd', 'mount')) if path), None)
+        if program is None or os.stat(program).st_uid != 0:
+            pytest.skip('no program set-user-ID to another user here')
+    if os.getuid() == 0:
+        os.chmod(program, 0o4755)
+    one_line(record(program), 126, 'set-user-ID', 'copy')
+    assert not trace.exists()
+
+
+def test_set_user_id_to_ourselves_is_recorded(record, trace, tmp_path):
+    program = compile_c(tmp_path, 'mine')
+    os.chmod(program, 0o4755)
+    assert record(program).status == 0
+    assert len(session(trace)['streams']) == 1
+
+
+def test_not_executable(record, tmp_path):
+    program = tmp_path / 'plain'
+    program.write_text('#!/bin/sh\n')
+    program.chmod(0o644)
+    one_line(record(program), 126, 'not executable')
+    one_line(record(tmp_path), 126, 'directory')
+
+
+def test_scripts(record, trace, tmp_path):
+    script = tmp_path / 'script'
+    script.write_text('#!/bin/sh\nexit 6\n')
+    script.chmod(0o755)
+    assert record(script).status == 6
+    assert len(session(trace)['streams']) == 1
+
+
+def test_script_of_a_static_interpreter(record, tmp_path):
+    fixed = compile_c(tmp_path, 'fixed', '-static')
+    script = tmp_path / 'script'
+    script.write_text(f'#!{fixed}\n')
+    script.chmod(0o755)
+    one_line(record(script), 126, str(fixed), 'statically linked')
+
+
+def test_script_without_a_first_line(record, tmp_path):
+    script = tmp_path / 'script'
+    script.write_text('exit 6\n')
+    script.chmod(0o755)
+    assert record(script).status == 6
+
+
+@pytest.mark.parametrize('options', [
+    ['--on-full', 'sometimes'], ['--kernel', 'maybe'], ['--buffer', 'much'], ['--buffer', '1K'],
+    ['--interval', '0'], ['--interval', '5x'], ['--no-such-option'], ['-o']])
+def test_wrong_options(heapledger, tmp_path, options):
+    one_line(run([heapledger, 'record', *options], cwd=tmp_path), 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_program(heapledger):
+    one_line(run([heapledger, 'record']), 2, 'no program')
+
+
+def test_help_is_output(heapledger):
+    outcome = run([heapledger, 'record', '--help'])
+    assert outcome.status == 0 and outcome.stderr == b''
+    for option in '--output', '--force', '--on-full', '--buffer', '--interval', '--kernel', '-q':
+        assert option.encode() in outcome.stdout
+
+
+# The directory
+
+def test_default_directory(heapledger, victim, tmp_path):
+    assert run([heapledger, 'record', '--kernel', 'off', victim, 'count', 10],
+               cwd=tmp_path).status == 0
+    folder, = tmp_path.iterdir()
+    pid = session(folder)['streams'][0]['pid']
+    assert folder.name == f'heapledger.victim_record_calls.{pid}'
+
+
+def test_existing_directory_is_kept(record, trace, victim):
+    trace.mkdir()
+    (trace / 'mine').write_text('precious')
+    one_line(record(victim, 'count', 10), 2, str(trace), '--force')
+    one_line(record(victim, 'count', 10, options=['--force']), 2, 'mine')
+    assert [path.name for path in trace.iterdir()] == ['mine']
+    assert (trace / 'mine').read_text() == 'precious'
+
+
+def test_force_replaces_a_trace(heapledger, record, trace, victim):
+    assert record(victim, 'fork', 10).status == 0
+    first = {path.name for path in trace.iterdir()}
+    one_line(record(victim, 'count', 20), 2, '--force')
+    assert {path.name for path in trace.iterdir()} == first
+    assert record(victim, 'count', 20, options=['--force']).status == 0
+    assert len(list(trace.glob('*.hlt'))) == 1
+    assert made(heapledger, trace) == 20
+
+
+def test_force_keeps_a_file_in_the_way(record, trace, victim):
+    trace.write_text('a file')
+    one_line(record(victim, 'count', 10, options=['--force']), 2)
+    assert trace.read_text() == 'a file'
+
+
+def test_directory_that_cannot_be_made(heapledger, victim):
+    outcome = run([heapledger, 'record', '-o', '/no/such/place/trace', victim, 'count', 10])
+    one_line(outcome, 2, '/no/such/place/trace')
+
+
+def test_summary_only_on_a_terminal(heapledger, trace, victim):
+    master, slave = os.openpty()
+    process = spawn(heapledger, trace, victim, 'count', 10, stdout=subprocess.PIPE, stderr=slave)
+    os.close(slave)
+    assert process.wait(30) == 0
+    text = os.read(master, 4096).decode()
+    os.close(master)
+    assert text.count('heapledger: ') == 3 and f'heapledger analyze {trace}' in text
+    assert process.stdout.read() == b''
+
+
+def test_session_json_says_how(record, trace, victim):
+    assert record(victim, 'count', 10, options=['--interval', '20', '--buffer', '4M']).status == 0
+    described = session(trace)
+    assert described['schema'] == 'heapledger-session/1'
+    assert described['command'] == [str(victim), 'count', '10']
+    assert described['options'] == {'on_full': 'wait', 'kernel': 'off', 'interval_ns': 20000000,
+                                    'buffer_bytes': 4 << 20}
+    assert described['kernel']['state'] == 'off'
+    stream, = described['streams']
+    assert stream['command'] == described['command']
+    assert (trace / stream['file']).exists()
+    specified = (SOURCE / 'docs' / 'trace-format.md').read_text()
+    for field in described.keys() | stream.keys():
+        assert field in specified, field

@@ -1,0 +1,475 @@
+# SPDX-License-Identifier: MIT
+"""`heapledger report` writes a page that stands alone and says what the analysis says: no number
+that was not measured, no figure that is blank, no file half written or lost."""
+
+import html
+import json
+import os
+import re
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from analysis_fixture import STREAM, Situation, add_process, causes, ledger, set_causes
+from conftest import run
+
+FIGURES = ['ledger', 'memory', 'return', 'syscalls']
+
+
+@pytest.fixture
+def situation(tmp_path):
+    return Situation(tmp_path)
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: its text, and everything it would load."""
+
+    VOID = {'meta', 'br', 'path', 'use', 'rect', 'link', 'img'}
+
+    def __init__(self, text):
+        super().__init__()
+        self.source, self.words, self.open, self.loads = text, [], [], []
+        self.tags, self.found, self.verdict = [], {}, None
+        self.feed(text)
+        self.close()
+        self.text = ' '.join(' '.join(self.words).split())
+        assert not [tag for tag in self.open if tag not in self.VOID], self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attributes:
+            if name in ('src', 'href', 'data', 'action') and not (value or '').startswith('#'):
+                self.loads.append(value)
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {'style', 'svg'} & set(self.open):
+            self.words.append(data)
+
+    def findings(self):
+        """Title -> (kind, text)."""
+        found = re.findall(r'<li class="(\w+)"><h3>(.*?)</h3><p>(.*?)</p>', self.source)
+        return {html.unescape(title): (kind, html.unescape(text).replace('\xa0', ' '))
+                for kind, title, text in found}
+
+
+def page_of(situation, *arguments):
+    outcome = situation.report('-o', 'out.html', *arguments)
+    assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    return Page((situation.folder / 'out.html').read_text())
+
+
+def test_the_page_needs_nothing_else(situation):
+    page = page_of(situation)
+    assert page.source.startswith('<!DOCTYPE html>')
+    assert 'http:' not in page.source and 'https:' not in page.source
+    assert 'url(' not in re.sub(r'url\(#\w+\)', '', page.source)
+    assert '@import' not in page.source
+    assert page.loads == []
+    assert not {'script', 'link', 'img', 'iframe', 'object'} & set(page.tags)
+
+
+def test_the_page_has_four_figures_with_something_in_them(situation):
+    page = page_of(situation)
+    drawings = re.findall(r'<svg [^>]*>.*?</svg>', page.source, re.S)
+    assert len(drawings) == 4
+    for drawing in drawings:
+        assert drawing.count('<path') > 20
+        assert 'role="img" aria-label="' in drawing
+
+
+def test_colours_follow_the_page_between_light_and_dark(situation):
+    page = page_of(situation)
+    for drawing in re.findall(r'<svg [^>]*>.*?</svg>', page.source, re.S):
+        assert 'var(--ink)' in drawing
+    assert 'prefers-color-scheme:dark' in page.source
+    for name in set(re.findall(r'var\((--\w+)\)', page.source)):
+        assert page.source.count(f'{name}:#') == 3, name  # light, dark, print
+
+
+def test_numbers_in_the_page_are_those_of_the_analysis(situation):
+    page = page_of(situation)
+    for path, shown in [('peak requested', '39.3 MiB'), ('peak mapped', '44.2 MiB'),
+                        ('peak resident', '48.8 MiB'), ('returned', '83.9 MiB'),
+                        ('allocator calls', '2,104,332'), ('system calls', '331')]:
+        assert re.search(rf'<dt>{path}</dt><dd title="[^"]*">{re.escape(shown)}</dd>', page.source)
+    assert 'title="41,200,000 bytes"' in page.source
+    for key in 'requested_bytes', 'slack_bytes', 'free_bytes', 'mapped_bytes', 'live_blocks':
+        for moment in situation.data['end'], situation.data['peak']['at_mapped']:
+            assert f'<td class=n>{moment[key]:,}</td>' in page.source
+    for row in situation.data['syscalls']['by_cause']:
+        assert f'<td>{row["reason_text"]}</td>' in page.source
+        assert f'<td class=n>{row["count"]}</td>' in page.source
+
+
+def test_the_command_is_shown_as_typed_and_cannot_break_the_page(situation):
+    situation.data['command'] = ['x', '</title><script>alert(1)</script>', '"quoted" & more']
+    page = page_of(situation)
+    assert 'script' not in page.tags
+    assert """x '</title><script>alert(1)</script>' '"quoted" & more'""" in page.text
+
+
+def test_mode_policy_model_and_exit_are_named(situation):
+    page = page_of(situation)
+    assert "mode allocator: heapledger's own allocator served the program" in page.text
+    assert 'policy hybrid' in page.text and 'rules of glibc 2.36' in page.text
+    assert 'exit status 0' in page.text
+    situation.data['exit'] = {'signal': 9}
+    assert 'ended by signal 9' in page_of(situation).text
+
+
+def test_the_date_is_that_of_the_recording(situation):
+    assert 'date not recorded' in page_of(situation).text
+    (situation.trace / 'session.json').write_text('{"started": "2023-11-14T22:13:20.123Z"}')
+    assert '14 November 2023, 22:13 UTC' in page_of(situation).text
+    (situation.trace / 'session.json').write_text('{"started')
+    assert 'date not recorded' in page_of(situation).text
+
+
+def test_notes_and_processes_that_were_not_recorded_are_told(situation):
+    (situation.trace / 'session.json').write_text(
+        '{"unrecorded_processes": 2, "notes": ["no kernel side: no privilege"]}')
+    findings = situation.findings()
+    kind, text = findings['Some processes were not recorded']
+    assert kind == 'look' and text.startswith('2 processes of this run did not load the library')
+    assert findings['What the recording noted'] == ('fine', 'no kernel side: no privilege.')
+    situation.data['complete'] = False  # as the analyzer says then
+    assert '>INCOMPLETE: 2 processes not recorded</p>' in page_of(situation).source
+
+
+def test_nothing_unusual_is_said_when_nothing_is(situation):
+    page = page_of(situation)
+    findings = page.findings()
+    assert list(findings)[0] == 'Nothing unusual'
+    assert {kind for kind, _ in findings.values()} == {'fine'}
+    assert 'COMPLETE: every stream closed, no event lost' in page.text
+    assert findings['System calls cost little'][1] == (
+        '331 system calls took 993 µs, less than 0.1 % of the recorded time. brk was called 212 '
+        'times, 96.7 % of them for this reason: “no free block fits: grow the break”; mmap was '
+        'called 61 times, 100 % of them for this reason: “request at or over mmap_threshold”.')
+
+
+def test_free_memory_at_the_end_is_explained(situation):
+    situation.data['end'] = ledger(1_310_000, 120_000, 12_900_000, 140_000, 0, 2_043)
+    findings = situation.findings()
+    kind, text = findings['Free memory that did not go back']
+    assert kind == 'look' and 'Nothing unusual' not in findings
+    assert text == (
+        'At the end 12.3 MiB of 13.8 MiB mapped heap (89.1 %) was free and still mapped, beside '
+        '1.25 MiB in 2,043 live blocks. 296.0 KiB of it (2.3 %) were whole pages that had been '
+        'used and freed; the rest was never used, or lay on pages with live blocks, which cannot '
+        'go back. 13.7 MiB of the heap lay at the break, which can only shrink from its top: one '
+        'live block near the top keeps everything free below it. The top was trimmed 7 times '
+        'during the run. malloc_trim was never called; it is the call that also gives back whole '
+        'free pages inside the heap.')
+    set_causes(situation.data, causes(trim=0)[:3])
+    situation.data['events']['by_call']['malloc_trim'] = {'count': 2, 'failed': 0, 'bytes': 0}
+    text = situation.findings()['Free memory that did not go back'][1]
+    assert 'The top was never trimmed' in text
+    assert 'malloc_trim was called 2 times and made 0 system calls.' in text
+
+
+def test_free_memory_in_arenas_is_not_blamed_on_the_break(situation):
+    """Of several processes, the words are about the one whose end it is."""
+    data = situation.data
+    data['end'] = ledger(1_310_000, 120_000, 12_900_000, 140_000, 0, 2_043)
+    data['end'].update(arena_bytes=data['end']['break_bytes'] - 135168, break_bytes=135168)
+    data['processes'].append({**data['processes'][0], 'stream': '4712.2'})
+    data['processes'][0]['free_to_return'] = {'never_page_bytes': 0}
+    text = situation.findings()['Free memory that did not go back'][1]
+    assert text.startswith('In the largest process, at the end 12.3 MiB of 13.8 MiB')
+    assert '0 B of it (0 %) were whole pages' in text
+    assert '13.5 MiB of the heap lay in arenas' in text and 'at the break' not in text
+
+
+def test_trim_thrash_is_named_with_its_remedy(situation):
+    set_causes(situation.data, causes(grow=1805, trim=1640))
+    kind, text = situation.findings()['The break moves up and down']
+    assert kind == 'look'
+    assert text.startswith('The break grew 1,805 times and was trimmed 1,640 times; 211.4 MiB went '
+                           'back to the kernel that way, and brk took 10.3 ms.')
+    assert 'GLIBC_TUNABLES=glibc.malloc.trim_threshold=' in text
+    set_causes(situation.data, causes(grow=1805, trim=19))
+    assert 'The break moves up and down' not in situation.findings()
+
+
+def test_a_flood_of_large_blocks_is_named_with_its_remedy(situation):
+    set_causes(situation.data, causes(maps=5000, unmaps=4990))
+    kind, text = situation.findings()['Large blocks come and go one by one']
+    assert kind == 'look'
+    assert text.startswith('5,000 blocks at or over mmap_threshold got a mapping each, and 4,990 '
+                           'were unmapped when freed; that took 30.0 ms in system calls')
+
+
+def test_slow_system_calls_and_failed_calls_are_named(situation):
+    situation.data['syscalls']['time_ns'] = 400_000_000
+    situation.data['events']['by_call']['malloc']['failed'] = 3
+    situation.data['syscalls']['by_cause'][0]['failed'] = 2
+    findings = situation.findings()
+    assert findings['System calls for the heap take time'][0] == 'look'
+    assert '20 % of the recorded time' in findings['System calls for the heap take time'][1]
+    assert findings['Some calls failed'] == (
+        'look', '3 allocator calls failed (malloc 3). The kernel refused 2 system calls.')
+
+
+def test_lost_events_stand_at_the_top(situation):
+    situation.data['complete'] = False
+    situation.data['events']['lost'] = 1204
+    page = page_of(situation)
+    assert '<p class="verdict bad">INCOMPLETE: 1,204 events lost</p>' in page.source
+    title, (kind, text) = next(iter(page.findings().items()))
+    assert (kind, title) == ('bad', 'The trace is incomplete')
+    assert '1,204 events could not be logged, so every count here is a lower bound' in text
+    assert 'COMPLETE: every' not in page.text
+
+
+def test_a_stream_that_was_cut_short_is_named(situation):
+    situation.data['complete'] = False
+    situation.data['processes'][0]['complete'] = False
+    page = page_of(situation)
+    assert 'INCOMPLETE: 1 stream not closed' in page.text
+    assert f'1 stream of 1 was not closed ({STREAM})' in page.text
+
+
+def test_anomalies_are_never_silent(situation):
+    situation.data['anomalies']['order_violations'] = 2
+    kind, text = situation.findings()['The trace contradicts itself']
+    assert kind == 'bad' and 'order violations: 2' in text and 'unknown frees' not in text
+
+
+def test_what_was_not_measured_is_never_a_number(situation):
+    data = situation.data
+    situation.with_samples = False
+    data['peak']['rss_bytes'] = data['peak']['rss_at_ns'] = data['end']['rss_bytes'] = None
+    data['returned_bytes'] = data['returned'] = data['free_to_return'] = None
+    data['recorder']['peak_rss_bytes'] = data['exit'] = None
+    page = page_of(situation)
+    for name in 'peak resident', 'returned':
+        assert re.search(rf'<dt>{name}</dt><dd class="missing" title="not measured">not measured<',
+                         page.source)
+    assert 'resident memory was not measured' in page.text
+    assert 'how it ended was not seen' in page.text
+    assert 'Nothing of this kind was measured in this run.' in page.text
+    assert len(re.findall('<svg ', page.source)) == 3
+    assert 'None' not in page.text and 'null' not in page.text and 'nan' not in page.text
+
+
+def test_an_analysis_with_almost_nothing_makes_a_page(situation):
+    """A program that ended before its first allocation."""
+    data = situation.data
+    set_causes(data, [])
+    data['events'] = {'total': 0, 'calls': 0, 'syscalls': 0, 'lost': 0, 'by_call': {}}
+    for key in 'peak', 'end', 'fragmentation', 'free_to_return', 'returned_bytes':
+        data[key] = None
+    data['processes'] = []
+    data['duration_ns'] = 0
+    situation._write = lambda write=situation._write: _without_tables(situation, write)
+    page = page_of(situation)
+    assert page.text.count('Nothing of this kind was measured in this run.') == 4
+
+
+def _without_tables(situation, write):
+    situation.data['peak'], situation.data['end'] = {'at_mapped': ledger(0, 0, 0, 0, 0, 0)}, ledger(
+        0, 0, 0, 0, 0, 0)
+    analyzer = write()
+    source = situation.folder / 'analysis'
+    data = {**situation.data, 'peak': None, 'end': None}
+    (source / 'analysis.json').write_text(json.dumps(data))
+    for table in source.glob('*.csv'):
+        table.write_text(table.read_text().splitlines()[0] + '\n')
+    return analyzer
+
+
+def test_all_processes_are_listed_when_there_are_several(situation):
+    assert 'processes</h2>' not in page_of(situation).source
+    for number in range(3):
+        add_process(situation.data, f'{5000 + number}.{number + 2}', 5000 + number, ['cc1', '-O2'])
+    page = page_of(situation)
+    assert '<h2>All 4 processes</h2>' in page.source
+    assert [pid for pid in (4711, 5000, 5001, 5002) if f'<td class=n>{pid}</td>' in page.source] \
+        == [4711, 5000, 5001, 5002]
+    assert 'The process with the largest heap: demo' in page.text
+    assert 'All 4 processes together.' in page.text
+
+
+def variance(path):
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import image
+    picture = image.imread(path)[..., :3]
+    return picture.shape, float(picture.var())
+
+
+def test_png_writes_the_figures_alone_and_none_is_blank(situation):
+    outcome = situation.report('--png', 'figures')
+    assert (outcome.status, outcome.stdout, outcome.stderr) == (0, b'', b'')
+    folder = situation.folder / 'figures'
+    assert sorted(path.stem for path in folder.iterdir()) == FIGURES
+    assert not (situation.folder / 'report.html').exists()
+    for path in folder.iterdir():
+        (height, width, _), spread = variance(path)
+        assert width == 1600 and height > 500
+        assert spread > 0.005, path
+
+
+def test_figures_differ_with_the_data(situation):
+    situation.report('--png', 'one')
+    situation.data['end'] = ledger(1_310_000, 120_000, 12_900_000, 140_000, 0, 2_043)
+    set_causes(situation.data, causes(grow=1805, trim=1640))
+    situation.data['free_to_return']['never_page_bytes'] = 50_003_968
+    situation.report('--png', 'two')
+    for name in FIGURES:
+        one, two = (situation.folder / run / f'{name}.png' for run in ('one', 'two'))
+        assert one.read_bytes() != two.read_bytes()
+
+
+def test_the_same_trace_makes_the_same_page(situation):
+    assert page_of(situation).source == page_of(situation).source
+
+
+def test_a_figure_without_data_is_not_written_and_said_so(situation):
+    situation.data['free_to_return'] = None
+    outcome = situation.report('--png', 'figures')
+    assert outcome.status == 0
+    assert outcome.stderr.decode() == ('heapledger: report: figures/return.png: not written: '
+                                       'from free to return: not measured\n')
+    assert not (situation.folder / 'figures' / 'return.png').exists()
+
+
+def test_the_default_name_and_a_new_report_over_an_old_one(situation):
+    for _ in range(2):
+        outcome = situation.report()
+        assert (outcome.status, outcome.stdout) == (0, b'report.html\n')
+    assert sorted(os.listdir(situation.folder)) == [
+        'analysis', 'heapledger', 'report.html', 'trace']
+
+
+def test_a_file_of_someone_else_is_not_replaced(situation):
+    mine = situation.folder / 'thesis.html'
+    mine.write_text('three years of work')
+    outcome = situation.report('-o', 'thesis.html')
+    assert (outcome.status, outcome.stdout) == (2, b'')
+    assert outcome.stderr.decode() == (
+        'heapledger: report: thesis.html: exists and was not written by heapledger report: '
+        'choose another name or give --force\n')
+    assert mine.read_text() == 'three years of work'
+    assert situation.report('-o', 'thesis.html', '--force').status == 0
+    assert mine.read_text().startswith('<!DOCTYPE html>')
+
+
+def test_a_png_of_someone_else_is_not_replaced_and_nothing_is_written(situation):
+    folder = situation.folder / 'figures'
+    folder.mkdir()
+    (folder / 'return.png').write_bytes(b'a photograph')
+    outcome = situation.report('--png', 'figures')
+    assert outcome.status == 2 and b'figures/return.png: exists' in outcome.stderr
+    assert os.listdir(folder) == ['return.png']
+    (folder / 'return.png').unlink()
+    assert situation.report('--png', 'figures').status == 0
+    assert situation.report('--png', 'figures').status == 0
+
+
+@pytest.mark.parametrize('path, said', [
+    ('no/such/out.html', 'No such file or directory'), ('trace', 'is a directory')])
+def test_an_output_that_cannot_be_written_is_one_line(situation, path, said):
+    outcome = situation.report('-o', path)
+    assert outcome.status == 2
+    assert outcome.stderr.decode() == f'heapledger: report: {path}: {said}\n'
+
+
+def test_a_device_is_not_replaced(situation):
+    """A rename would put a file in its place, as root even for /dev/null."""
+    pipe = situation.folder / 'pipe'
+    os.mkfifo(pipe)
+    outcome = situation.report('-o', 'pipe', '--force')
+    assert outcome.status == 2 and b'pipe: is not a regular file' in outcome.stderr, outcome
+    assert pipe.is_fifo()
+
+
+def test_a_home_that_cannot_be_written_is_nobodys_business(situation):
+    outcome = situation.report('-o', 'out.html', env={'HOME': '/proc'})
+    assert (outcome.status, outcome.stderr) == (0, b''), outcome
+
+
+def test_a_full_disk_leaves_the_old_report(situation):
+    """A limit on file size stands in for the disk: the page is larger."""
+    situation.report()
+    before = (situation.folder / 'report.html').read_bytes()
+    situation.data['command'] = ['other']
+    analyzer = situation._write()
+    script = situation.folder.parent / 'limit.sh'
+    script.write_text('trap "" XFSZ; ulimit -f 100; exec "$@"\n')
+    from analysis_fixture import REPORTS
+    outcome = run(['/bin/bash', script, sys.executable, REPORTS / 'report.py', situation.trace],
+                  cwd=situation.folder, env={'HEAPLEDGER_BIN': str(analyzer)})
+    assert outcome.status == 2
+    assert outcome.stderr.decode() == 'heapledger: report: report.html: File too large\n'
+    assert (situation.folder / 'report.html').read_bytes() == before
+    assert not [name for name in os.listdir(situation.folder) if name.startswith('.heapledger')]
+
+
+def test_an_unreadable_trace_passes_the_analyzers_line_through(situation):
+    situation.analyzer_status = 3
+    outcome = situation.report('-o', 'out.html')
+    assert outcome.status == 3
+    assert outcome.stderr.decode() == (
+        f'heapledger: analyze: {situation.trace}: broken at 64\n')
+    assert not (situation.folder / 'out.html').exists()
+
+
+def test_a_missing_trace_and_wrong_options_are_one_line(situation):
+    outcome = situation.script('report.py', 'nowhere')
+    assert (outcome.status, outcome.stderr) == (
+        3, b'heapledger: report: nowhere: does not exist: name a trace directory\n')
+    outcome = situation.report('--pdf', 'x')
+    assert outcome.status == 2
+    assert outcome.stderr.decode() == ('heapledger: report: unrecognized arguments: --pdf x; '
+                                       'see heapledger report --help\n')
+
+
+def test_missing_matplotlib_is_one_line_with_the_packages(situation):
+    blocker = situation.folder / 'blocked' / 'matplotlib.py'
+    blocker.parent.mkdir()
+    blocker.write_text('raise ImportError("blocked", name="matplotlib")\n')
+    outcome = situation.report('-o', 'out.html', env={'PYTHONPATH': str(blocker.parent)})
+    assert outcome.status == 2
+    assert outcome.stderr.decode() == (
+        'heapledger: report: Python has no matplotlib: figures need the Debian packages '
+        'python3-matplotlib and python3-numpy\n')
+
+
+# A real recording, from the command as users type it.
+PROGRAM = 'blocks = [bytes(n * 100) for n in range(3000)]; del blocks; x = bytes(3000000)'
+
+
+def test_a_real_recording_makes_a_page_with_its_numbers(heapledger, tmp_path):
+    trace = tmp_path / 'trace'
+    outcome = run([heapledger, 'record', '-q', '-o', trace, '--', sys.executable, '-c', PROGRAM],
+                  env={'PYTHONMALLOC': 'malloc'})
+    assert outcome.status == 0, outcome
+    output = tmp_path / 'analysis.json'
+    assert run([heapledger, 'analyze', trace, '--json', output]).status == 0
+    data = json.loads(output.read_text())
+    outcome = run([heapledger, 'report', trace, '-o', 'real.html', '--png', 'figures'],
+                  cwd=tmp_path)
+    assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    page = Page((tmp_path / 'real.html').read_text())
+    assert page.loads == [] and 'http:' not in page.source
+    assert 'COMPLETE: every stream closed, no event lost' in page.text
+    assert 'date not recorded' not in page.text
+    for path in 'requested_bytes', 'mapped_bytes', 'rss_bytes':
+        assert f'title="{data["peak"][path]:,} bytes"' in page.source
+    assert f'title="{data["events"]["calls"]:,}"' in page.source
+    assert f'<td class=n>{data["syscalls"]["total"]:,}</td>' in page.source
+    for row in data['syscalls']['by_cause']:
+        if row['reason'] != 'recorder':
+            assert html.escape(row['reason_text']) in page.source
+    for name in FIGURES:
+        _, spread = variance(tmp_path / 'figures' / f'{name}.png')
+        assert spread > 0.005, name

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: MIT
+"""`heapledger verify` believes what is true and nothing else: real programs are VERIFIED, and every
+lie told about a single system call is found."""
+
+import shutil
+
+import pytest
+
+from conftest import run
+from probe_fixture import SYSCALL_KINDS, rewrite, rewrite_header, skip_without_probe
+
+SQL = '''create table t(a integer primary key, b text);
+with recursive c(x) as (select 1 union all select x + 1 from c where x < 20000)
+insert into t select x, hex(randomblob(50)) from c;
+update t set b = b || b where a % 3 = 0; drop table t;'''
+
+THREADS = '''import threading, ctypes
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+def work():
+    for n in range(2000):
+        libc.free(libc.malloc(1000 + n * 997 % 400000))
+threads = [threading.Thread(target=work) for _ in range(4)]
+[t.start() for t in threads]; [t.join() for t in threads]'''
+
+FORKS = '''import os
+for n in range(10):
+    if os.fork() == 0:
+        blocks = [bytes(300000) for _ in range(5)]
+        os._exit(0)
+    os.wait()
+os.spawnv(os.P_WAIT, '/bin/true', ['true'])'''
+
+LOST_OFFSET = 96  # of `lost` in a stream's header
+PYTHON = ['/usr/bin/python3', '-I', '-S', '-c']
+
+
+def record(heapledger, trace, *command, kernel='require', **more):
+    outcome = run([heapledger, 'record', '-o', trace, '--kernel', kernel, '--', *command], **more)
+    assert outcome.status == 0, outcome
+
+
+def verify(heapledger, trace):
+    outcome = run([heapledger, 'verify', trace])
+    text = outcome.stdout.decode()
+    assert all(len(line) <= 80 for line in text.splitlines()), text
+    return outcome.status, text
+
+
+def assert_verified(heapledger, trace, least):
+    status, text = verify(heapledger, trace)
+    assert status == 0 and text.startswith('VERIFIED: the kernel saw all '), text
+    assert int(text.split()[5]) >= least, text
+
+
+@pytest.mark.parametrize('command, input, least', [
+    (['sqlite3', ':memory:'], SQL.encode(), 20),
+    ([*PYTHON, THREADS], None, 100),
+    ([*PYTHON, FORKS], None, 50),
+    (['/bin/bash', '-c', 'for i in 1 2 3; do /bin/true; (exit 0); done; true'], None, 20),
+], ids=['sqlite3', 'threads', 'forks', 'shell'])
+def test_true_traces_are_verified(build, heapledger, tmp_path, command, input, least):
+    skip_without_probe(build)
+    record(heapledger, tmp_path / 'trace', *command, input=input)
+    assert_verified(heapledger, tmp_path / 'trace', least)
+
+
+@pytest.fixture(scope='module')
+def true_trace(build, heapledger, tmp_path_factory):
+    """One trace for all the lies; it holds every kind of call."""
+    skip_without_probe(build)
+    trace = tmp_path_factory.mktemp('true') / 'trace'
+    record(heapledger, trace, *PYTHON, THREADS)
+    assert_verified(heapledger, trace, 100)
+    return trace
+
+
+@pytest.fixture
+def trace(true_trace, tmp_path):
+    """A copy to damage."""
+    return shutil.copytree(true_trace, tmp_path / 'trace')
+
+
+def log_of(trace):
+    path, = [p for p in trace.glob('*.hlt') if '.kernel.' not in p.name]
+    return path
+
+
+def kernel_of(trace):
+    path, = trace.glob('*.kernel.hlt')
+    return path
+
+
+class Once:
+    """Changes one system call of a kind that `fits`, in the middle of the first block with enough."""
+
+    def __init__(self, kind, change, fits):
+        self.kind, self.change, self.fits, self.done = SYSCALL_KINDS[kind], change, fits, False
+
+    def __call__(self, records):
+        places = [i for i, record in enumerate(records)
+                  if record['kind'] == self.kind and self.fits(record)]
+        if self.done or len(places) < 2:
+            return records
+        self.done = True
+        return self.change(records, places[len(places) // 2])
+
+
+def without(records, place):
+    return records[:place] + records[place + 1:]
+
+
+def twice(records, place):
+    return records[:place + 1] + records[place:]
+
+
+def longer(records, place):
+    records[place]['words'][0] += 4096
+    return records
+
+
+def elsewhere(records, place):
+    records[place]['words'][2] += 4096
+    return records
+
+
+def failed(records, place):
+    records[place]['words'][2] = -12
+    return records
+
+
+def is_heap(record):
+    """Not one of the recorder's own calls: bits 8..15 of the cause are the reason."""
+    return record['words'][5] >> 8 & 0xff != 16
+
+
+def lie(trace, kind, change):
+    once = Once(kind, change, is_heap)
+    rewrite(log_of(trace), once)
+    assert once.done, f'the trace has no {kind} to change'
+
+
+def forget_in_kernel(trace, kind):
+    """Takes a call that the log has out of the kernel's side."""
+    logged = set()
+
+    def collect(records):
+        logged.update((r['addr'], *r['words'][:3]) for r in records
+                      if r['kind'] == SYSCALL_KINDS[kind])
+        return records
+
+    rewrite(log_of(trace), collect)
+    once = Once(kind, without, lambda record: (record['addr'], *record['words'][:3]) in logged)
+    rewrite(kernel_of(trace), once)
+    assert once.done, f'the trace has no {kind} to forget'
+
+
+def test_rewriting_alone_changes_nothing(heapledger, trace):
+    rewrite(log_of(trace), lambda records: records)
+    rewrite(kernel_of(trace), lambda records: records)
+    assert_verified(heapledger, trace, 100)
+
+
+@pytest.mark.parametrize('kind, change, text', [
+    ('brk', without, 'the break was moved by a call that is not in the log'),
+    ('munmap', without, 'a call that is not in the log reached into'),
+    ('mmap', without, 'blocks in mappings that no logged call had obtained'),
+    ('mprotect', without, 'a call that is not in the log reached into'),
+    ('brk', twice, 'logged, but the kernel has not seen it'),
+    ('mmap', twice, 'logged, but the kernel has not seen it'),
+    ('mprotect', longer, 'logged, but the kernel has not seen it'),
+    ('munmap', longer, 'logged, but the kernel has not seen it'),
+    ('mmap', elsewhere, 'logged, but the kernel has not seen it'),
+    ('brk', elsewhere, 'logged, but the kernel has not seen it'),
+    ('munmap', failed, 'logged, but the kernel has not seen it'),
+])
+def test_a_lie_is_found(heapledger, trace, kind, change, text):
+    lie(trace, kind, change)
+    status, said = verify(heapledger, trace)
+    assert status == 1 and said.startswith('INCOMPLETE: '), said
+    assert text in said
+
+
+@pytest.mark.parametrize('kind', ['mmap', 'munmap', 'mprotect'])
+def test_what_the_kernel_did_not_see_is_found(heapledger, trace, kind):
+    forget_in_kernel(trace, kind)
+    status, said = verify(heapledger, trace)
+    assert status == 1 and said.startswith('INCOMPLETE: '), said
+    assert 'logged, but the kernel has not seen it' in said
+
+
+def test_loss_is_no_lie(heapledger, trace):
+    """What the probe says it lost may be what is missing: not enough evidence, but no finding."""
+    forget_in_kernel(trace, 'mprotect')
+    rewrite_header(kernel_of(trace), LOST_OFFSET, '<Q', 1)
+    status, said = verify(heapledger, trace)
+    assert status == 4 and said.startswith('INCOMPLETE: '), said
+    assert 'events lost by the kernel probe' in said
+
+
+def test_half_a_trace_is_not_verified(build, heapledger, tmp_path):
+    skip_without_probe(build)
+    trace = tmp_path / 'trace'
+    record(heapledger, trace, '/bin/bash', '-c', '/bin/true; /bin/true; :')
+    assert_verified(heapledger, trace, 3)
+    next(trace.glob('*.3.hlt')).unlink()
+    status, said = verify(heapledger, trace)
+    assert status == 4 and said.startswith('INCOMPLETE: '), said
+    assert '1  streams not there, not closed whole' in said
+    kernel_of(trace).unlink()
+    assert verify(heapledger, trace) == (
+        4, "UNVERIFIED: the kernel's stream was recorded, and is not there\n")
+
+
+def test_a_foreign_break_is_found(build, heapledger, tmp_path):
+    skip_without_probe(build)
+    record(heapledger, tmp_path / 'trace', build / 'tests' / 'victims' / 'victim_foreign_break')
+    status, said = verify(heapledger, tmp_path / 'trace')
+    assert status == 1 and said.startswith('INCOMPLETE: '), said
+    assert 'the break was moved by a call that is not in the log' in said
+
+
+def test_without_the_kernel_it_is_unverified(heapledger, tmp_path):
+    record(heapledger, tmp_path / 'trace', '/bin/sh', '-c', ':', kernel='off')
+    status, said = verify(heapledger, tmp_path / 'trace')
+    assert status == 4
+    assert said == 'UNVERIFIED: switched off with --kernel off\n'
+
+
+def test_what_is_no_trace(heapledger, tmp_path):
+    outcome = run([heapledger, 'verify', tmp_path])
+    assert outcome.status == 3
+    assert outcome.stderr.count(b'\n') == 1 and str(tmp_path).encode() in outcome.stderr
+
+
+def test_a_broken_kernel_stream_is_named(heapledger, trace):
+    path = kernel_of(trace)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 0x55
+    path.write_bytes(data)
+    outcome = run([heapledger, 'verify', trace])
+    assert outcome.status == 3, outcome
+    assert path.name.encode() in outcome.stderr and not outcome.stdout
+
+
+@pytest.mark.parametrize('arguments', [[], ['a', 'b'], ['--what']])
+def test_wrong_usage(heapledger, arguments):
+    outcome = run([heapledger, 'verify', *arguments])
+    assert outcome.status == 2
+    assert outcome.stderr.startswith(b'heapledger: verify: ')

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: MIT
+"""What all tests of commands and programs share: where the build is, how to run a program as it is,
+under the library and under `heapledger record`, and how to compare. Meson starts each test file on
+its own with HEAPLEDGER_BUILD set; by hand: HEAPLEDGER_BUILD=build pytest tests/commands/test_x.py
+"""
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent
+
+# A program under test sees this and nothing of the machine: no other interpreter first in PATH, no
+# locale, no options by variable, and none of our own.
+CLEAN_ENVIRONMENT = {
+    'PATH': '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+    'LC_ALL': 'C.UTF-8',
+    'TZ': 'UTC',
+    'HOME': '/nonexistent',
+}
+
+
+@dataclass
+class Outcome:
+    """How a program ended, and what it left."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+    files: dict = field(default_factory=dict)
+    result: object = None
+
+
+@dataclass
+class Comparison:
+    """The same program three times: on its own, under the library, recorded."""
+
+    plain: Outcome
+    library: Outcome
+    recorded: Outcome
+    trace: Path
+    analysis: dict
+
+
+def run(argv, *, cwd=None, env=None, input=None, timeout=240):
+    """Runs argv in the clean environment (plus env), without a terminal. When it takes too long,
+    ends its whole process group and fails."""
+    process = subprocess.Popen(
+        [str(word) for word in argv], cwd=cwd, env={**CLEAN_ENVIRONMENT, **(env or {})},
+        stdin=subprocess.PIPE if input is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        stdout, stderr = process.communicate(input, timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        stdout, stderr = process.communicate()
+        raise AssertionError(f'{argv} did not end in {timeout} s: {stdout!r} {stderr!r}') from None
+    return Outcome(process.returncode, stdout, stderr)
+
+
+@pytest.fixture(scope='session')
+def build():
+    """The build folder."""
+    folder = os.environ.get('HEAPLEDGER_BUILD')
+    assert folder, 'set HEAPLEDGER_BUILD to the build folder'
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope='session')
+def heapledger(build):
+    """The command, uninstalled."""
+    path = build / 'analyzer' / 'heapledger'
+    assert path.exists(), f'{path} was not built'
+    return path
+
+
+@pytest.fixture(scope='session')
+def library(build):
+    """The library that is preloaded."""
+    path = build / 'interposer' / 'libheapledger.so'
+    assert path.exists(), f'{path} was not built'
+    return path
+
+
+def analyze(heapledger, trace):
+    """What `analyze --json` says of a trace."""
+    output = trace.with_name(trace.name + '.json')
+    outcome = run([heapledger, 'analyze', trace, '--json', output])
+    assert outcome.status == 0, outcome
+    return json.loads(output.read_text())
+
+
+def assert_sound(analysis, least_calls):
+    """There were events, and every one of them is in the trace and makes sense."""
+    assert analysis['events']['calls'] >= least_calls, analysis['events']
+    assert analysis['events']['lost'] == 0, analysis['events']
+    incomplete = [process for process in analysis['processes'] if not process['complete']]
+    assert analysis['complete'], incomplete[:3]
+    wrong = {name: count for name, count in analysis['anomalies'].items() if count}
+    assert not wrong, wrong
+
+
+class Preload:
+    """Compares a program with itself: under the library and under `heapledger record`."""
+
+    def __init__(self, heapledger, library, folder):
+        self.heapledger, self.preloaded, self.folder = heapledger, library, folder
+
+    def environment(self, env=None):
+        """The environment that puts a program on the library's allocator, without recording."""
+        return {**(env or {}), 'LD_PRELOAD': str(self.preloaded)}
+
+    def record_command(self, argv, trace):
+        return [self.heapledger, 'record', '-o', trace, '--', *argv]
+
+    def compare(self, argv, *, prepare=None, files=(), result=None, env=None, input=None,
+                normalise=None, least_calls=1, timeout=240):
+        """Runs argv three times, each in a new folder that prepare(folder) fills, and demands the
+        same status, stdout, stderr, contents of the files it leaves and result(folder). normalise
+        takes from the output what is never twice the same. The recording must be whole."""
+        trace = self.folder / 'trace'
+        ways = {
+            'plain': (argv, env),
+            'library': (argv, self.environment(env)),
+            'recorded': (self.record_command(argv, trace), env),
+        }
+        outcomes = {}
+        for way, (command, variables) in ways.items():
+            cwd = self.folder / way
+            cwd.mkdir()
+            if prepare:
+                prepare(cwd)
+            outcome = run(command, cwd=cwd, env=variables, input=input, timeout=timeout)
+            outcome.files = {name: (cwd / name).read_bytes() for name in files}
+            outcome.result = result(cwd) if result else None
+            if way == 'recorded':
+                outcome.stderr = without_own_lines(outcome.stderr)
+            if normalise:
+                outcome.stdout = normalise(outcome.stdout)
+                outcome.stderr = normalise(outcome.stderr)
+            outcomes[way] = outcome
+        for way in 'library', 'recorded':
+            assert_same(outcomes['plain'], outcomes[way], way)
+        analysis = analyze(self.heapledger, trace)
+        assert_sound(analysis, least_calls)
+        return Comparison(**outcomes, trace=trace, analysis=analysis)
+
+
+def without_own_lines(stderr):
+    """What `record` itself says on stderr, each line under its own name, is not the program's."""
+    lines = stderr.splitlines(keepends=True)
+    return b''.join(line for line in lines if not line.startswith(b'heapledger: '))
+
+
+def assert_same(plain, other, way):
+    assert other.status == plain.status, (way, other.status, other.stderr[-2000:])
+    assert other.stdout == plain.stdout, way
+    assert other.stderr == plain.stderr, way
+    assert other.result == plain.result, way
+    for name, content in plain.files.items():
+        assert other.files[name] == content, f'{way}: {name} differs'
+
+
+@pytest.fixture
+def preload(heapledger, library, tmp_path):
+    return Preload(heapledger, library, tmp_path)
+
+
+# Every skip is visible with its reason, and the counts have a form that tests/summary.py reads.
+# Where a skip is not acceptable, HEAPLEDGER_NO_SKIP says so: words, one of which is in the test's
+# name when it must not be skipped.
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    wanted = os.environ.get('HEAPLEDGER_NO_SKIP', '').split()
+    if report.skipped and any(word in item.nodeid for word in wanted):
+        report.outcome = 'failed'
+        report.longrepr = f'{item.nodeid} must not be skipped here: {report.longrepr}'
+
+
+def skip_reason(report):
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix('Skipped: ')
+    return getattr(report, 'wasxfail', '') or str(report.longrepr)
+
+
+def pytest_terminal_summary(terminalreporter):
+    stats = terminalreporter.stats
+    skipped = stats.get('skipped', []) + stats.get('xfailed', [])
+    for report in skipped:
+        reason = ' '.join(skip_reason(report).split())
+        terminalreporter.write_line(f'skipped: {report.nodeid}: {reason}')
+    failed = len(stats.get('failed', [])) + len(stats.get('error', []))
+    failed += len(stats.get('xpassed', []))
+    terminalreporter.write_line(
+        f'cases: {len(stats.get("passed", []))} passed, {failed} failed, {len(skipped)} skipped')

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Feeds bytes to the reader, the ledger and the JSON of a result as if they were a stream's file.
+ * With libFuzzer it is the target; with -DFUZZ_RUNNER a plain program over the files it is given.
+ *
+ * Checksums would stop nearly every mutation at the door, so they are made right before the bytes
+ * are read: what is behind the door is what is tested. Every other input goes in untouched.
+ */
+#include "ledger.h"
+#include "stream_reader.h"
+
+#include <zlib.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* So that an input takes milliseconds whatever it claims. */
+#define EVENTS_MOST 20000
+#define PAGES_MOST 64
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void mend_blocks(uint8_t *bytes, size_t size, size_t at)
+{
+	struct hl_block_header header;
+	while (at < size && size - at > sizeof(header)) {
+		memcpy(&header, bytes + at, sizeof(header));
+		if (header.stored_bytes > size - at - sizeof(header))
+			return;
+		uint8_t *payload = bytes + at + sizeof(header);
+		header.payload_crc = (uint32_t)crc32(0, payload, header.stored_bytes);
+		header.header_crc = 0;
+		header.header_crc = (uint32_t)crc32(0, (const Bytef *)&header, sizeof(header));
+		memcpy(bytes + at, &header, sizeof(header));
+		at += sizeof(header) + header.stored_bytes;
+	}
+}
+
+static void mend(uint8_t *bytes, size_t size)
+{
+	struct hl_trace_header header;
+	if (size < sizeof(header))
+		return;
+	memcpy(&header, bytes, sizeof(header));
+	if (header.header_bytes < sizeof(header) || header.header_bytes > size)
+		return;
+	header.crc = 0;
+	memcpy(bytes, &header, sizeof(header));
+	header.crc = (uint32_t)crc32(0, bytes, header.header_bytes);
+	memcpy(bytes, &header, sizeof(header));
+	mend_blocks(bytes, size, header.header_bytes);
+}
+
+static void read_all(struct stream_reader *reader)
+{
+	static struct ledger_result result;
+	struct ledger ledger;
+	struct clock clock = {0};
+	const struct stream_info *info = stream_reader_info(reader);
+	const struct stream_event *event;
+	uint64_t last = 0;
+
+	memset(&result, 0, sizeof(result));
+	if (clock_add(&clock, info->header.clock_tick, info->header.clock_ns))
+		return;
+	clock_finish(&clock, info->header.tick_hz);
+	ledger_start(&ledger, &result, &clock);
+	ledger.pages.limit = PAGES_MOST;
+	if (timeline_start(&ledger.timeline, info->first_tick, info->last_tick, 10))
+		abort();
+	for (unsigned i = 0; i < EVENTS_MOST && stream_reader_next(reader, &event) > 0; i++) {
+		if (event->record.word[0] < last)
+			abort(); /* records come in time order, whatever the file is */
+		last = event->record.word[0];
+		if (ledger_apply(&ledger, event))
+			break;
+	}
+	ledger_finish(&ledger);
+	timeline_free(&ledger.timeline);
+	ledger_free(&ledger);
+	free(result.causes.list);
+	clock_free(&clock);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	struct stream_reader *reader;
+	uint8_t *bytes = malloc(size ? size : 1);
+	if (!bytes)
+		return 0;
+	if (size)
+		memcpy(bytes, data, size);
+	/* The last byte decides, so that the fuzzer can keep both kinds. */
+	if (size && !(data[size - 1] & 1))
+		mend(bytes, size);
+	struct stream_input input = {.fd = -1, .bytes = bytes, .size = size, .name = "input"};
+	if (!stream_reader_open(&reader, &input))
+		read_all(reader);
+	else if (!*stream_reader_error(reader))
+		abort(); /* a refusal has a reason */
+	stream_reader_close(reader);
+	free(bytes);
+	return 0;
+}
+
+#ifdef FUZZ_RUNNER
+static int run_file(const char *path)
+{
+	static uint8_t bytes[1 << 20];
+	FILE *file = fopen(path, "rb");
+	if (!file) {
+		perror(path);
+		return 1;
+	}
+	size_t size = fread(bytes, 1, sizeof(bytes), file);
+	fclose(file);
+	return LLVMFuzzerTestOneInput(bytes, size);
+}
+
+int main(int argc, char **argv)
+{
+	int failed = argc < 2;
+	for (int i = 1; i < argc; i++)
+		failed |= run_file(argv[i]);
+	printf("%d inputs\n", argc - 1);
+	return failed;
+}
+#endif

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What stream.c writes, stream_reader.c gives back: every word of every record, in time order, over
+ * threads, block limits and ticks that go back; and what a failed write leaves is readable.
+ */
+#include "stream.h"
+#include "stream_reader.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static char directory[] = "/tmp/heapledger-test-XXXXXX";
+static int dirfd_of_test;
+static uint64_t state = 1;
+
+static uint64_t next_random(void)
+{
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return state;
+}
+
+/* Mostly small numbers, now and then any, and the borders of the varint lengths. */
+static uint64_t random_word(void)
+{
+	uint64_t word = next_random() >> (next_random() % 64);
+	if (!(next_random() % 50))
+		return UINT64_MAX;
+	return next_random() % 10 ? word
+				  : (UINT64_C(1) << (next_random() % 64)) - next_random() % 2;
+}
+
+static unsigned random_kind(void)
+{
+	for (;;) {
+		unsigned kind = 1 + (unsigned)(next_random() % (HL_KIND_LIMIT - 1));
+		if (hl_kind_slots(kind))
+			return kind;
+	}
+}
+
+static unsigned random_record(uint64_t *word, uint64_t tick)
+{
+	unsigned kind = random_kind(), slots = hl_kind_slots(kind);
+	for (unsigned i = 0; i < slots * 4; i++)
+		word[i] = random_word();
+	word[0] = tick;
+	word[1] = hl_kind_addr((enum hl_kind)kind, word[1]);
+	if (slots < 3 && !(next_random() & 3))
+		word[2] = word[3] = 0;
+	return slots;
+}
+
+static struct stream *create(uint32_t serial)
+{
+	struct hl_trace_header header = {
+		.pid = 77, .serial = serial, .tick_hz = 1, .command_bytes = 5};
+	struct stream *stream;
+	assert_int_equal(stream_create(&stream, dirfd_of_test, &header, "true"), 0);
+	return stream;
+}
+
+static void finish(struct stream *stream, int complete)
+{
+	assert_int_equal(stream_close(stream, complete, HL_TRACE_END_EXIT, 3, 9, 5, "false", 6), 0);
+}
+
+static int open_stream(uint32_t serial, struct stream_reader **reader, int *fd)
+{
+	char name[32];
+	struct stat status;
+	snprintf(name, sizeof(name), "77.%u.hlt", serial);
+	*fd = openat(dirfd_of_test, name, O_RDONLY);
+	assert_true(*fd >= 0);
+	assert_int_equal(fstat(*fd, &status), 0);
+	struct stream_input input = {.fd = *fd, .size = (uint64_t)status.st_size, .name = name};
+	return stream_reader_open(reader, &input);
+}
+
+static void every_word_comes_back(void **unused)
+{
+	enum { COUNT = 200000 };
+	uint64_t(*records)[12] = calloc(COUNT, sizeof(*records));
+	(void)unused;
+	assert_non_null(records);
+	struct stream *stream = create(1);
+	uint64_t tick = 5;
+	for (size_t i = 0; i < COUNT; i++) {
+		tick += random_word() >> 20;
+		unsigned slots = random_record(records[i], tick);
+		assert_int_equal(
+			stream_append(stream, 9, (const struct hl_slot *)records[i], slots), 0);
+	}
+	finish(stream, 1);
+
+	struct stream_reader *reader;
+	const struct stream_event *event;
+	int fd;
+	assert_int_equal(open_stream(1, &reader, &fd), 0);
+	const struct stream_info *info = stream_reader_info(reader);
+	assert_int_equal(info->records, COUNT);
+	assert_true(info->blocks > 2);
+	assert_string_equal(info->command, "false");
+	assert_int_equal(info->header.end_status, 3);
+	assert_int_equal(info->header.lost, 5);
+	assert_int_equal(info->header.flags, 0);
+	for (size_t i = 0; i < COUNT; i++) {
+		assert_int_equal(stream_reader_next(reader, &event), 1);
+		unsigned slots = hl_kind_slots(hl_kind_of(records[i][1]));
+		assert_int_equal(event->tid, 9);
+		assert_memory_equal(&event->record, records[i], slots * sizeof(struct hl_slot));
+	}
+	assert_int_equal(stream_reader_next(reader, &event), 0);
+	stream_reader_close(reader);
+	close(fd);
+	free(records);
+}
+
+/* Each record's size is its number, so nothing is twice or missing; each thread's order holds. */
+static void threads_are_merged_by_time(void **unused)
+{
+	enum { COUNT = 300000, THREADS = 3000 };
+	uint64_t *last = calloc(THREADS, sizeof(*last));
+	uint8_t *seen = calloc(1, COUNT + 1);
+	struct stream *stream = create(2);
+	(void)unused;
+	assert_non_null(last);
+	assert_non_null(seen);
+	for (uint64_t i = 1; i <= COUNT; i++) {
+		struct hl_call_record record = {
+			.tick = i * 10, .kind_addr = hl_kind_addr(HL_KIND_malloc, i), .size = i};
+		uint32_t tid = 1 + (uint32_t)(next_random() % THREADS);
+		assert_int_equal(stream_append(stream, tid, (const struct hl_slot *)&record, 1), 0);
+	}
+	finish(stream, 1);
+
+	struct stream_reader *reader;
+	const struct stream_event *event;
+	int fd;
+	assert_int_equal(open_stream(2, &reader, &fd), 0);
+	for (uint64_t i = 1; i <= COUNT; i++) {
+		assert_int_equal(stream_reader_next(reader, &event), 1);
+		assert_int_equal(event->record.call.tick, i * 10);
+		assert_int_equal(event->record.call.size, i);
+		assert_false(seen[i]++);
+		assert_true(last[event->tid - 1] < i);
+		last[event->tid - 1] = i;
+	}
+	assert_int_equal(stream_reader_next(reader, &event), 0);
+	stream_reader_rewind(reader, 1);
+	while (stream_reader_next(reader, &event) == 1)
+		assert_int_equal(event->tid, 1);
+	stream_reader_close(reader);
+	close(fd);
+	free(last);
+	free(seen);
+}
+
+static void ticks_that_go_back_are_put_in_order(void **unused)
+{
+	static const uint64_t ticks[] = {10, 11, 20, 30, 12, 13, 13, 31, 5};
+	static const uint64_t sorted[] = {5, 10, 11, 12, 13, 13, 20, 30, 31};
+	struct stream *stream = create(3);
+	struct stream_reader *reader;
+	const struct stream_event *event;
+	int fd;
+	(void)unused;
+	for (size_t i = 0; i < 9; i++) {
+		struct hl_call_record record = {
+			.tick = ticks[i], .kind_addr = hl_kind_addr(HL_KIND_free, 16)};
+		assert_int_equal(stream_append(stream, 4, (const struct hl_slot *)&record, 1), 0);
+	}
+	finish(stream, 0);
+	assert_int_equal(open_stream(3, &reader, &fd), 0);
+	assert_int_equal(stream_reader_info(reader)->header.flags, HL_TRACE_INCOMPLETE);
+	for (size_t i = 0; i < 9; i++) {
+		assert_int_equal(stream_reader_next(reader, &event), 1);
+		assert_int_equal(event->record.call.tick, sorted[i]);
+	}
+	stream_reader_close(reader);
+	close(fd);
+}
+
+static void a_cut_off_record_is_refused(void **unused)
+{
+	struct hl_syscall_record record = {.tick = 1, .kind_addr = hl_kind_addr(HL_KIND_brk, 0)};
+	struct hl_call_record unknown = {.tick = 1, .kind_addr = UINT64_C(200) << HL_ADDRESS_BITS};
+	(void)unused;
+	struct stream *stream = create(4);
+	assert_int_equal(stream_append(stream, 1, (const struct hl_slot *)&record, 2), -EINVAL);
+	assert_int_equal(stream_append(stream, 1, (const struct hl_slot *)&record, 3), -EINVAL);
+	stream_close(stream, 1, HL_TRACE_END_EXIT, 0, 0, 0, NULL, 0);
+	stream = create(5);
+	assert_int_equal(stream_append(stream, 1, (const struct hl_slot *)&unknown, 1), -EINVAL);
+	stream_close(stream, 1, HL_TRACE_END_EXIT, 0, 0, 0, NULL, 0);
+}
+
+/* A file size limit stands in for the full disk: the write that crosses it is short, the next
+ * fails. */
+static void a_full_disk_leaves_whole_blocks(void **unused)
+{
+	enum { LIMIT = 1000000 };
+	struct rlimit before, limit;
+	struct stream *stream = create(6);
+	uint64_t word[12], tick = 0, appended = 0;
+	int rc = 0;
+	(void)unused;
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+	limit = before;
+	limit.rlim_cur = LIMIT;
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	while (!rc && appended < 1000000) {
+		unsigned slots = random_record(word, tick += 10);
+		rc = stream_append(stream, 1, (const struct hl_slot *)word, slots);
+		appended++;
+	}
+	int again = stream_append(stream, 1, (const struct hl_slot *)word, 1);
+	int closed = stream_close(stream, 1, HL_TRACE_END_EXIT, 0, tick, 0, NULL, 0);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+	assert_int_equal(rc, -EFBIG);
+	assert_int_equal(again, -EFBIG);
+	assert_int_equal(closed, -EFBIG);
+
+	struct stream_reader *reader;
+	const struct stream_event *event;
+	int fd;
+	assert_int_equal(open_stream(6, &reader, &fd), 0);
+	const struct stream_info *info = stream_reader_info(reader);
+	assert_int_equal(info->header.flags, HL_TRACE_INCOMPLETE);
+	assert_int_equal(info->tail_bytes, 0);
+	assert_true(info->records > 0 && info->records < appended);
+	uint64_t count = 0;
+	while (stream_reader_next(reader, &event) == 1)
+		count++;
+	assert_int_equal(count, info->records);
+	stream_reader_close(reader);
+	close(fd);
+}
+
+static int set_up(void **unused)
+{
+	(void)unused;
+	if (!mkdtemp(directory))
+		return -1;
+	dirfd_of_test = open(directory, O_RDONLY | O_DIRECTORY);
+	return dirfd_of_test < 0;
+}
+
+static int tear_down(void **unused)
+{
+	char name[32];
+	(void)unused;
+	for (unsigned serial = 1; serial < 10; serial++) {
+		snprintf(name, sizeof(name), "77.%u.hlt", serial);
+		unlinkat(dirfd_of_test, name, 0);
+	}
+	close(dirfd_of_test);
+	return rmdir(directory);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_word_comes_back),
+		cmocka_unit_test(threads_are_merged_by_time),
+		cmocka_unit_test(ticks_that_go_back_are_put_in_order),
+		cmocka_unit_test(a_cut_off_record_is_refused),
+		cmocka_unit_test(a_full_disk_leaves_whole_blocks),
+	};
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
