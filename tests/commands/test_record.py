@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -189,11 +190,14 @@ def test_drop_counts_what_it_drops(heapledger, record, trace, victim):
 
 def test_drop_is_exact_for_one_thread(heapledger, record, trace, victim):
     """The collector is stopped meanwhile, so that the 32 pages cannot be enough."""
-    process = spawn(heapledger, trace, victim, 'count', 200000,
+    process = spawn(heapledger, trace, victim, 'gated', 'count', 200000,
                     options=['--on-full', 'drop', '--buffer', '1M', '--interval', '3600000'],
-                    stderr=subprocess.PIPE)
+                    stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     pid = child_of(process)
+    until(lambda: Path(f'/proc/{pid}/comm').read_text().strip() == Path(victim).name[:15])
     os.kill(process.pid, signal.SIGSTOP)
+    process.stdin.write(b'.')
+    process.stdin.flush()
     until(lambda: open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] == 'Z')
     os.kill(process.pid, signal.SIGCONT)
     _, stderr = process.communicate(timeout=60)
@@ -242,7 +246,9 @@ def test_signals_are_forwarded(heapledger, trace, number):
 
 def test_dies_as_the_program_does(heapledger, trace):
     process = spawn(heapledger, trace, '/bin/sleep', '60')
-    os.kill(child_of(process), signal.SIGTERM)
+    pid = child_of(process)
+    until(lambda: Path(f'/proc/{pid}/comm').read_text() == 'sleep\n')
+    os.kill(pid, signal.SIGTERM)
     assert process.wait(30) == -signal.SIGTERM
     assert session(trace)['exit'] == {'signal': signal.SIGTERM}
 
@@ -277,13 +283,11 @@ def test_killed_recorder_leaves_the_program_alone(heapledger, trace, victim, tmp
     try:
         until(lambda: counters.exists() and any(counters.read_bytes()))
         time.sleep(0.3)
+        own = f'heapledger.{process.pid}.'
         process.kill() # and not waited for: a zombie must count as dead
-        time.sleep(0.5)
+        until(lambda: not any(name.startswith(own) for name in os.listdir('/dev/shm')))
         before = counters.read_bytes()
         until(lambda: counters.read_bytes() != before)
-        shared = [name for name in os.listdir('/dev/shm')
-                  if name.startswith(f'heapledger.{process.pid}.')]
-        assert shared == [], 'the program did not notice'
         status = open(f'/proc/{pid}/status').read()
         assert int(status.split('RssShmem:')[1].split()[0]) < 64 << 10
     finally:
@@ -297,12 +301,11 @@ def test_killed_recorder_leaves_the_program_alone(heapledger, trace, victim, tmp
 
 def test_no_shared_memory_is_left(heapledger, trace, victim):
     """The session's name starts with the recorder's pid, so other tests' sessions do not count."""
-    with subprocess.Popen(
-            [heapledger, 'record', '-o', trace, '--kernel', 'off', '--', victim, 'fork', '1000'],
-            env=CLEAN_ENVIRONMENT, stdout=subprocess.DEVNULL) as process:
-        own = f'heapledger.{process.pid}.'
-        until(lambda: any(name.startswith(own) for name in os.listdir('/dev/shm')))
-        assert process.wait(60) == 0
+    process = spawn(heapledger, trace, victim, 'gated', 'fork', 1000, stdin=subprocess.PIPE)
+    own = f'heapledger.{process.pid}.'
+    until(lambda: any(name.startswith(own) for name in os.listdir('/dev/shm')))
+    process.communicate(b'.', timeout=60)
+    assert process.returncode == 0
     assert not [name for name in os.listdir('/dev/shm') if name.startswith(own)]
 
 

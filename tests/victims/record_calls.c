@@ -218,6 +218,17 @@ static int run_forever(int threads, const char *file)
 
 int main(int argc, char **argv)
 {
+	char gate;
+
+	/* "gated" before the mode: nothing happens until standard input has a byte. */
+	if (argc > 1 && strcmp(argv[1], "gated") == 0) {
+		if (read(STDIN_FILENO, &gate, 1) != 1)
+			return 88;
+		argv[1] = argv[0];
+		argv++;
+		argc--;
+	}
+
 	const char *mode = argc > 2 ? argv[1] : "";
 	long count = argc > 2 ? atol(argv[2]) : 0;
 	int more = argc > 3 ? atoi(argv[3]) : 1;
