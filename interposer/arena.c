@@ -49,8 +49,6 @@ void arena_defer(struct arena *arena, struct chunk *chunk)
 
 struct chunk *arena_take_deferred(struct arena *arena)
 {
-	if (atomic_load_explicit(&arena->deferred, memory_order_relaxed) == NULL)
-		return NULL;
 	return atomic_exchange(&arena->deferred, NULL);
 }
 

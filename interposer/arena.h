@@ -60,6 +60,11 @@ static inline void arena_leave(struct arena *arena)
 void arena_defer(struct arena *arena, struct chunk *chunk);
 struct chunk *arena_take_deferred(struct arena *arena);
 
+static inline bool arena_has_deferred(const struct arena *arena)
+{
+	return atomic_load_explicit(&arena->deferred, memory_order_relaxed) != NULL;
+}
+
 /* Arenas for threads. arena_attach finds one for a thread that has none, arena_attach_other one
  * beside `avoid`, whose memory is exhausted; need: bytes of the chunk that is wanted. NULL = none
  * could be had without waiting. arena_detach: the thread ends. */

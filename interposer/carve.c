@@ -317,7 +317,7 @@ void carve_consolidate(struct arena *arena, struct cache *cache)
 		give_surplus(arena, cache);
 }
 
-void carve_drain(struct arena *arena)
+void carve_drain_deferred(struct arena *arena)
 {
 	struct chunk *chunk = arena_take_deferred(arena);
 

@@ -31,7 +31,13 @@ void carve_cut(struct arena *arena, struct chunk *chunk, size_t bytes, struct ca
 void carve_consolidate(struct arena *arena, struct cache *cache);
 
 /* Frees what came in without the lock. */
-void carve_drain(struct arena *arena);
+void carve_drain_deferred(struct arena *arena);
+
+static inline void carve_drain(struct arena *arena)
+{
+	if (__builtin_expect(arena_has_deferred(arena), 0))
+		carve_drain_deferred(arena);
+}
 
 /* The checks a chunk must pass before anything is done to it; dies if it does not. */
 void carve_check_free(const struct chunk *chunk);

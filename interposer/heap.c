@@ -37,7 +37,7 @@ static void *block_or_error(struct chunk *chunk)
 	return chunk != NULL ? chunk_block(chunk) : no_memory();
 }
 
-static bool enter(struct arena *arena)
+static bool enter_arena(struct arena *arena)
 {
 	if (!arena_enter(arena))
 		return false;
@@ -49,7 +49,7 @@ static struct chunk *take_from(struct arena *arena, size_t bytes)
 {
 	struct chunk *chunk;
 
-	if (!enter(arena))
+	if (!enter_arena(arena))
 		return NULL;
 	chunk = carve_take(arena, bytes, thread_self.cache);
 	if (chunk == NULL)
@@ -102,7 +102,7 @@ static struct chunk *take(size_t bytes, size_t *dirty)
 	bool wanted;
 
 	*dirty = SIZE_MAX;
-	if (UNLIKELY(arena == NULL || !enter(arena)))
+	if (UNLIKELY(arena == NULL || !enter_arena(arena)))
 		return large_alloc(bytes, HL_REASON_interrupted);
 	top = arena->top;
 	top_bytes = top != NULL ? chunk_bytes(top) : 0;
@@ -149,7 +149,7 @@ static void give_back(struct chunk *chunk)
 {
 	struct arena *arena = arena_of(chunk);
 
-	if (LIKELY(enter(arena))) {
+	if (LIKELY(enter_arena(arena))) {
 		carve_give(arena, chunk, thread_self.cache);
 		arena_leave(arena);
 	} else {
@@ -162,7 +162,7 @@ static void give_back(struct chunk *chunk)
 static size_t give_some_back(struct chunk *chunks[], size_t count)
 {
 	struct arena *arena = arena_of(chunks[0]);
-	bool entered = enter(arena);
+	bool entered = enter_arena(arena);
 	size_t left = 0;
 
 	for (size_t i = 0; i < count; i++) {
@@ -334,7 +334,7 @@ static void *realloc_in_arena(struct chunk *chunk, size_t bytes)
 
 	carve_check_free(chunk);
 	cache_check_absent(thread_self.cache, chunk, "realloc(): block is in the thread cache");
-	if (!enter(arena))
+	if (!enter_arena(arena))
 		return move_block(chunk, bytes);
 	if (chunk == arena->top || !chunk_in_use(chunk))
 		fatal_block("realloc(): block is not in use", chunk_block(chunk));
@@ -383,7 +383,7 @@ static struct chunk *align_chunk(struct chunk *chunk, size_t alignment, size_t n
 
 	if (chunk_is_mmapped(chunk))
 		return lead != 0 ? large_advance(chunk, lead) : chunk;
-	if (!enter(arena)) { /* a fork: no cutting; the mapping is cut without a lock */
+	if (!enter_arena(arena)) { /* a fork: no cutting; the mapping is cut without a lock */
 		give_back(chunk);
 		chunk = large_alloc(need + alignment + CHUNK_MIN_BYTES, HL_REASON_interrupted);
 		return chunk != NULL ? align_chunk(chunk, alignment, need) : NULL;

@@ -344,7 +344,7 @@ bool log_has_room(void)
 {
 	const struct log_cursor *cursor = &self.cursor[log_level(log_depth - 1)];
 
-	return cursor->used + LOG_ROOM_SLOTS <= cursor->limit || cursor->muted ||
+	return log_is_off() || cursor->used + LOG_ROOM_SLOTS <= cursor->limit || cursor->muted ||
 	       !atomic_load_explicit(&attached.recording, memory_order_relaxed);
 }
 

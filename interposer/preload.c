@@ -52,6 +52,18 @@ static __attribute__((noinline)) void *malloc_full(size_t size, const void *call
 	return done(HL_KIND_malloc, depth == 0 ? heap_alloc(size) : heap_alloc_aside(size), size);
 }
 
+/* The short guard serves here, too. */
+static __attribute__((noinline)) void *malloc_missed(
+	struct cache *cache, size_t size, const void *caller)
+{
+	void *block;
+
+	fatal_set_caller(caller);
+	block = heap_alloc(size);
+	guard_end_hot(cache);
+	return block;
+}
+
 EXPORT void *malloc(size_t size)
 {
 	struct cache *cache = guard_begin_hot();
@@ -60,8 +72,10 @@ EXPORT void *malloc(size_t size)
 	if (__builtin_expect(cache == NULL, 0))
 		return malloc_full(size, CALLER);
 	block = cache_alloc_hot(cache, size);
+	if (__builtin_expect(block == NULL, 0))
+		return malloc_missed(cache, size, CALLER);
 	guard_end_hot(cache);
-	return __builtin_expect(block != NULL, 1) ? block : malloc_full(size, CALLER);
+	return block;
 }
 
 static __attribute__((noinline)) void *calloc_full(size_t total, const void *caller)
@@ -113,19 +127,27 @@ static __attribute__((noinline)) void free_as(
 	guard_leave();
 }
 
+static __attribute__((noinline)) void free_missed(
+	struct cache *cache, void *block, const void *caller)
+{
+	fatal_set_caller(caller);
+	heap_free(block);
+	guard_end_hot(cache);
+}
+
 EXPORT void free(void *block)
 {
 	struct cache *cache = guard_begin_hot();
-	bool kept;
 
 	if (__builtin_expect(cache == NULL, 0)) {
 		free_as(HL_KIND_free, block, 0, CALLER);
 		return;
 	}
-	kept = block == NULL || cache_free_hot(cache, block);
+	if (__builtin_expect(block != NULL && !cache_free_hot(cache, block), 0)) {
+		free_missed(cache, block, CALLER);
+		return;
+	}
 	guard_end_hot(cache);
-	if (__builtin_expect(!kept, 0))
-		free_as(HL_KIND_free, block, 0, CALLER);
 }
 
 EXPORT void cfree(void *block);
