@@ -64,6 +64,21 @@ void fatal_block(const char *fault, const void *block)
 	line_die(&line);
 }
 
+void fatal_check(const char *invariant, unsigned arena, const void *address)
+{
+	struct line line = {.used = 0};
+
+	line_text(&line, "heapledger: check: ");
+	line_text(&line, invariant);
+	line_text(&line, ": arena ");
+	line_number(&line, arena, 10);
+	line_text(&line, ", address ");
+	line_number(&line, (uintptr_t)address, 16);
+	line_text(&line, ", called from ");
+	line_number(&line, (uintptr_t)fatal_caller, 16);
+	line_die(&line);
+}
+
 void fatal_os(const char *call, const void *address, unsigned long bytes, int error)
 {
 	struct line line = {.used = 0};

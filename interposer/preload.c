@@ -12,6 +12,8 @@
 #include "log.h"
 #include "stats.h"
 #include "thread.h"
+#include "tunables.h"
+#include "watch.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -296,9 +298,13 @@ static __attribute__((constructor)) void preload_start(void)
 	log_enter(HL_KIND_FILLER, 0);
 	log_leave();
 	heap_start();
+	tunables_report();
 }
 
 static __attribute__((destructor)) void preload_end(void)
 {
+	if (enter(HL_KIND_FILLER, 0, NULL) == 0)
+		watch_check();
+	log_leave();
 	log_process_exit();
 }
