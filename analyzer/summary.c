@@ -130,6 +130,32 @@ static void print_command(const struct trace_stream *stream, size_t room)
 	putchar('\n');
 }
 
+/* Those that were set. */
+static void print_tunables(const json_t *session)
+{
+	const json_t *values = json_object_get(session, "tunables");
+	char line[512] = "";
+	size_t used = 0, i;
+	json_t *name;
+
+	json_array_foreach(json_object_get(session, "tunables_set"), i, name)
+	{
+		const json_t *value = json_object_get(values, json_string_value(name));
+
+		if (used >= sizeof(line))
+			break;
+		if (json_is_string(value))
+			used += (size_t)snprintf(line + used, sizeof(line) - used, ", %s=%s",
+				json_string_value(name), json_string_value(value));
+		else if (json_is_integer(value))
+			used += (size_t)snprintf(line + used, sizeof(line) - used,
+				", %s=%" JSON_INTEGER_FORMAT, json_string_value(name),
+				json_integer_value(value));
+	}
+	if (used > 0)
+		say("tunables %s", line + 2);
+}
+
 static void print_identity(const struct analysis *analysis)
 {
 	const struct trace_stream *first = &analysis->trace->streams[0];
@@ -147,6 +173,8 @@ static void print_identity(const struct analysis *analysis)
 	else
 		say("mode allocator, policy %s, growth and return as in %s",
 			name_policy(header->policy), model ? model : ANALYSIS_MODEL);
+	if (!header->mode)
+		print_tunables(analysis->trace->session);
 	say("%s allocator calls, %s system calls, %s, %zu process%s", number(calls),
 		number(total - calls), duration(analysis->last_ns - analysis->first_ns),
 		analysis->count, analysis->count == 1 ? "" : " images");
