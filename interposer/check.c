@@ -196,7 +196,7 @@ static void check_listed(const struct arena *arena, struct chunk *chunk, unsigne
 
 static struct sums check_list(const struct arena *arena, unsigned index)
 {
-	const struct node *head = &arena->bins.list[index];
+	const struct node *head = &arena->bins.list[index], *before = head;
 	struct sums sums = {0};
 	size_t last = SIZE_MAX;
 
@@ -204,9 +204,8 @@ static struct sums check_list(const struct arena *arena, unsigned index)
 		struct chunk *chunk = chunk_of_node(node);
 
 		check_reached(arena, chunk);
-		require(arena, node->next == head || is_in_arena(arena, node->next), "list links",
-			chunk);
-		require(arena, node->next->prev == node, "list links", chunk);
+		require(arena, node->prev == before, "list links", chunk);
+		before = node;
 		check_listed(arena, chunk, index);
 		if (index != BINS_UNSORTED && !bins_is_small(chunk_bytes(chunk)))
 			check_ring(arena, chunk, last);
@@ -214,6 +213,7 @@ static struct sums check_list(const struct arena *arena, unsigned index)
 		sums.bytes += last;
 		sums.chunks++;
 	}
+	require(arena, head->prev == before, "list links", before);
 	return sums;
 }
 

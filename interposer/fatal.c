@@ -74,8 +74,10 @@ void fatal_check(const char *invariant, unsigned arena, const void *address)
 	line_number(&line, arena, 10);
 	line_text(&line, ", address ");
 	line_number(&line, (uintptr_t)address, 16);
-	line_text(&line, ", called from ");
-	line_number(&line, (uintptr_t)fatal_caller, 16);
+	if (fatal_caller != NULL) { /* not at the end of the process */
+		line_text(&line, ", called from ");
+		line_number(&line, (uintptr_t)fatal_caller, 16);
+	}
 	line_die(&line);
 }
 

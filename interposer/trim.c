@@ -94,11 +94,11 @@ int heap_trim(size_t pad)
 	bool returned = false;
 
 	thread_ready();
+	watch_check();
 	do {
 		returned |= trim_arena(arena, pad);
 		arena = arena->next;
 	} while (arena != &arena_main);
-	watch_check();
 	return returned;
 }
 
