@@ -8,6 +8,8 @@
 #include "names.h"
 #include "tool.h"
 
+#include "heapledger/settings.h"
+
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -226,6 +228,8 @@ static void print_memory(const struct analysis *analysis)
 {
 	const struct ledger_result *result = &analysis->total;
 	const struct memory *peak = &result->peak.at_mapped, *end = &result->end;
+	bool breakless = analysis->streams[analysis->main].stream->info.header.policy ==
+			 HL_POLICY_mmap;
 
 	if (analysis->count > 1)
 		printf("\n%sWhere the memory is%s  (process %s, the one with the highest peak)\n",
@@ -242,7 +246,8 @@ static void print_memory(const struct analysis *analysis)
 	printf("  %s%-19s %12s %12s%s\n", bold, "= mapped", size(memory_mapped(peak)),
 		size(memory_mapped(end)), plain);
 	print_column("  by brk", peak->break_bytes, end->break_bytes, "");
-	print_column("  in arenas", peak->arena_bytes, end->arena_bytes, "other threads' heaps");
+	print_column("  in arenas", peak->arena_bytes, end->arena_bytes,
+		breakless ? "heaps of 64 MiB" : "other threads' heaps");
 	print_column("  mapped blocks", peak->block_bytes, end->block_bytes, "one mapping each");
 	const struct hl_sample_record *sample = &result->last_sample;
 	uint64_t rss = sample->rss_anon + sample->rss_file + sample->rss_shmem;
