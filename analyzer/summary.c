@@ -228,8 +228,8 @@ static void print_memory(const struct analysis *analysis)
 {
 	const struct ledger_result *result = &analysis->total;
 	const struct memory *peak = &result->peak.at_mapped, *end = &result->end;
-	bool breakless = analysis->streams[analysis->main].stream->info.header.policy ==
-			 HL_POLICY_mmap;
+	bool breakless =
+		analysis->streams[analysis->main].stream->info.header.policy == HL_POLICY_mmap;
 
 	if (analysis->count > 1)
 		printf("\n%sWhere the memory is%s  (process %s, the one with the highest peak)\n",

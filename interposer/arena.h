@@ -26,7 +26,6 @@ struct arena {
 	struct lock lock;
 	unsigned number; /* 0 = the main arena */
 	bool scattered;  /* main arena: the break was refused once, top may lie anywhere */
-	bool in_segments; /* grows by segments (grow.h), not by the break */
 	struct chunk *top;
 	struct bins bins;
 	_Atomic(struct chunk *) deferred; /* freed without the lock; linked by link.next */
@@ -38,6 +37,8 @@ struct arena {
 	struct arena *next_free;      /* guarded by the list lock */
 	size_t threads;               /* that use it; guarded by the list lock */
 	bool fork_held;               /* by the fork under way */
+
+	bool in_segments;                  /* grows by segments (grow.h), not by the break */
 	uint64_t entered_tick, entered_ms; /* purge.c: the last call ... */
 	uint64_t sweep_ms;                 /* ... and when to look again */
 };

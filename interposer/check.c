@@ -43,8 +43,8 @@ static uintptr_t align_up(uintptr_t address)
 
 static struct run break_run(const struct arena *arena)
 {
-	return (struct run){align_up((uintptr_t)arena->base),
-		(uintptr_t)arena->top + chunk_bytes(arena->top)};
+	return (struct run){
+		align_up((uintptr_t)arena->base), (uintptr_t)arena->top + chunk_bytes(arena->top)};
 }
 
 /* The first segment begins with its arena, if that is not the main one. */

@@ -6,8 +6,8 @@
 #ifndef HEAPLEDGER_CHECK_H
 #define HEAPLEDGER_CHECK_H
 
-/* No lock of this thread's may be held; other threads may run. An arena that a pending fork holds is
- * left out. */
+/* No lock of this thread's may be held; other threads may run. An arena that a pending fork holds
+ * is left out. */
 void heap_check(void);
 
 #endif

@@ -38,8 +38,8 @@ struct chunk {
 };
 
 /* What is known of a free chunk that holds whole pages; else since when it is free, in ms. */
-#define CHUNK_NOTE_TO_TRIM UINT64_MAX       /* malloc_trim has not looked at it yet */
-#define CHUNK_NOTE_PURGED (UINT64_MAX - 1)  /* its whole pages went back */
+#define CHUNK_NOTE_TO_TRIM UINT64_MAX      /* malloc_trim has not looked at it yet */
+#define CHUNK_NOTE_PURGED (UINT64_MAX - 1) /* its whole pages went back */
 static_assert(offsetof(struct chunk, link) == CHUNK_HEADER_BYTES, "links lie in the block");
 
 static inline struct chunk *chunk_of(const void *block)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * The edge of an arena: how its top grows from the kernel and shrinks back. The main arena grows by
- * the break, or with the policy mmap as others do: by segments, 64 MiB-aligned reservations that are
- * opened page by page. Called
- * by carve.c with the arena's lock held, and by arena.c for a new arena.
+ * the break, or with the policy mmap as others do: by segments, 64 MiB-aligned reservations that
+ * are opened page by page. Called by carve.c with the arena's lock held, and by arena.c for a new
+ * arena.
  */
 #ifndef HEAPLEDGER_GROW_H
 #define HEAPLEDGER_GROW_H

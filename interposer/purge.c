@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <x86intrin.h>
 
-#define PURGE_LOOKS 4                        /* in the time after which chunks are purged */
+#define PURGE_LOOKS 4                         /* in the time after which chunks are purged */
 #define PURGE_CLOCK_TICKS ((uint64_t)1 << 20) /* of the TSC: well below a millisecond */
 
 static uint64_t note_of(const struct chunk *chunk)
@@ -89,8 +89,7 @@ void purge_idle(struct arena *arena)
 		return;
 	arena->entered_tick = tick;
 	now = os_clock_ms();
-	if (arena->entered_ms != 0 && now >= arena->sweep_ms &&
-		each_chunk(arena, now, idle_chunk))
+	if (arena->entered_ms != 0 && now >= arena->sweep_ms && each_chunk(arena, now, idle_chunk))
 		arena->sweep_ms = now + tunables.purge / PURGE_LOOKS + 1;
 	arena->entered_ms = now;
 }

@@ -220,8 +220,8 @@ static bool is_misspelt(const char *entry, size_t bytes, const char *name)
 	return length == bytes + 1 && name[bytes] == '_' && memcmp(entry, name, bytes) == 0;
 }
 
-/* Variables of glibc's malloc end with an underscore, but for those of its arenas; others that start
- * with MALLOC_ belong to somebody else. */
+/* Variables of glibc's malloc end with an underscore, but for those of its arenas; others that
+ * start with MALLOC_ belong to somebody else. */
 static const char *read_malloc_variable(struct settings *settings, const char *entry)
 {
 	size_t bytes = strcspn(entry, "=");
@@ -301,8 +301,8 @@ static void read_check(const struct source *source, const char *text)
 	complain(source, SETTINGS_CHECK_ENV, text, strlen(text), why);
 }
 
-void settings_read(struct settings *settings, char *const *environment, settings_report *report,
-	void *context)
+void settings_read(
+	struct settings *settings, char *const *environment, settings_report *report, void *context)
 {
 	struct source source = {settings, report, context};
 

@@ -207,9 +207,8 @@ static void add(struct figures *total, const struct figures *figures)
 static void print_xml_size(FILE *stream, const char *tag, const struct size_class *class)
 {
 	if (class->count != 0)
-		fprintf(stream,
-			"  <%s from=\"%zu\" to=\"%zu\" total=\"%zu\" count=\"%zu\"/>\n", tag,
-			class->from, class->to, class->total, class->count);
+		fprintf(stream, "  <%s from=\"%zu\" to=\"%zu\" total=\"%zu\" count=\"%zu\"/>\n",
+			tag, class->from, class->to, class->total, class->count);
 }
 
 static void print_xml_sizes(FILE *stream, const struct figures *figures)

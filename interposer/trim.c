@@ -60,8 +60,7 @@ static bool trim_list(struct arena *arena, struct node *head, bool *returned)
 static bool trim_lists(struct arena *arena, unsigned *index, bool *returned)
 {
 	for (; *index < BINS_COUNT; (*index)++)
-		if (purge_is_list(*index) &&
-			!trim_list(arena, &arena->bins.list[*index], returned))
+		if (purge_is_list(*index) && !trim_list(arena, &arena->bins.list[*index], returned))
 			return false;
 	return true;
 }

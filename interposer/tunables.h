@@ -32,11 +32,11 @@ struct tunables {
 
 	/* Never changed after the start. */
 	enum hl_policy policy;
-	bool watched;       /* calls that reach an arena stop by at watch.c */
-	bool hugetlb;       /* ask for transparent huge pages ... */
-	size_t huge_bytes;  /* ... of this size; 0 = the kernel has none to be asked for */
-	uint64_t purge;     /* ms, or SETTINGS_PURGE_... */
-	uint64_t check;     /* the heap is checked at every n-th call; 0 = never */
+	bool watched;      /* calls that reach an arena stop by at watch.c */
+	bool hugetlb;      /* ask for transparent huge pages ... */
+	size_t huge_bytes; /* ... of this size; 0 = the kernel has none to be asked for */
+	uint64_t purge;    /* ms, or SETTINGS_PURGE_... */
+	uint64_t check;    /* the heap is checked at every n-th call; 0 = never */
 };
 
 extern struct tunables tunables;

@@ -48,8 +48,8 @@ static void report(void *context, const struct settings_fault *fault)
 {
 	(void)context;
 	tool_fail(TOOL_OK, "record", "ignored: %s%s%.*s: %s",
-		fault->variable != NULL ? fault->variable : "",
-		fault->variable != NULL ? ": " : "", (int)fault->bytes, fault->item, fault->why);
+		fault->variable != NULL ? fault->variable : "", fault->variable != NULL ? ": " : "",
+		(int)fault->bytes, fault->item, fault->why);
 }
 
 void tuning_read(struct settings *settings)
