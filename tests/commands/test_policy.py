@@ -209,6 +209,15 @@ def test_every_tunable_by_every_way(settings, recorded, name, value, part, witho
     assert analysis['tunables'][name] == value and analysis['tunables_set'] == [name]
 
 
+def test_the_summary_names_what_was_set(record, heapledger, victims):
+    for options, line in (['--set', 'purge=trim', '--set', 'top_pad=64K'],
+                          b'  tunables top_pad=65536, purge=trim\n'), ([], None):
+        outcome, trace = record([*options, '--force'], victims / 'victim_settings', 'call')
+        assert outcome.status == 0, outcome
+        said = run([heapledger, 'analyze', trace]).stdout
+        assert line in said if line else b'tunables' not in said
+
+
 def test_units_of_our_own(settings):
     assert settings('large', HEAPLEDGER_SET='mmap_threshold=1M') == ['heap']
     assert settings('large', HEAPLEDGER_SET='mmap_threshold=64k') == ['mapped']
