@@ -256,12 +256,14 @@ void heap_check(void)
 {
 	struct arena *arena = &arena_main;
 
+	if (atomic_load(&arena->next) == NULL)
+		return; /* nobody has called yet */
 	do {
-		if (arena->bins.list[BINS_UNSORTED].next != NULL && arena_enter(arena)) {
+		if (arena_enter(arena)) {
 			carve_drain(arena);
 			check_arena(arena);
 			arena_leave(arena);
 		}
 		arena = arena->next;
-	} while (arena != NULL && arena != &arena_main);
+	} while (arena != &arena_main);
 }

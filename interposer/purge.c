@@ -14,11 +14,6 @@
 #define PURGE_LOOKS 4                         /* in the time after which chunks are purged */
 #define PURGE_CLOCK_TICKS ((uint64_t)1 << 20) /* of the TSC: well below a millisecond */
 
-static uint64_t note_of(const struct chunk *chunk)
-{
-	return (chunk->head & CHUNK_NOTED) != 0 ? chunk->note : CHUNK_NOTE_TO_TRIM;
-}
-
 static void set_note(struct chunk *chunk, uint64_t note)
 {
 	chunk->head |= CHUNK_NOTED;
@@ -38,46 +33,40 @@ bool purge_chunk(struct arena *arena, struct chunk *chunk, enum hl_reason reason
 				      (struct os_why){reason, region, arena->number});
 }
 
-/* False when the log is full. */
-static bool free_chunk(struct arena *arena, struct chunk *chunk, uint64_t now)
+/* Since when it is free, as far as is known, or CHUNK_NOTE_PURGED. */
+static uint64_t free_since(const struct arena *arena, struct chunk *chunk)
 {
-	(void)now;
-	if (note_of(chunk) == CHUNK_NOTE_PURGED)
-		return true;
-	if (!log_has_room())
-		return false;
-	purge_chunk(arena, chunk, HL_REASON_purge);
+	if ((chunk->head & CHUNK_NOTED) == 0 || chunk->note == CHUNK_NOTE_TO_TRIM)
+		set_note(chunk, arena->entered_ms + 1);
+	return chunk->note;
+}
+
+/* What is free since `latest` or longer. False when the log is full. */
+static bool purge_list(struct arena *arena, struct node *head, uint64_t latest)
+{
+	for (struct node *node = head->next; node != head; node = node->next) {
+		struct chunk *chunk = chunk_of_node(node);
+
+		if (!purge_may_hold_page(chunk) || free_since(arena, chunk) > latest)
+			continue;
+		if (!log_has_room())
+			return false;
+		purge_chunk(arena, chunk, HL_REASON_purge);
+	}
 	return true;
 }
 
-static bool idle_chunk(struct arena *arena, struct chunk *chunk, uint64_t now)
+static bool purge_since(struct arena *arena, uint64_t latest)
 {
-	if (note_of(chunk) == CHUNK_NOTE_TO_TRIM)
-		set_note(chunk, arena->entered_ms + 1);
-	return note_of(chunk) == CHUNK_NOTE_PURGED || now < note_of(chunk) + tunables.purge ||
-	       free_chunk(arena, chunk, now);
-}
-
-/* False when one of them did not come to an end. */
-static bool each_chunk(struct arena *arena, uint64_t now,
-	bool (*visit)(struct arena *arena, struct chunk *chunk, uint64_t now))
-{
-	for (unsigned i = BINS_UNSORTED; i < BINS_COUNT; i++) {
-		struct node *head = &arena->bins.list[i];
-
-		if (!purge_is_list(i))
-			continue;
-		for (struct node *node = head->next; node != head; node = node->next)
-			if (purge_may_hold_page(chunk_of_node(node)) &&
-				!visit(arena, chunk_of_node(node), now))
-				return false;
-	}
+	for (unsigned i = BINS_UNSORTED; i < BINS_COUNT; i++)
+		if (purge_is_list(i) && !purge_list(arena, &arena->bins.list[i], latest))
+			return false;
 	return true;
 }
 
 void purge_free(struct arena *arena)
 {
-	each_chunk(arena, 0, free_chunk);
+	purge_since(arena, CHUNK_NOTE_PURGED - 1);
 }
 
 /* The clock is a system call, so the TSC rations it. */
@@ -89,7 +78,8 @@ void purge_idle(struct arena *arena)
 		return;
 	arena->entered_tick = tick;
 	now = os_clock_ms();
-	if (arena->entered_ms != 0 && now >= arena->sweep_ms && each_chunk(arena, now, idle_chunk))
+	if (arena->entered_ms != 0 && now >= arena->sweep_ms &&
+		purge_since(arena, now > tunables.purge ? now - tunables.purge : 0))
 		arena->sweep_ms = now + tunables.purge / PURGE_LOOKS + 1;
 	arena->entered_ms = now;
 }
