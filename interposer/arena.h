@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The arenas: the main one on the break, others in mapped heaps; which thread uses which; their
- * locks, and what fork does to them. Called by heap.c; what lies inside an arena is carve.c's and
- * grow.c's business.
+ * The arenas: the main one on the break (unless the policy is mmap), others in mapped heaps; which
+ * thread uses which; their locks, and what fork does to them. Called by heap.c; what lies inside an
+ * arena is carve.c's and grow.c's business.
  *
  * Fork, told once. The prepare handler takes every arena's lock; each holder leaves soon, because
  * nothing waits inside one. But after our handler glibc takes the locks of stdio, and a thread that

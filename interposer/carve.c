@@ -202,24 +202,25 @@ struct chunk *carve_take_grown(struct arena *arena, size_t bytes)
 	return grow_top(arena, bytes) ? take_top(arena, bytes) : NULL;
 }
 
-void carve_check_free(const struct chunk *chunk)
+static inline void check_block(
+	const struct chunk *chunk, const char *bad_pointer, const char *bad_size)
 {
 	size_t bytes = chunk_bytes(chunk);
 
 	if (!chunk_is_aligned(chunk) || (uintptr_t)chunk > -bytes)
-		fatal_block("free(): invalid pointer", &chunk->link);
+		fatal_block(bad_pointer, &chunk->link);
 	if (bytes < CHUNK_MIN_BYTES || (chunk->head & CHUNK_NOTED) != 0)
-		fatal_block("free(): invalid size", &chunk->link);
+		fatal_block(bad_size, &chunk->link);
+}
+
+void carve_check_free(const struct chunk *chunk)
+{
+	check_block(chunk, "free(): invalid pointer", "free(): invalid size");
 }
 
 void carve_check_realloc(const struct chunk *chunk)
 {
-	size_t bytes = chunk_bytes(chunk);
-
-	if (!chunk_is_aligned(chunk) || (uintptr_t)chunk > -bytes)
-		fatal_block("realloc(): invalid pointer", &chunk->link);
-	if (bytes < CHUNK_MIN_BYTES || (chunk->head & CHUNK_NOTED) != 0)
-		fatal_block("realloc(): invalid old size", &chunk->link);
+	check_block(chunk, "realloc(): invalid pointer", "realloc(): invalid old size");
 }
 
 static void check_next(const struct arena *arena, const struct chunk *chunk, const char *fault)

@@ -21,7 +21,7 @@
 
 #define CHUNK_BELOW_IN_USE ((size_t)1) /* the chunk below is not free */
 #define CHUNK_MMAPPED ((size_t)2)      /* alone in a mapping, prev_bytes after its start */
-#define CHUNK_OTHER_ARENA ((size_t)4)  /* in a mapped heap, not the main one */
+#define CHUNK_OTHER_ARENA ((size_t)4)  /* in a segment, which names its arena */
 #define CHUNK_NOTED ((size_t)8)        /* free, and `note` says something about it */
 #define CHUNK_FLAGS ((size_t)15)
 
