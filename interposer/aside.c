@@ -33,13 +33,9 @@ void *heap_alloc_aside(size_t bytes)
 	return map_block(0, bytes);
 }
 
-void *heap_calloc_aside(size_t count, size_t bytes)
+void *heap_calloc_aside(size_t bytes)
 {
-	size_t total;
-
-	if (__builtin_mul_overflow(count, bytes, &total))
-		total = SIZE_MAX;
-	return map_block(0, total);
+	return map_block(0, bytes);
 }
 
 void *heap_aligned_aside(size_t alignment, size_t bytes)

@@ -15,21 +15,6 @@ void bins_init(struct bins *bins)
 		bins->list[i].next = bins->list[i].prev = &bins->list[i];
 }
 
-unsigned bins_index(size_t bytes)
-{
-	/* Class widths of 64, 512, 4 Ki, 32 Ki and 256 Ki bytes, each up to its limit. */
-	static const struct {
-		unsigned shift, limit, base;
-	} classes[] = {{6, 48, 48}, {9, 20, 91}, {12, 10, 110}, {15, 4, 119}, {18, 2, 124}};
-
-	if (bins_is_small(bytes))
-		return (unsigned)(bytes >> 4);
-	for (unsigned i = 0; i < sizeof(classes) / sizeof(classes[0]); i++)
-		if (bytes >> classes[i].shift <= classes[i].limit)
-			return (unsigned)(bytes >> classes[i].shift) + classes[i].base;
-	return BINS_COUNT - 1;
-}
-
 static void list_insert(struct node *before, struct node *node)
 {
 	struct node *after = before->next;

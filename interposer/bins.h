@@ -6,21 +6,24 @@
  * fast:     one list for each size up to tunables.fast_max; chunks stay marked in use
  * unsorted: what was freed or split lately, in order
  * small:    one list for each size below BINS_LARGE_BYTES, first in, first out
- * large:    size classes, each sorted from large to small; the first of each size is in a ring
+ * large:    16 size classes for each power of two, each sorted from large to small; the first of
+ *           each size is in a ring
  */
 #ifndef HEAPLEDGER_BINS_H
 #define HEAPLEDGER_BINS_H
 
 #include "chunk.h"
 
-#define BINS_COUNT 127
+#define BINS_COUNT 240
+#define BINS_WORDS 4
+#define BINS_LARGE 64 /* the first list of large chunks */
 #define BINS_UNSORTED 1
 #define BINS_FAST 10
 #define BINS_LARGE_BYTES ((size_t)1024)
 
 struct bins {
 	struct node list[BINS_COUNT]; /* [0] is unused */
-	uint64_t map[2];              /* a clear bit: that list is empty */
+	uint64_t map[BINS_WORDS];     /* a clear bit: that list is empty */
 	struct chunk *fast[BINS_FAST];
 	size_t fast_bytes;       /* in all fast bins */
 	struct chunk *remainder; /* last one cut for a small request; only ever compared */
@@ -33,7 +36,16 @@ static inline bool bins_is_small(size_t bytes)
 	return bytes < BINS_LARGE_BYTES;
 }
 
-unsigned bins_index(size_t bytes);
+static inline unsigned bins_index(size_t bytes)
+{
+	unsigned power, index;
+
+	if (bins_is_small(bytes))
+		return (unsigned)(bytes >> 4);
+	power = 63 - (unsigned)__builtin_clzll(bytes);
+	index = BINS_LARGE + (power - 10) * 16 + ((unsigned)(bytes >> (power - 4)) & 15);
+	return index < BINS_COUNT ? index : BINS_COUNT - 1;
+}
 
 /* To the front of the unsorted list; to the list of its size. Boundary tags must be right. */
 void bins_put_unsorted(struct bins *bins, struct chunk *chunk);

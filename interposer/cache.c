@@ -30,6 +30,29 @@ void cache_init(struct cache *cache)
 		cache->room[i] = (uint16_t)tunable(&tunables.cache_count);
 }
 
+bool cache_widen(struct cache *cache, size_t index)
+{
+	if (tunables.cache_fixed || !cache_serves((index + 2) << 4) ||
+		cache_is_widened(cache, index))
+		return false;
+	cache->widened |= UINT64_C(1) << index;
+	cache->room[index] += (uint16_t)cache_surplus(index);
+	return true;
+}
+
+struct chunk *cache_get_surplus(struct cache *cache, size_t index)
+{
+	if (cache->room[index] >= cache_surplus(index))
+		return NULL;
+	return cache_get(cache, index);
+}
+
+void cache_narrow(struct cache *cache, size_t index)
+{
+	cache->widened &= ~(UINT64_C(1) << index);
+	cache->room[index] -= (uint16_t)cache_surplus(index);
+}
+
 void cache_broken(const struct cache_entry *entry)
 {
 	fatal_block("corrupted thread cache: misaligned block", entry);
@@ -39,7 +62,8 @@ void cache_search(struct cache *cache, struct chunk *chunk, const char *fault)
 {
 	size_t index = cache_index(chunk_bytes(chunk));
 	struct cache_entry *entry = cache->first[index];
-	size_t left = tunable(&tunables.cache_count) - cache->room[index];
+	size_t left = tunable(&tunables.cache_count) - cache->room[index] +
+		      (cache_is_widened(cache, index) ? cache_surplus(index) : 0);
 
 	for (; left > 0 && entry != NULL; left--) {
 		if (!chunk_is_aligned(entry))

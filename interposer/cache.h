@@ -3,6 +3,11 @@
  * The thread cache: for each small size a few freed chunks that only this thread touches. They stay
  * marked in use, so their arena never looks at them. The cache is itself a block of the heap, taken
  * at the thread's first call and given back at its end. Called by heap.c and carve.c, no lock.
+ *
+ * A bin holds tcache_count entries, as glibc's do. One that overflows is widened by a surplus, which
+ * saves most ways to the arena, and is lent only: it goes back when the bin overflows again, and all
+ * of it when the heap is about to join what is free, to trim or to grow. It goes newest first, so
+ * that what stays is what glibc's cache has: the chunks that were freed first.
  */
 #ifndef HEAPLEDGER_CACHE_H
 #define HEAPLEDGER_CACHE_H
@@ -11,6 +16,8 @@
 #include "tunables.h"
 
 #define CACHE_BINS 64
+#define CACHE_SURPLUS_ENTRIES 25
+#define CACHE_SURPLUS_BYTES 4096
 
 struct cache_entry {
 	struct cache_entry *next; /* masked, chunk_mask */
@@ -20,7 +27,9 @@ struct cache_entry {
 struct cache {
 	uint16_t room[CACHE_BINS]; /* entries that may still be put; 0 in bins that are not used */
 	struct cache_entry *first[CACHE_BINS];
+	uint64_t widened; /* a set bit: that bin has room for cache_surplus more */
 };
+static_assert(CACHE_BINS == 64, "one word has a bit for each bin");
 
 /* A secret word of the process: a freed block that still shows it may have been freed twice. */
 extern uintptr_t cache_key;
@@ -46,6 +55,42 @@ static inline bool cache_has_room(const struct cache *cache, size_t chunk_size)
 
 	return cache != NULL && index < CACHE_BINS && cache->room[index] > 0;
 }
+
+/* Entries a bin gets when it is widened. */
+static inline size_t cache_surplus(size_t index)
+{
+	size_t entries = CACHE_SURPLUS_BYTES / ((index + 2) << 4);
+
+	return entries < CACHE_SURPLUS_ENTRIES ? entries : CACHE_SURPLUS_ENTRIES;
+}
+
+static inline bool cache_is_widened(const struct cache *cache, size_t index)
+{
+	return (cache->widened >> index & 1) != 0;
+}
+
+/* Whether a bin has less than its tcache_count entries. */
+static inline bool cache_wants(const struct cache *cache, size_t chunk_size)
+{
+	size_t index = cache_index(chunk_size);
+
+	return cache != NULL && index < CACHE_BINS &&
+	       cache->room[index] > (cache_is_widened(cache, index) ? cache_surplus(index) : 0);
+}
+
+static inline bool cache_has_surplus(const struct cache *cache)
+{
+	return cache != NULL && cache->widened != 0;
+}
+
+/* Makes room in a full bin; false if that has been done before or may not be done. */
+bool cache_widen(struct cache *cache, size_t index);
+
+/* The newest entry above tcache_count, or NULL. */
+struct chunk *cache_get_surplus(struct cache *cache, size_t index);
+
+/* Takes the room back. The surplus must have been taken out. */
+void cache_narrow(struct cache *cache, size_t index);
 
 static inline void cache_put_at(struct cache *cache, struct cache_entry *entry, size_t index)
 {

@@ -57,7 +57,7 @@ static struct chunk *take_fast(struct arena *arena, size_t bytes, struct cache *
 	unsigned index = bins_fast_index(bytes);
 	struct chunk *chunk = bins_fast_pop(&arena->bins, index);
 
-	while (chunk != NULL && cache_has_room(cache, bytes) && arena->bins.fast[index] != NULL)
+	while (chunk != NULL && arena->bins.fast[index] != NULL && cache_wants(cache, bytes))
 		cache_put(cache, bins_fast_pop(&arena->bins, index));
 	return chunk;
 }
@@ -78,8 +78,8 @@ static struct chunk *take_small(struct arena *arena, size_t bytes, struct cache 
 	unsigned index = bins_index(bytes);
 	struct chunk *chunk = pop_small(arena, index);
 
-	while (chunk != NULL && cache_has_room(cache, bytes) &&
-		bins_oldest(&arena->bins, index) != NULL)
+	while (chunk != NULL && bins_oldest(&arena->bins, index) != NULL &&
+		cache_wants(cache, bytes))
 		cache_put(cache, pop_small(arena, index));
 	return chunk;
 }
@@ -125,7 +125,7 @@ static struct chunk *take_unsorted(
 			bins_put_sorted(&arena->bins, chunk);
 		} else {
 			use_whole(arena, chunk);
-			if (!cache_has_room(cache, bytes))
+			if (!cache_wants(cache, bytes))
 				return chunk;
 			cache_put(cache, chunk);
 			*cached = true;
@@ -186,12 +186,12 @@ struct chunk *carve_take(struct arena *arena, size_t bytes, struct cache *cache)
 	if (bins_is_small(bytes))
 		chunk = take_small(arena, bytes, cache);
 	else if (arena->bins.fast_bytes != 0)
-		carve_consolidate(arena);
+		carve_consolidate(arena, NULL);
 	if (chunk != NULL)
 		return chunk;
 	chunk = take_sorted(arena, bytes, cache);
-	if (chunk == NULL && arena->bins.fast_bytes != 0) {
-		carve_consolidate(arena);
+	if (chunk == NULL && (arena->bins.fast_bytes != 0 || cache_has_surplus(cache))) {
+		carve_consolidate(arena, cache);
 		chunk = take_sorted(arena, bytes, cache);
 	}
 	return chunk;
@@ -276,7 +276,7 @@ static struct chunk *merge(struct arena *arena, struct chunk *chunk)
 	return chunk;
 }
 
-void carve_give(struct arena *arena, struct chunk *chunk)
+void carve_give(struct arena *arena, struct chunk *chunk, struct cache *cache)
 {
 	if (chunk_bytes(chunk) <= tunable(&tunables.fast_max)) {
 		check_next(arena, chunk, "free(): invalid next size (fast)");
@@ -287,8 +287,7 @@ void carve_give(struct arena *arena, struct chunk *chunk)
 	chunk = merge(arena, chunk);
 	if (chunk_bytes(chunk) < CARVE_LARGE_FREE_BYTES)
 		return;
-	if (arena->bins.fast_bytes != 0)
-		carve_consolidate(arena);
+	carve_consolidate(arena, cache);
 	grow_trim(arena);
 }
 
@@ -297,13 +296,36 @@ void carve_give_quietly(struct arena *arena, struct chunk *chunk)
 	merge(arena, chunk);
 }
 
-void carve_consolidate(struct arena *arena)
+/* What belongs to other arenas waits for the next who enters them. */
+static void give_surplus(struct arena *arena, struct cache *cache)
 {
 	struct chunk *chunk;
 
-	for (unsigned i = 0; i < BINS_FAST; i++)
+	while (cache->widened != 0) {
+		size_t index = (size_t)__builtin_ctzll(cache->widened);
+
+		while ((chunk = cache_get_surplus(cache, index)) != NULL) {
+			carve_check_free(chunk);
+			if (arena_of(chunk) != arena) {
+				arena_defer(arena_of(chunk), chunk);
+				continue;
+			}
+			check_merge(arena, chunk);
+			merge(arena, chunk);
+		}
+		cache_narrow(cache, index);
+	}
+}
+
+void carve_consolidate(struct arena *arena, struct cache *cache)
+{
+	struct chunk *chunk;
+
+	for (unsigned i = 0; i < BINS_FAST && arena->bins.fast_bytes != 0; i++)
 		while ((chunk = bins_fast_pop(&arena->bins, i)) != NULL)
 			merge(arena, chunk);
+	if (cache_has_surplus(cache))
+		give_surplus(arena, cache);
 }
 
 void carve_drain(struct arena *arena)
@@ -333,7 +355,7 @@ void carve_cut(struct arena *arena, struct chunk *chunk, size_t bytes, struct ca
 	if (cache_has_room(cache, rest_bytes))
 		cache_put(cache, rest);
 	else
-		carve_give(arena, rest);
+		carve_give(arena, rest, cache);
 }
 
 bool carve_resize(struct arena *arena, struct chunk *chunk, size_t bytes, struct cache *cache)

@@ -16,8 +16,9 @@ struct chunk *carve_take(struct arena *arena, size_t bytes, struct cache *cache)
 /* Grows top and takes from it; NULL if there is no memory. */
 struct chunk *carve_take_grown(struct arena *arena, size_t bytes);
 
-/* Frees a chunk, checking it and its neighbours; trims when the rules say so. */
-void carve_give(struct arena *arena, struct chunk *chunk);
+/* Frees a chunk, checking it and its neighbours; trims when the rules say so, for which the
+ * thread's cache (which may be NULL) gives up its surplus. */
+void carve_give(struct arena *arena, struct chunk *chunk, struct cache *cache);
 void carve_give_quietly(struct arena *arena, struct chunk *chunk); /* not to fast bins, no trim */
 
 /* Resizes in place if it can be done without taking another chunk. */
@@ -26,8 +27,8 @@ bool carve_resize(struct arena *arena, struct chunk *chunk, size_t bytes, struct
 /* Cuts a chunk in use to `bytes` and frees the rest; `cache` may take it. */
 void carve_cut(struct arena *arena, struct chunk *chunk, size_t bytes, struct cache *cache);
 
-/* Empties the fast bins into the others. */
-void carve_consolidate(struct arena *arena);
+/* Empties the fast bins and the cache's surplus (it may be NULL) into the others. */
+void carve_consolidate(struct arena *arena, struct cache *cache);
 
 /* Frees what came in without the lock. */
 void carve_drain(struct arena *arena);

@@ -153,11 +153,62 @@ static void give_back(struct chunk *chunk)
 	struct arena *arena = arena_of(chunk);
 
 	if (LIKELY(enter(arena))) {
-		carve_give(arena, chunk);
+		carve_give(arena, chunk, thread_self.cache);
 		arena_leave(arena);
 	} else {
 		arena_defer(arena, chunk);
 	}
+}
+
+/* Those of the chunks that belong to the first one's arena, under one lock; the others move up.
+ * Returns how many are left. */
+static size_t give_some_back(struct chunk *chunks[], size_t count)
+{
+	struct arena *arena = arena_of(chunks[0]);
+	bool entered = enter(arena);
+	size_t left = 0;
+
+	for (size_t i = 0; i < count; i++) {
+		if (arena_of(chunks[i]) != arena || (entered && !log_has_room()))
+			chunks[left++] = chunks[i];
+		else if (entered)
+			carve_give(arena, chunks[i], NULL);
+		else
+			arena_defer(arena, chunks[i]);
+	}
+	if (entered)
+		arena_leave(arena);
+	return left;
+}
+
+/* The surplus of a bin that has overflowed. */
+static void give_surplus_back(struct cache *cache, size_t index)
+{
+	struct chunk *chunks[CACHE_SURPLUS_ENTRIES];
+	size_t count = 0;
+
+	while (count < CACHE_SURPLUS_ENTRIES &&
+		(chunks[count] = cache_get_surplus(cache, index)) != NULL)
+		carve_check_free(chunks[count++]);
+	while (count > 0) {
+		if (!log_has_room())
+			log_make_room();
+		count = give_some_back(chunks, count);
+	}
+}
+
+/* True if the bin has room now. */
+static bool make_room(struct cache *cache, size_t chunk_size)
+{
+	size_t index = cache_index(chunk_size);
+
+	if (cache == NULL || index >= CACHE_BINS)
+		return false;
+	if (cache_is_widened(cache, index))
+		give_surplus_back(cache, index);
+	else
+		cache_widen(cache, index);
+	return cache->room[index] > 0;
 }
 
 static __attribute__((noinline)) void free_slow(struct chunk *chunk)
@@ -189,7 +240,8 @@ void heap_free(void *block)
 		cache = thread_self.cache;
 	}
 	cache_check_absent(cache, chunk, "double free (thread cache)");
-	if (cache_has_room(cache, chunk_bytes(chunk)))
+	if (LIKELY(cache_has_room(cache, chunk_bytes(chunk))) ||
+		make_room(cache, chunk_bytes(chunk)))
 		cache_put(cache, chunk);
 	else
 		free_slow(chunk);
@@ -204,20 +256,20 @@ static void clear(struct chunk *chunk, size_t dirty)
 }
 
 /* glibc 2.36 leaves the cache out here. Using it keeps no more blocks than it may hold anyway. */
-void *heap_calloc(size_t count, size_t bytes)
+void *heap_calloc(size_t bytes)
 {
 	struct cache *cache = thread_self.cache;
 	struct chunk *chunk;
-	size_t total, dirty;
+	size_t dirty;
 	void *block;
 
-	if (__builtin_mul_overflow(count, bytes, &total) || total > PTRDIFF_MAX)
+	if (bytes > PTRDIFF_MAX)
 		return no_memory();
-	block = LIKELY(cache != NULL) ? cache_alloc(cache, total) : NULL;
+	block = LIKELY(cache != NULL) ? cache_alloc(cache, bytes) : NULL;
 	if (block != NULL)
 		return memset(block, 0, heap_usable(block));
 	thread_ready();
-	chunk = take(chunk_bytes_for(total), &dirty);
+	chunk = take(chunk_bytes_for(bytes), &dirty);
 	if (chunk == NULL)
 		return no_memory();
 	clear(chunk, dirty);
@@ -273,7 +325,7 @@ static struct chunk *resize_by_move(struct arena *arena, struct chunk *chunk, si
 	if (cache_has_room(thread_self.cache, chunk_bytes(chunk)))
 		cache_put(thread_self.cache, chunk);
 	else
-		carve_give(arena, chunk);
+		carve_give(arena, chunk, thread_self.cache);
 	return other;
 }
 
@@ -347,7 +399,7 @@ static struct chunk *align_chunk(struct chunk *chunk, size_t alignment, size_t n
 		if (cache_has_room(thread_self.cache, lead))
 			cache_put(thread_self.cache, first);
 		else
-			carve_give(arena, first);
+			carve_give(arena, first, thread_self.cache);
 	}
 	if (chunk_bytes(chunk) > need + CHUNK_MIN_BYTES)
 		carve_cut(arena, chunk, need, thread_self.cache);

@@ -11,7 +11,7 @@
 
 /* NULL with errno ENOMEM when there is no memory; errno untouched otherwise. */
 void *heap_alloc(size_t bytes);
-void *heap_calloc(size_t count, size_t bytes);
+void *heap_calloc(size_t bytes);
 void *heap_realloc(void *block, size_t bytes);      /* realloc(block, 0) frees it, as glibc does */
 void *heap_aligned(size_t alignment, size_t bytes); /* rounds up to a power of two; EINVAL */
 void heap_free(void *block);
@@ -19,7 +19,7 @@ void heap_free(void *block);
 /* The same for a signal handler that interrupted one of the calls above in its own thread: no lock,
  * no cache, nothing that may be half changed. Blocks get a mapping of their own. */
 void *heap_alloc_aside(size_t bytes);
-void *heap_calloc_aside(size_t count, size_t bytes);
+void *heap_calloc_aside(size_t bytes);
 void *heap_realloc_aside(void *block, size_t bytes);
 void *heap_aligned_aside(size_t alignment, size_t bytes);
 void heap_free_aside(void *block);

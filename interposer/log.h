@@ -27,35 +27,13 @@
 unsigned log_enter(enum hl_kind kind, size_t size);
 void log_leave(void);
 
-/* The same, for where it counts: a process that is not recorded only needs the depth. */
+/* For guard.h: a process that is not recorded only needs the depth. */
 extern __thread uint32_t log_depth __attribute__((tls_model("initial-exec")));
 extern _Atomic bool log_off; /* not recorded, or not any more */
 
 static inline bool log_is_off(void)
 {
 	return __builtin_expect(atomic_load_explicit(&log_off, memory_order_relaxed), 1);
-}
-
-static inline unsigned log_enter_fast(enum hl_kind kind, size_t size)
-{
-	unsigned depth;
-
-	if (!log_is_off())
-		return log_enter(kind, size);
-	depth = log_depth;
-	log_depth = depth + 1;
-	atomic_signal_fence(memory_order_seq_cst);
-	return depth;
-}
-
-static inline void log_leave_fast(void)
-{
-	if (!log_is_off()) {
-		log_leave();
-		return;
-	}
-	atomic_signal_fence(memory_order_seq_cst);
-	log_depth--;
 }
 
 /* The records. No-ops when the process is not recorded. log_call stamps the time itself; for an

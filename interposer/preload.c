@@ -4,12 +4,13 @@
  * return. An allocation is logged after it is made and a free before it is done, so that in the
  * merged order of all threads an address never appears twice without its free between.
  *
- * The guard is log_enter's depth: above 0 a signal handler has interrupted one of these calls in
- * this thread, whose locks and cache may be half changed; then the heap's _aside functions serve.
+ * malloc and free try the thread's cache first, with the small guard (guard.h); whatever the cache
+ * cannot serve goes the whole way. In a call that has interrupted another one the heap's _aside
+ * functions serve.
  */
 #include "fatal.h"
+#include "guard.h"
 #include "heap.h"
-#include "log.h"
 #include "stats.h"
 #include "thread.h"
 #include "tunables.h"
@@ -19,36 +20,18 @@
 #include <malloc.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
 #define CALLER __builtin_return_address(0)
-
-/* The bracket of the hot path, where nothing needs to be known of the call: not recorded, not in a
- * signal handler that interrupted another, and the thread has its cache, which is returned. */
-static inline struct cache *plain_begin(void)
-{
-	struct cache *cache = thread_self.cache;
-
-	if (__builtin_expect(cache == NULL || log_depth != 0 || !log_is_off(), 0))
-		return NULL;
-	log_depth = 1;
-	atomic_signal_fence(memory_order_seq_cst);
-	return cache;
-}
-
-static inline void plain_end(void)
-{
-	atomic_signal_fence(memory_order_seq_cst);
-	log_depth = 0;
-}
 
 static inline unsigned enter(enum hl_kind kind, size_t size, const void *caller)
 {
 	if (__builtin_expect(!thread_self.armed, 0))
 		heap_thread_begin();
 	fatal_set_caller(caller);
-	return log_enter_fast(kind, size);
+	return guard_enter(kind, size);
 }
 
 static inline void *done(enum hl_kind kind, void *block, size_t size)
@@ -60,7 +43,7 @@ static inline void *done(enum hl_kind kind, void *block, size_t size)
 		taken = heap_taken(block, &mapped);
 		log_call(kind, block, size, taken, mapped ? HL_CHUNK_MMAPPED : 0);
 	}
-	log_leave_fast();
+	guard_leave();
 	return block;
 }
 
@@ -73,27 +56,39 @@ static __attribute__((noinline)) void *malloc_full(size_t size, const void *call
 
 EXPORT void *malloc(size_t size)
 {
-	struct cache *cache = plain_begin();
+	struct cache *cache = guard_begin_hot();
 	void *block;
 
 	if (__builtin_expect(cache == NULL, 0))
 		return malloc_full(size, CALLER);
 	block = cache_alloc_hot(cache, size);
-	plain_end();
+	guard_end_hot(cache);
 	return __builtin_expect(block != NULL, 1) ? block : malloc_full(size, CALLER);
+}
+
+static __attribute__((noinline)) void *calloc_full(size_t total, const void *caller)
+{
+	unsigned depth = enter(HL_KIND_calloc, total, caller);
+
+	return done(HL_KIND_calloc, depth == 0 ? heap_calloc(total) : heap_calloc_aside(total),
+		total);
 }
 
 EXPORT void *calloc(size_t count, size_t size)
 {
-	size_t total = 0;
-	unsigned depth;
+	struct cache *cache = guard_begin_hot();
+	size_t total;
 	void *block;
 
 	if (__builtin_mul_overflow(count, size, &total))
-		total = SIZE_MAX;
-	depth = enter(HL_KIND_calloc, total, CALLER);
-	block = depth == 0 ? heap_calloc(count, size) : heap_calloc_aside(count, size);
-	return done(HL_KIND_calloc, block, total);
+		total = SIZE_MAX; /* refused as too large */
+	if (__builtin_expect(cache == NULL, 0))
+		return calloc_full(total, CALLER);
+	block = cache_alloc_hot(cache, total);
+	guard_end_hot(cache);
+	if (__builtin_expect(block == NULL, 0))
+		return calloc_full(total, CALLER);
+	return memset(block, 0, heap_usable(block)); /* all of it, as glibc does */
 }
 
 EXPORT void *realloc(void *old, size_t size)
@@ -117,12 +112,12 @@ static __attribute__((noinline)) void free_as(
 		heap_free(block);
 	else
 		heap_free_aside(block);
-	log_leave_fast();
+	guard_leave();
 }
 
 EXPORT void free(void *block)
 {
-	struct cache *cache = plain_begin();
+	struct cache *cache = guard_begin_hot();
 	bool kept;
 
 	if (__builtin_expect(cache == NULL, 0)) {
@@ -130,7 +125,7 @@ EXPORT void free(void *block)
 		return;
 	}
 	kept = block == NULL || cache_free_hot(cache, block);
-	plain_end();
+	guard_end_hot(cache);
 	if (__builtin_expect(!kept, 0))
 		free_as(HL_KIND_free, block, 0, CALLER);
 }
@@ -165,7 +160,7 @@ static void *aligned_as(
 	size_t taken = heap_taken(block, &mapped);
 
 	log_aligned(kind, block, size, taken, mapped ? HL_CHUNK_MMAPPED : 0, alignment);
-	log_leave();
+	guard_leave();
 	return block;
 }
 
@@ -189,7 +184,7 @@ EXPORT int posix_memalign(void **result, size_t alignment, size_t size)
 		(alignment & (alignment - 1)) != 0) {
 		enter(HL_KIND_posix_memalign, size, CALLER);
 		log_aligned(HL_KIND_posix_memalign, NULL, size, 0, 0, alignment);
-		log_leave();
+		guard_leave();
 		return EINVAL;
 	}
 	block = aligned_as(HL_KIND_posix_memalign, alignment, size, size, CALLER);
@@ -225,7 +220,7 @@ EXPORT size_t malloc_usable_size(void *block)
 static int control_done(enum hl_kind kind, size_t size, int result)
 {
 	log_call(kind, NULL, size, (size_t)result, 0);
-	log_leave();
+	guard_leave();
 	return result;
 }
 
@@ -253,7 +248,7 @@ EXPORT struct mallinfo2 mallinfo2(void)
 
 	if (enter(HL_KIND_FILLER, 0, CALLER) == 0)
 		info = stats_mallinfo();
-	log_leave();
+	guard_leave();
 	return info;
 }
 
@@ -279,7 +274,7 @@ EXPORT void malloc_stats(void)
 {
 	if (enter(HL_KIND_FILLER, 0, CALLER) == 0)
 		stats_print();
-	log_leave();
+	guard_leave();
 }
 
 /* Only its counting is guarded: the stream is the caller's, and fprintf may allocate. */
@@ -295,8 +290,8 @@ EXPORT int malloc_info(int options, FILE *stream)
  * to register what could not be at the dynamic linker's first call. */
 static __attribute__((constructor)) void preload_start(void)
 {
-	log_enter(HL_KIND_FILLER, 0);
-	log_leave();
+	guard_enter(HL_KIND_FILLER, 0);
+	guard_leave();
 	heap_start();
 	tunables_report();
 }
@@ -305,6 +300,6 @@ static __attribute__((destructor)) void preload_end(void)
 {
 	if (enter(HL_KIND_FILLER, 0, NULL) == 0)
 		watch_check();
-	log_leave();
+	guard_leave();
 	log_process_exit();
 }

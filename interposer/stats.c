@@ -7,6 +7,7 @@
 #include "arena.h"
 #include "carve.h"
 #include "grow.h"
+#include "guard.h"
 #include "large.h"
 #include "log.h"
 #include "thread.h"
@@ -246,14 +247,14 @@ static void print_xml_system(FILE *stream, const struct figures *figures)
 		figures->system, figures->system_max);
 }
 
-/* A signal handler that allocates must not meet a lock of its own thread: log_enter guards it. */
+/* A signal handler that allocates must not meet a lock of its own thread: the guard tells. */
 static struct figures count_guarded(struct arena *arena)
 {
 	struct figures figures = {0};
 
-	if (log_enter(HL_KIND_FILLER, 0) == 0)
+	if (guard_enter(HL_KIND_FILLER, 0) == 0)
 		figures = count_arena(arena);
-	log_leave();
+	guard_leave();
 	return figures;
 }
 

@@ -9,6 +9,7 @@
 #include "thread.h"
 
 #include "carve.h"
+#include "guard.h"
 #include "heap.h"
 #include "large.h"
 #include "log.h"
@@ -86,7 +87,7 @@ static void give_one(struct chunk *chunk)
 		return;
 	}
 	carve_check_free(chunk);
-	carve_give(arena, chunk);
+	carve_give(arena, chunk, NULL);
 	arena_leave(arena);
 }
 
@@ -105,6 +106,8 @@ static void thread_end(void)
 	struct cache *cache = thread_self.cache;
 	struct arena *arena = thread_self.arena;
 
+	thread_self.hot = NULL;
+	thread_self.has_hot = false;
 	log_enter(HL_KIND_FILLER, 0);
 	thread_self.state = THREAD_ENDING;
 	thread_self.cache = NULL;
@@ -129,9 +132,9 @@ static void thread_destroy(void *round)
 
 static void fork_prepare(void)
 {
-	bool interrupted = log_enter(HL_KIND_FILLER, 0) != 0;
+	bool interrupted = guard_enter(HL_KIND_FILLER, 0) != 0;
 
-	log_leave();
+	guard_leave();
 	log_fork_hold();
 	arena_fork_prepare(interrupted);
 	log_fork_prepare();

@@ -12,10 +12,13 @@
 enum thread_state { THREAD_NEW, THREAD_LIVE, THREAD_ENDING };
 
 struct thread {
-	struct cache *cache; /* NULL: none yet, none any more, or no memory for one */
-	struct arena *arena; /* NULL: not chosen yet */
+	struct cache *hot;    /* guard.h: the cache, while the thread is in no call; or NULL */
+	struct cache *cache;  /* NULL: none yet, none any more, or no memory for one */
+	struct arena *arena;  /* NULL: not chosen yet */
+	struct cache *resume; /* guard.h: what `hot` was before the call under way */
 	enum thread_state state;
-	bool armed; /* the destructor will run */
+	bool has_hot; /* guard.h: `hot` is NULL only within a call */
+	bool armed;   /* the destructor will run */
 };
 
 extern __thread struct thread thread_self __attribute__((tls_model("initial-exec")));

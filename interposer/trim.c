@@ -32,7 +32,7 @@ static void mark_list(struct node *head)
 
 static void mark_arena(struct arena *arena)
 {
-	carve_consolidate(arena);
+	carve_consolidate(arena, thread_self.cache);
 	for (unsigned i = BINS_UNSORTED; i < BINS_COUNT; i++)
 		if (purge_is_list(i))
 			mark_list(&arena->bins.list[i]);
@@ -106,7 +106,7 @@ int heap_option(int parameter, int value)
 	thread_ready();
 	/* Fast bins must be empty while their limit changes; glibc does so at every mallopt. */
 	if (arena_enter(&arena_main)) {
-		carve_consolidate(&arena_main);
+		carve_consolidate(&arena_main, thread_self.cache);
 		arena_leave(&arena_main);
 	}
 	return tunables_set(parameter, value);

@@ -104,6 +104,7 @@ static bool set_cache_count(size_t value)
 	if (value > TUNABLES_CACHE_COUNT_MAX)
 		return false;
 	tunable_set(&tunables.cache_count, value);
+	tunables.cache_fixed = true;
 	return true;
 }
 

@@ -28,6 +28,7 @@ struct tunables {
 	_Atomic size_t cache_count;    /* thread cache: entries a bin */
 	_Atomic size_t cache_scan;     /* unsorted chunks looked at after a cached fit; 0 = all */
 	_Atomic int perturb;
+	bool cache_fixed;   /* cache_count was set by hand: no surplus */
 	_Atomic bool fixed; /* a threshold was set by hand: no dynamic threshold */
 
 	/* Never changed after the start. */

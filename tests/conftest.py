@@ -25,6 +25,12 @@ CLEAN_ENVIRONMENT = {
 }
 
 
+# A background job of a shell without job control ignores these, and so would every program here.
+for number in signal.SIGINT, signal.SIGQUIT:
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+
+
 @dataclass
 class Outcome:
     """How a program ended, and what it left."""

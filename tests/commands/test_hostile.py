@@ -7,6 +7,7 @@ import pytest
 
 from conftest import analyze, assert_sound, run
 
+GLIBCS_CACHES = {'GLIBC_TUNABLES': 'glibc.malloc.tcache_count=7'}
 ONE_ARENA = {'GLIBC_TUNABLES': 'glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0'}
 
 
@@ -175,9 +176,10 @@ def test_every_misuse_is_listed(victims):
 @pytest.mark.parametrize('where', [(), ('thread',)])
 @pytest.mark.parametrize('name', MISUSES)
 def test_misuse_is_named(victims, library, name, where):
+    """As soon as libc's own notices it, which needs thread caches as small as libc's."""
     argv = [victims / 'victim_misuse', name, *where]
     plain = run(argv)
-    ours = run(argv, env={'LD_PRELOAD': str(library)})
+    ours = run(argv, env={'LD_PRELOAD': str(library), **GLIBCS_CACHES})
     said = ours.stderr.decode(errors='replace')
     expected = MISUSES[name]
     if where and name in MAIN_ARENA_ONLY:
@@ -193,6 +195,24 @@ def test_misuse_is_named(victims, library, name, where):
     assert int(words[3], 16) < int(caller, 16) <= int(words[4], 16), (said, words)
     if name not in OTHER_BLOCK:
         assert int(address, 16) == int(words[1], 16), (said, words)
+
+
+# A stray pointer in a cached block is told from a good one in 15 of 16 places only; the size of one
+# is not looked at when it is handed out again. libc's cache does the same.
+NOT_IN_A_CACHE = {'links_small', 'overflow_fast_freed'}
+
+
+@pytest.mark.parametrize('where', [(), ('thread',)])
+@pytest.mark.parametrize(
+    'name', [name for name in MISUSES if MISUSES[name] and name not in NOT_IN_A_CACHE])
+def test_misuse_is_found_in_the_end(victims, library, name, where):
+    """By default a thread's cache keeps more for a while; what is wrong with a block that it keeps
+    is found when the block leaves it."""
+    if where and name in MAIN_ARENA_ONLY:
+        return
+    ours = run([victims / 'victim_misuse', name, *where, 'late'], env={'LD_PRELOAD': str(library)})
+    assert ours.status == -6, ours
+    assert ours.stderr.startswith(b'heapledger: ') and b', called from 0x' in ours.stderr, ours
 
 
 def test_misuse_ends_a_recording_whole(victims, heapledger, tmp_path):

@@ -168,7 +168,7 @@ static void drop(struct slot *slot, uint64_t choice)
 
 static void *make_zeroed(size_t bytes)
 {
-	unsigned char *block = heap_calloc(1, bytes);
+	unsigned char *block = heap_calloc(bytes);
 
 	for (size_t i = 0; block != NULL && i < bytes; i++)
 		if (block[i] != 0)

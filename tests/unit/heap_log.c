@@ -38,6 +38,9 @@ unsigned heap_log_rooms(void)
 	return rooms;
 }
 
+__thread uint32_t log_depth __attribute__((tls_model("initial-exec")));
+_Atomic bool log_off; /* never: then the guard asks log_enter */
+
 unsigned log_enter(enum hl_kind kind, size_t size)
 {
 	(void)kind;

@@ -118,7 +118,7 @@ static void both_refused_is_no_memory(void **state)
 	block = heap_alloc(34 * MIB);
 	assert_null(block);
 	assert_int_equal(errno, ENOMEM);
-	assert_null(heap_calloc(1, 34 * MIB));
+	assert_null(heap_calloc(34 * MIB));
 	assert_null(heap_aligned(4096, 34 * MIB));
 	assert_null(heap_realloc(small, 34 * MIB));
 	refuse_mmap = refuse_sbrk = false;

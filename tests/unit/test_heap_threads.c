@@ -79,7 +79,7 @@ static void step(struct slot *slot, uint64_t *state)
 		if (choice == 1)
 			slot->block = heap_aligned((size_t)16 << random_next(state) % 9, bytes);
 		else if (choice == 2)
-			slot->block = heap_calloc(1, bytes);
+			slot->block = heap_calloc(bytes);
 		else
 			slot->block = heap_alloc(bytes);
 	}

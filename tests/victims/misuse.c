@@ -5,6 +5,8 @@
  *
  *     misuse NAME          says where it will happen, commits it, and says "unnoticed" if it can
  *     misuse NAME thread   the same in a second thread, whose arena is another
+ *     misuse NAME [thread] late
+ *                          goes on afterwards, until a fault that is found late has been found
  *     misuse               lists the names
  *
  * The line before the fault: "block ADDRESS caller FIRST LAST", FIRST and LAST around the code that
@@ -14,6 +16,7 @@
 
 #include <malloc.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -563,11 +566,24 @@ static const struct {
 	MISUSE(realloc_middle_mapped),
 };
 
+/* What a program does next: it frees so much that the heap joins what is free, and allocates. */
+static void go_on(void)
+{
+	free(fresh(100000));
+	for (size_t bytes = 40; bytes <= 400; bytes += 360)
+		for (int i = 0; i < 64; i++)
+			fresh(bytes);
+}
+
+static bool late;
+
 static void *commit_it(void *name)
 {
 	for (size_t i = 0; i < sizeof(misuses) / sizeof(*misuses); i++)
 		if (strcmp(name, misuses[i].name) == 0)
 			misuses[i].commit();
+	if (late)
+		go_on();
 	return name;
 }
 
@@ -586,7 +602,8 @@ int main(int argc, char **argv)
 			printf("%s\n", misuses[i].name);
 		return 0;
 	}
-	if (argc < 3)
+	late = strcmp(argv[argc - 1], "late") == 0;
+	if (argc < 3 + late)
 		commit_it(argv[1]);
 	else if (pthread_create(&thread, NULL, commit_it, argv[1]) == 0)
 		pthread_join(thread, NULL);
