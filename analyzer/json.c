@@ -312,6 +312,12 @@ static json_t *session_text(
 	return otherwise ? json_string(otherwise) : NULL;
 }
 
+/* NULL if session.json does not have it. */
+static json_t *session_member(const struct analysis *analysis, const char *name)
+{
+	return json_incref(json_object_get(analysis->trace->session, name));
+}
+
 static json_t *notes_array(const struct trace *trace)
 {
 	json_t *notes = json_array();
@@ -337,6 +343,8 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 	put(root, "policy",
 		header ? json_string(name_policy(header->policy))
 		       : session_text(analysis, "policy", NULL));
+	put(root, "tunables", session_member(analysis, "tunables"));
+	put(root, "tunables_set", session_member(analysis, "tunables_set"));
 	put(root, "model",
 		session_text(analysis, "model", header && header->mode ? NULL : ANALYSIS_MODEL));
 	if (json_is_array(command))

@@ -49,7 +49,10 @@ const char *name_region(unsigned region)
 
 const char *name_policy(unsigned policy)
 {
-	static const char *const names[] = {"hybrid", "brk", "mmap"};
+	static const char *const names[] = {
+#define HL_POLICY(number, name) [number] = #name,
+#include "heapledger/settings.def"
+	};
 	return LOOK_UP(names, policy);
 }
 

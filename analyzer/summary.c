@@ -8,6 +8,8 @@
 #include "names.h"
 #include "tool.h"
 
+#include "heapledger/settings.h"
+
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -130,6 +132,32 @@ static void print_command(const struct trace_stream *stream, size_t room)
 	putchar('\n');
 }
 
+/* Those that were set. */
+static void print_tunables(const json_t *session)
+{
+	const json_t *values = json_object_get(session, "tunables");
+	char line[512] = "";
+	size_t used = 0, i;
+	json_t *name;
+
+	json_array_foreach(json_object_get(session, "tunables_set"), i, name)
+	{
+		const json_t *value = json_object_get(values, json_string_value(name));
+
+		if (used >= sizeof(line))
+			break;
+		if (json_is_string(value))
+			used += (size_t)snprintf(line + used, sizeof(line) - used, ", %s=%s",
+				json_string_value(name), json_string_value(value));
+		else if (json_is_integer(value))
+			used += (size_t)snprintf(line + used, sizeof(line) - used,
+				", %s=%" JSON_INTEGER_FORMAT, json_string_value(name),
+				json_integer_value(value));
+	}
+	if (used > 0)
+		say("tunables %s", line + 2);
+}
+
 static void print_identity(const struct analysis *analysis)
 {
 	const struct trace_stream *first = &analysis->trace->streams[0];
@@ -147,6 +175,8 @@ static void print_identity(const struct analysis *analysis)
 	else
 		say("mode allocator, policy %s, growth and return as in %s",
 			name_policy(header->policy), model ? model : ANALYSIS_MODEL);
+	if (!header->mode)
+		print_tunables(analysis->trace->session);
 	say("%s allocator calls, %s system calls, %s, %zu process%s", number(calls),
 		number(total - calls), duration(analysis->last_ns - analysis->first_ns),
 		analysis->count, analysis->count == 1 ? "" : " images");
@@ -198,6 +228,8 @@ static void print_memory(const struct analysis *analysis)
 {
 	const struct ledger_result *result = &analysis->total;
 	const struct memory *peak = &result->peak.at_mapped, *end = &result->end;
+	bool breakless =
+		analysis->streams[analysis->main].stream->info.header.policy == HL_POLICY_mmap;
 
 	if (analysis->count > 1)
 		printf("\n%sWhere the memory is%s  (process %s, the one with the highest peak)\n",
@@ -214,7 +246,8 @@ static void print_memory(const struct analysis *analysis)
 	printf("  %s%-19s %12s %12s%s\n", bold, "= mapped", size(memory_mapped(peak)),
 		size(memory_mapped(end)), plain);
 	print_column("  by brk", peak->break_bytes, end->break_bytes, "");
-	print_column("  in arenas", peak->arena_bytes, end->arena_bytes, "other threads' heaps");
+	print_column("  in arenas", peak->arena_bytes, end->arena_bytes,
+		breakless ? "heaps of 64 MiB" : "other threads' heaps");
 	print_column("  mapped blocks", peak->block_bytes, end->block_bytes, "one mapping each");
 	const struct hl_sample_record *sample = &result->last_sample;
 	uint64_t rss = sample->rss_anon + sample->rss_file + sample->rss_shmem;

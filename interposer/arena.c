@@ -25,6 +25,7 @@ static _Atomic size_t arena_limit;  /* 0 = not known yet */
 void arena_start(void)
 {
 	bins_init(&arena_main.bins);
+	arena_main.in_segments = tunables.policy == HL_POLICY_mmap;
 	atomic_store(&arena_main.next, &arena_main);
 }
 
@@ -116,6 +117,8 @@ static bool may_create(void)
 {
 	size_t max = tunable(&tunables.arena_max);
 
+	if (tunables.policy == HL_POLICY_brk) /* there is one break */
+		return false;
 	if (arena_limit == 0) {
 		if (max != 0)
 			arena_limit = max;
@@ -161,6 +164,8 @@ struct arena *arena_attach_other(struct arena *avoid, size_t need)
 {
 	struct arena *arena;
 
+	if (tunables.policy == HL_POLICY_brk)
+		return NULL;
 	if (avoid != &arena_main) {
 		if (!lock_take(&list_lock))
 			return NULL;

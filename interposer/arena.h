@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The arenas: the main one on the break, others in mapped heaps; which thread uses which; their
- * locks, and what fork does to them. Called by heap.c; what lies inside an arena is carve.c's and
- * grow.c's business.
+ * The arenas: the main one on the break (unless the policy is mmap), others in mapped heaps; which
+ * thread uses which; their locks, and what fork does to them. Called by heap.c; what lies inside an
+ * arena is carve.c's and grow.c's business.
  *
  * Fork, told once. The prepare handler takes every arena's lock; each holder leaves soon, because
  * nothing waits inside one. But after our handler glibc takes the locks of stdio, and a thread that
@@ -37,6 +37,10 @@ struct arena {
 	struct arena *next_free;      /* guarded by the list lock */
 	size_t threads;               /* that use it; guarded by the list lock */
 	bool fork_held;               /* by the fork under way */
+
+	bool in_segments;                  /* grows by segments (grow.h), not by the break */
+	uint64_t entered_tick, entered_ms; /* purge.c: the last call ... */
+	uint64_t sweep_ms;                 /* ... and when to look again */
 };
 
 extern struct arena arena_main;

@@ -6,6 +6,7 @@
  */
 #include "attach.h"
 
+#include "heapledger/settings.h"
 #include "heapledger/stack.h"
 
 #include "log.h"
@@ -43,6 +44,7 @@ const uint32_t *attach_token_real = &never;
  * table may be another process's by then. */
 static char command[HL_COMMAND_BYTES];
 static char session_path[128];
+static enum hl_policy policy;
 static uint32_t *token_page; /* wiped by the kernel in every copy of the process */
 static _Atomic uint32_t attaching;
 static _Atomic bool held;
@@ -237,6 +239,7 @@ static bool register_process(uint32_t parent_serial, uint64_t fork_id, uint64_t 
 	process->fork_id = fork_id;
 	process->start_tick = start_tick;
 	process->exited = 0;
+	process->policy = (uint16_t)policy;
 	atomic_store_explicit(&process->lost, 0, memory_order_relaxed);
 	for (size_t i = 0; i < sizeof(command); i++)
 		process->command[i] = command[i];
@@ -269,6 +272,7 @@ static bool attach_image(void)
 	if (!find_session(envp))
 		return false;
 	keep_command(argv);
+	policy = settings_policy_of(envp);
 	attached.tsc = true;
 	attached.session = map_session();
 	if (attached.session == NULL)

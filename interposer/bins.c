@@ -118,7 +118,6 @@ void bins_remove(struct bins *bins, struct chunk *chunk)
 		ring_remove(&bins->list[bins_index(chunk_bytes(chunk))], chunk);
 	next->prev = prev;
 	prev->next = next;
-	chunk->head &= ~CHUNK_TO_TRIM;
 }
 
 struct chunk *bins_best_own(struct bins *bins, size_t bytes)

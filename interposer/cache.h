@@ -161,7 +161,7 @@ static inline bool cache_free_hot(struct cache *cache, void *block)
 	size_t index = cache_index(head & ~CHUNK_FLAGS);
 
 	if (__builtin_expect(
-		    (((uintptr_t)block & 15) | (head & (CHUNK_MMAPPED | CHUNK_TO_TRIM))) != 0 ||
+		    (((uintptr_t)block & 15) | (head & (CHUNK_MMAPPED | CHUNK_NOTED))) != 0 ||
 			    index >= CACHE_BINS,
 		    0))
 		return false;

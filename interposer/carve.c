@@ -16,13 +16,13 @@
 
 static size_t owner_flag(const struct arena *arena)
 {
-	return arena == &arena_main ? 0 : CHUNK_OTHER_ARENA;
+	return arena->in_segments ? CHUNK_OTHER_ARENA : 0;
 }
 
 /* A free chunk as a whole becomes one in use. */
 static void use_whole(struct arena *arena, struct chunk *chunk)
 {
-	chunk->head = (chunk->head & ~CHUNK_OTHER_ARENA) | owner_flag(arena);
+	chunk->head = (chunk->head & ~(CHUNK_OTHER_ARENA | CHUNK_NOTED)) | owner_flag(arena);
 	chunk_next(chunk)->head |= CHUNK_BELOW_IN_USE;
 }
 
@@ -202,14 +202,25 @@ struct chunk *carve_take_grown(struct arena *arena, size_t bytes)
 	return grow_top(arena, bytes) ? take_top(arena, bytes) : NULL;
 }
 
-void carve_check_free(const struct chunk *chunk)
+static inline void check_block(
+	const struct chunk *chunk, const char *bad_pointer, const char *bad_size)
 {
 	size_t bytes = chunk_bytes(chunk);
 
 	if (!chunk_is_aligned(chunk) || (uintptr_t)chunk > -bytes)
-		fatal_block("free(): invalid pointer", &chunk->link);
-	if (bytes < CHUNK_MIN_BYTES || (chunk->head & CHUNK_TO_TRIM) != 0)
-		fatal_block("free(): invalid size", &chunk->link);
+		fatal_block(bad_pointer, &chunk->link);
+	if (bytes < CHUNK_MIN_BYTES || (chunk->head & CHUNK_NOTED) != 0)
+		fatal_block(bad_size, &chunk->link);
+}
+
+void carve_check_free(const struct chunk *chunk)
+{
+	check_block(chunk, "free(): invalid pointer", "free(): invalid size");
+}
+
+void carve_check_realloc(const struct chunk *chunk)
+{
+	check_block(chunk, "realloc(): invalid pointer", "realloc(): invalid old size");
 }
 
 static void check_next(const struct arena *arena, const struct chunk *chunk, const char *fault)
@@ -226,7 +237,7 @@ static void check_merge(const struct arena *arena, const struct chunk *chunk)
 
 	if (chunk == arena->top)
 		fatal_block("double free or corruption (top)", &chunk->link);
-	if (!arena->scattered && arena == &arena_main &&
+	if (!arena->scattered && !arena->in_segments &&
 		(const char *)next >= (const char *)arena->top + chunk_bytes(arena->top))
 		fatal_block("double free or corruption (out)", &chunk->link);
 	if (!chunk_below_in_use(next))

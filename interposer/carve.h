@@ -41,5 +41,6 @@ static inline void carve_drain(struct arena *arena)
 
 /* The checks a chunk must pass before anything is done to it; dies if it does not. */
 void carve_check_free(const struct chunk *chunk);
+void carve_check_realloc(const struct chunk *chunk);
 
 #endif

@@ -21,8 +21,8 @@
 
 #define CHUNK_BELOW_IN_USE ((size_t)1) /* the chunk below is not free */
 #define CHUNK_MMAPPED ((size_t)2)      /* alone in a mapping, prev_bytes after its start */
-#define CHUNK_OTHER_ARENA ((size_t)4)  /* in a mapped heap, not the main one */
-#define CHUNK_TO_TRIM ((size_t)8)      /* free, and malloc_trim has not looked at it yet */
+#define CHUNK_OTHER_ARENA ((size_t)4)  /* in a segment, which names its arena */
+#define CHUNK_NOTED ((size_t)8)        /* free, and `note` says something about it */
 #define CHUNK_FLAGS ((size_t)15)
 
 struct node {
@@ -34,7 +34,12 @@ struct chunk {
 	size_t head;
 	struct node link;               /* free: place in its bin */
 	struct chunk *smaller, *larger; /* free in a large bin, first of its size: ring of sizes */
+	uint64_t note;                  /* free, CHUNK_NOTED: a time or one of CHUNK_NOTE_... */
 };
+
+/* What is known of a free chunk that holds whole pages; else since when it is free, in ms. */
+#define CHUNK_NOTE_TO_TRIM UINT64_MAX      /* malloc_trim has not looked at it yet */
+#define CHUNK_NOTE_PURGED (UINT64_MAX - 1) /* its whole pages went back */
 static_assert(offsetof(struct chunk, link) == CHUNK_HEADER_BYTES, "links lie in the block");
 
 static inline struct chunk *chunk_of(const void *block)

@@ -3,6 +3,7 @@
  * fatal.h. Called from anywhere in the heap, with locks held or not: nothing here may use the heap.
  */
 #include "fatal.h"
+#include "line.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -10,44 +11,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FATAL_LINE_BYTES 320
-
 __thread const void *fatal_caller __attribute__((tls_model("initial-exec")));
-
-struct line {
-	char text[FATAL_LINE_BYTES];
-	size_t used;
-};
-
-static void line_text(struct line *line, const char *text)
-{
-	size_t bytes = strlen(text);
-
-	if (bytes > FATAL_LINE_BYTES - line->used)
-		bytes = FATAL_LINE_BYTES - line->used;
-	memcpy(line->text + line->used, text, bytes);
-	line->used += bytes;
-}
-
-static void line_number(struct line *line, uintptr_t value, unsigned base)
-{
-	char digits[24];
-	size_t at = sizeof(digits) - 1;
-
-	digits[at] = '\0';
-	do {
-		digits[--at] = "0123456789abcdef"[value % base];
-		value /= base;
-	} while (value != 0);
-	line_text(line, base == 16 ? "0x" : "");
-	line_text(line, digits + at);
-}
 
 static _Noreturn void line_die(struct line *line)
 {
-	line_text(line, "\n");
-	if (write(STDERR_FILENO, line->text, line->used) < 0)
-		line->used = 0; /* nobody can be told */
+	line_write(line); /* whether or not anybody reads it */
 	abort();
 }
 
@@ -61,6 +29,23 @@ void fatal_block(const char *fault, const void *block)
 	line_number(&line, (uintptr_t)block, 16);
 	line_text(&line, ", called from ");
 	line_number(&line, (uintptr_t)fatal_caller, 16);
+	line_die(&line);
+}
+
+void fatal_check(const char *invariant, unsigned arena, const void *address)
+{
+	struct line line = {.used = 0};
+
+	line_text(&line, "heapledger: check: ");
+	line_text(&line, invariant);
+	line_text(&line, ": arena ");
+	line_number(&line, arena, 10);
+	line_text(&line, ", address ");
+	line_number(&line, (uintptr_t)address, 16);
+	if (fatal_caller != NULL) { /* not at the end of the process */
+		line_text(&line, ", called from ");
+		line_number(&line, (uintptr_t)fatal_caller, 16);
+	}
 	line_die(&line);
 }
 

@@ -10,6 +10,9 @@
  * public entry point, as fatal_set_caller noted it; 0 if none did. */
 _Noreturn void fatal_block(const char *fault, const void *block);
 
+/* "heapledger: check: INVARIANT: arena N, address ADDRESS[, called from CALLER]" */
+_Noreturn void fatal_check(const char *invariant, unsigned arena, const void *address);
+
 /* "heapledger: CALL(ADDRESS, BYTES) failed: errno N" */
 _Noreturn void fatal_os(const char *call, const void *address, unsigned long bytes, int error);
 

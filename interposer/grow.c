@@ -10,6 +10,7 @@
 #include "fatal.h"
 #include "log.h"
 #include "os.h"
+#include "purge.h"
 #include "tunables.h"
 
 #include <stddef.h>
@@ -80,6 +81,7 @@ static bool grow_main_by_map(struct arena *arena, size_t bytes)
 	start = os_map(NULL, bytes, break_why(HL_REASON_brk_fallback));
 	if (start == NULL)
 		return false;
+	os_advise_huge(start, bytes, break_why(HL_REASON_huge_page));
 	arena->scattered = true;
 	count_system(arena, bytes);
 	set_top(arena, start, start + bytes);
@@ -115,11 +117,23 @@ static bool grow_main_beyond(struct arena *arena, char *start, size_t bytes)
 		if (second == end) {
 			end += more;
 			count_system(arena, more);
+			os_advise_huge(second, more, break_why(HL_REASON_huge_page));
 		}
 	}
 	set_top(arena, aligned, (char *)((uintptr_t)end & ~(uintptr_t)15));
 	fence_old_top(arena, old, old_bytes);
 	return true;
+}
+
+/* Whole pages, or with huge pages what brings the break to the end of one. */
+static size_t break_step(size_t bytes)
+{
+	uintptr_t end;
+
+	if (tunables.huge_bytes == 0)
+		return os_page_up(bytes);
+	end = (uintptr_t)os_break() + bytes + tunables.huge_bytes - 1;
+	return (end & ~(tunables.huge_bytes - 1)) - (uintptr_t)os_break();
 }
 
 static bool grow_main(struct arena *arena, size_t need)
@@ -130,11 +144,12 @@ static bool grow_main(struct arena *arena, size_t need)
 
 	if (!arena->scattered)
 		bytes -= old_bytes;
-	bytes = os_page_up(bytes);
+	bytes = break_step(bytes);
 	if ((intptr_t)bytes > 0)
 		start = os_sbrk((intptr_t)bytes, break_why(HL_REASON_grow_top));
 	if (start == NULL)
-		return grow_main_by_map(arena, bytes);
+		return tunables.policy != HL_POLICY_brk && grow_main_by_map(arena, bytes);
+	os_advise_huge(start, bytes, break_why(HL_REASON_huge_page));
 	if (arena->base == NULL)
 		arena->base = start;
 	count_system(arena, bytes);
@@ -148,16 +163,16 @@ static bool grow_main(struct arena *arena, size_t need)
 	return grow_main_beyond(arena, start, bytes);
 }
 
-bool grow_trim_main(size_t pad, enum hl_reason reason)
+static bool trim_break(struct arena *arena, size_t pad, enum hl_reason reason)
 {
-	struct arena *arena = &arena_main;
 	size_t bytes = top_bytes(arena);
+	size_t step = tunables.huge_bytes != 0 ? tunables.huge_bytes : OS_PAGE_BYTES;
 	uintptr_t end = top_end(arena);
 	size_t extra;
 
 	if (bytes <= CHUNK_MIN_BYTES + 1 + pad)
 		return false;
-	extra = os_page_down(bytes - CHUNK_MIN_BYTES - 1 - pad);
+	extra = (bytes - CHUNK_MIN_BYTES - 1 - pad) & ~(step - 1);
 	if (extra == 0 || (uintptr_t)os_break() != end)
 		return false;
 	if (os_sbrk(-(intptr_t)extra, break_why(reason)) == NULL ||
@@ -168,7 +183,7 @@ bool grow_trim_main(size_t pad, enum hl_reason reason)
 	return true;
 }
 
-/* Other arenas. */
+/* Arenas in segments. */
 
 static struct os_why segment_why(unsigned arena, enum hl_reason reason)
 {
@@ -232,6 +247,7 @@ static struct segment *segment_new(unsigned number, size_t need)
 		os_unmap(segment, GROW_SEGMENT_BYTES, segment_why(number, HL_REASON_arena_free));
 		return NULL;
 	}
+	os_advise_huge(segment, need, segment_why(number, HL_REASON_huge_page));
 	segment->bytes = segment->open_bytes = need;
 	return segment;
 }
@@ -251,6 +267,7 @@ struct arena *grow_new_arena(unsigned number, size_t need)
 	arena = (struct arena *)(segment + 1);
 	segment->arena = arena;
 	arena->number = number;
+	arena->in_segments = true;
 	bins_init(&arena->bins);
 	count_system(arena, segment->bytes);
 	start = ((uintptr_t)(arena + 1) + 15) & ~(uintptr_t)15;
@@ -297,20 +314,34 @@ static bool segment_shrink(struct segment *segment, size_t bytes)
 	return true;
 }
 
-static bool grow_other(struct arena *arena, size_t need)
+/* The segment that top lies in; NULL before the main arena's first. */
+static struct segment *top_segment(const struct arena *arena)
+{
+	return arena->top != NULL ? grow_segment_of(arena->top) : NULL;
+}
+
+static bool grow_in_place(struct arena *arena, size_t need)
+{
+	struct segment *segment = top_segment(arena);
+	size_t before = segment != NULL ? segment->bytes : 0;
+
+	if (segment == NULL || need + CHUNK_MIN_BYTES > GROW_SEGMENT_BYTES ||
+		!segment_grow(segment, need + CHUNK_MIN_BYTES - top_bytes(arena)))
+		return false;
+	count_system(arena, segment->bytes - before);
+	arena->top->head += segment->bytes - before;
+	return true;
+}
+
+static bool grow_by_segment(struct arena *arena, size_t need)
 {
 	struct chunk *old = arena->top;
-	size_t old_bytes = chunk_bytes(old);
-	struct segment *segment = grow_segment_of(old);
-	size_t before = segment->bytes;
+	size_t old_bytes = top_bytes(arena);
+	struct segment *segment = top_segment(arena);
 	struct segment *fresh;
 
-	if (need + CHUNK_MIN_BYTES <= GROW_SEGMENT_BYTES &&
-		segment_grow(segment, need + CHUNK_MIN_BYTES - old_bytes)) {
-		count_system(arena, segment->bytes - before);
-		old->head += segment->bytes - before;
+	if (grow_in_place(arena, need))
 		return true;
-	}
 	fresh = segment_new(arena->number, need + CHUNK_MIN_BYTES + sizeof(*fresh));
 	if (fresh == NULL)
 		return false;
@@ -363,34 +394,46 @@ static void drop_empty_segments(struct arena *arena, size_t pad)
 	}
 }
 
-static void trim_other(struct arena *arena, size_t pad)
+static bool trim_segment(struct arena *arena, size_t pad)
 {
-	struct segment *segment;
-	size_t bytes, extra;
+	size_t bytes = top_bytes(arena);
+	size_t extra;
 
-	drop_empty_segments(arena, pad);
-	segment = grow_segment_of(arena->top);
-	bytes = chunk_bytes(arena->top);
-	if (bytes < tunable(&tunables.trim_threshold) || bytes <= CHUNK_MIN_BYTES + 1 + pad)
-		return;
+	if (bytes <= CHUNK_MIN_BYTES + 1 + pad)
+		return false;
 	extra = os_page_down(bytes - CHUNK_MIN_BYTES - 1 - pad);
-	if (extra == 0 || !segment_shrink(segment, extra))
-		return;
+	if (extra == 0 || !segment_shrink(top_segment(arena), extra))
+		return false;
 	arena->system_bytes -= extra;
 	arena->top->head -= extra;
+	return true;
 }
 
 bool grow_top(struct arena *arena, size_t need)
 {
-	return arena == &arena_main ? grow_main(arena, need) : grow_other(arena, need);
+	return arena->in_segments ? grow_by_segment(arena, need) : grow_main(arena, need);
+}
+
+bool grow_trim_main(size_t pad)
+{
+	struct arena *arena = &arena_main;
+
+	return arena->in_segments ? trim_segment(arena, pad)
+				  : trim_break(arena, pad, HL_REASON_trim_call);
 }
 
 void grow_trim(struct arena *arena)
 {
 	size_t pad = tunable(&tunables.top_pad);
 
-	if (arena != &arena_main)
-		trim_other(arena, pad);
-	else if (chunk_bytes(arena->top) >= tunable(&tunables.trim_threshold))
-		grow_trim_main(pad, HL_REASON_trim_top);
+	if (arena->in_segments)
+		drop_empty_segments(arena, pad);
+	if (chunk_bytes(arena->top) >= tunable(&tunables.trim_threshold)) {
+		if (arena->in_segments)
+			trim_segment(arena, pad);
+		else
+			trim_break(arena, pad, HL_REASON_trim_top);
+	}
+	if (tunables.purge == SETTINGS_PURGE_TRIM)
+		purge_free(arena);
 }

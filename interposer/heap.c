@@ -18,6 +18,7 @@
 #include "os.h"
 #include "thread.h"
 #include "tunables.h"
+#include "watch.h"
 
 #include <errno.h>
 #include <stdint.h>
@@ -39,6 +40,8 @@ static void *block_or_error(struct chunk *chunk)
 
 static bool enter_arena(struct arena *arena)
 {
+	if (UNLIKELY(tunables.watched))
+		return watch_enter(arena);
 	if (!arena_enter(arena))
 		return false;
 	carve_drain(arena);
@@ -83,9 +86,9 @@ static __attribute__((noinline)) struct chunk *take_elsewhere(
 {
 	struct chunk *chunk = NULL;
 
-	if (wanted || arena != &arena_main)
+	if (wanted || arena->in_segments)
 		chunk = large_alloc(
-			bytes, wanted ? HL_REASON_over_threshold : HL_REASON_brk_fallback);
+			bytes, wanted ? HL_REASON_over_threshold : HL_REASON_arena_fallback);
 	if (chunk == NULL && !log_has_room())
 		log_make_room();
 	if (chunk == NULL && wanted)
@@ -332,7 +335,7 @@ static void *realloc_in_arena(struct chunk *chunk, size_t bytes)
 	size_t need = chunk_bytes_for(bytes);
 	struct chunk *result = NULL;
 
-	carve_check_free(chunk);
+	carve_check_realloc(chunk);
 	cache_check_absent(thread_self.cache, chunk, "realloc(): block is in the thread cache");
 	if (!enter_arena(arena))
 		return move_block(chunk, bytes);

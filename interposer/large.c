@@ -31,7 +31,7 @@ static void count(size_t blocks, size_t bytes)
 
 bool large_wanted(size_t bytes)
 {
-	return bytes >= tunable(&tunables.mmap_threshold) &&
+	return tunables.policy != HL_POLICY_brk && bytes >= tunable(&tunables.mmap_threshold) &&
 	       atomic_load_explicit(&large_counts.blocks, memory_order_relaxed) <
 		       tunable(&tunables.mmap_max);
 }
@@ -46,6 +46,7 @@ struct chunk *large_alloc(size_t bytes, enum hl_reason reason)
 	chunk = os_map(NULL, mapped, block_why(reason));
 	if (chunk == NULL)
 		return NULL;
+	os_advise_huge(chunk, mapped, block_why(HL_REASON_huge_page));
 	count(1, mapped);
 	chunk->prev_bytes = 0;
 	chunk->head = mapped | CHUNK_MMAPPED;
@@ -97,6 +98,8 @@ struct chunk *large_resize(struct chunk *chunk, size_t bytes)
 	start = os_remap(start, old_mapped, mapped, block_why(HL_REASON_realloc_mremap));
 	if (start == NULL)
 		return NULL;
+	if (mapped > old_mapped)
+		os_advise_huge(start, mapped, block_why(HL_REASON_huge_page));
 	count(0, mapped - old_mapped);
 	chunk = chunk_at(start, offset);
 	chunk->head = (mapped - offset) | CHUNK_MMAPPED;

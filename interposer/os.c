@@ -13,8 +13,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 extern void *__curbrk; /* libc's cache of the break, NULL before its first brk */
@@ -41,11 +43,6 @@ static bool is_refusal(int error)
 	       error == ENOSYS;
 }
 
-void *os_break(void)
-{
-	return __sbrk(0);
-}
-
 /* The first sbrk asks the kernel where the break is: a system call of its own. */
 static void os_find_break(unsigned arena)
 {
@@ -55,6 +52,13 @@ static void os_find_break(unsigned arena)
 	record.result = (int64_t)(uintptr_t)__sbrk(0);
 	os_log(&record, start, HL_KIND_brk, NULL,
 		(struct os_why){HL_REASON_heap_init, HL_REGION_break, arena});
+}
+
+void *os_break(void)
+{
+	if (__curbrk == NULL)
+		os_find_break(0);
+	return __sbrk(0);
 }
 
 void *os_sbrk(intptr_t increment, struct os_why why)
@@ -186,21 +190,42 @@ bool os_discard(void *address, size_t bytes, struct os_why why)
 	return done;
 }
 
-static bool os_read_strict(void)
+/* Refusals are no matter: the kernel may have been built without, or the memory be locked. */
+void os_advise_huge(void *address, size_t bytes, struct os_why why)
 {
-	char mode = '0';
+	uintptr_t page = os_page_down((uintptr_t)address);
+	int saved = errno;
+	uint64_t start;
+
+	if (tunables.huge_bytes == 0 || bytes < tunables.huge_bytes)
+		return;
+	bytes = os_page_up((uintptr_t)address + bytes - page);
+	start = log_tick();
+	os_done((int)syscall(SYS_madvise, page, bytes, (long)MADV_HUGEPAGE), start, HL_KIND_madvise,
+		(void *)page, bytes, MADV_HUGEPAGE, why);
+	errno = saved;
+}
+
+/* The start of a small file as a text; empty if it cannot be read. */
+static void os_read_text(const char *path, char *text, size_t bytes)
+{
 	int saved = errno;
 	/* By number: open and read of libc are cancellation points. */
-	long fd = syscall(
-		SYS_openat, AT_FDCWD, "/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC, 0);
+	long fd = syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+	long got = fd >= 0 ? syscall(SYS_read, fd, text, bytes - 1) : 0;
 
-	if (fd >= 0) {
-		if (syscall(SYS_read, fd, &mode, 1) != 1)
-			mode = '0';
+	text[got > 0 ? got : 0] = '\0';
+	if (fd >= 0)
 		syscall(SYS_close, fd);
-	}
 	errno = saved;
-	return mode == '2';
+}
+
+static bool os_read_strict(void)
+{
+	char mode[2];
+
+	os_read_text("/proc/sys/vm/overcommit_memory", mode, sizeof(mode));
+	return mode[0] == '2';
 }
 
 bool os_commit_is_strict(void)
@@ -220,4 +245,29 @@ unsigned os_cores(void)
 
 	errno = saved;
 	return count > 0 ? (unsigned)count : 2;
+}
+
+size_t os_huge_page_bytes(void)
+{
+	char text[64];
+	size_t bytes = 0;
+
+	os_read_text("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof(text));
+	if (strstr(text, "[madvise]") == NULL)
+		return 0;
+	os_read_text("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", text, sizeof(text));
+	for (const char *digit = text; *digit >= '0' && *digit <= '9'; digit++)
+		bytes = bytes * 10 + (size_t)(*digit - '0');
+	return (bytes & (bytes - 1)) == 0 ? bytes : 0;
+}
+
+/* By number: a program may define clock_gettime itself, and what it puts there may allocate. */
+uint64_t os_clock_ms(void)
+{
+	struct timespec now = {0};
+	int saved = errno;
+
+	syscall(SYS_clock_gettime, (long)CLOCK_MONOTONIC, &now);
+	errno = saved;
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }

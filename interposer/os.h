@@ -46,8 +46,18 @@ bool os_open(void *address, size_t bytes, struct os_why why);    /* read and wri
 bool os_discard(void *address, size_t bytes, struct os_why why); /* reads as zero afterwards */
 bool os_close(void *address, size_t bytes, struct os_why why);   /* reserve again in place */
 
+/* For memory that is new: huge pages, if they are wanted (tunables.huge_bytes) and it can hold one.
+ * From the page that the address lies in. */
+void os_advise_huge(void *address, size_t bytes, struct os_why why);
+
 /* vm.overcommit_memory is 2: reserve counts, so closing is the only way to give memory back. */
 bool os_commit_is_strict(void);
 unsigned os_cores(void);
+
+/* Of the huge pages that the kernel gives to whoever asks for them; 0: it gives none, or all get
+ * them. */
+size_t os_huge_page_bytes(void);
+
+uint64_t os_clock_ms(void);
 
 #endif

@@ -13,6 +13,8 @@
 #include "heap.h"
 #include "stats.h"
 #include "thread.h"
+#include "tunables.h"
+#include "watch.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -313,9 +315,13 @@ static __attribute__((constructor)) void preload_start(void)
 	guard_enter(HL_KIND_FILLER, 0);
 	guard_leave();
 	heap_start();
+	tunables_report();
 }
 
 static __attribute__((destructor)) void preload_end(void)
 {
+	if (enter(HL_KIND_FILLER, 0, NULL) == 0)
+		watch_check();
+	guard_leave();
 	log_process_exit();
 }

@@ -6,6 +6,7 @@
 
 #include "arena.h"
 #include "carve.h"
+#include "grow.h"
 #include "guard.h"
 #include "large.h"
 #include "log.h"
@@ -16,12 +17,31 @@
 
 #define STATS_LINE_BYTES 96
 
+/* The chunks of one list: the smallest, the largest, how many, how much. */
+struct size_class {
+	size_t from, to, total, count;
+};
+
 struct figures {
 	size_t system, system_max;      /* taken from the kernel */
 	size_t free_bytes, free_chunks; /* top and bins, without fast bins */
 	size_t fast_bytes, fast_chunks;
 	size_t top;
+	size_t space, open; /* address space, and what of it can be used */
+	size_t segments;
+	struct size_class fast[BINS_FAST];
+	struct size_class list[BINS_COUNT];
 };
+
+static void count_chunk(struct size_class *class, size_t bytes)
+{
+	if (class->count == 0 || bytes < class->from)
+		class->from = bytes;
+	if (bytes > class->to)
+		class->to = bytes;
+	class->total += bytes;
+	class->count++;
+}
 
 static void count_fast(const struct bins *bins, struct figures *figures)
 {
@@ -29,9 +49,10 @@ static void count_fast(const struct bins *bins, struct figures *figures)
 		const struct chunk *chunk = bins->fast[i];
 
 		while (chunk != NULL) {
-			figures->fast_chunks++;
+			count_chunk(&figures->fast[i], chunk_bytes(chunk));
 			chunk = chunk_mask(&chunk->link.next, chunk->link.next);
 		}
+		figures->fast_chunks += figures->fast[i].count;
 	}
 	figures->fast_bytes = bins->fast_bytes;
 }
@@ -41,10 +62,25 @@ static void count_bins(struct bins *bins, struct figures *figures)
 	for (unsigned i = BINS_UNSORTED; i < BINS_COUNT; i++) {
 		struct node *head = &bins->list[i];
 
-		for (struct node *node = head->next; node != head; node = node->next) {
-			figures->free_chunks++;
-			figures->free_bytes += chunk_bytes(chunk_of_node(node));
-		}
+		for (struct node *node = head->next; node != head; node = node->next)
+			count_chunk(&figures->list[i], chunk_bytes(chunk_of_node(node)));
+		figures->free_chunks += figures->list[i].count;
+		figures->free_bytes += figures->list[i].total;
+	}
+}
+
+static void count_space(const struct arena *arena, struct figures *figures)
+{
+	struct segment *segment = NULL;
+
+	figures->space = figures->open = arena->system_bytes;
+	if (!arena->in_segments)
+		return;
+	if (arena->top != NULL)
+		segment = grow_segment_of(arena->top);
+	for (figures->open = 0; segment != NULL; segment = segment->below) {
+		figures->open += segment->open_bytes;
+		figures->segments++;
 	}
 }
 
@@ -58,6 +94,7 @@ static struct figures count_arena(struct arena *arena)
 	carve_drain(arena);
 	count_fast(&arena->bins, &figures);
 	count_bins(&arena->bins, &figures);
+	count_space(arena, &figures);
 	figures.system = arena->system_bytes;
 	figures.system_max = arena->system_bytes_max;
 	if (arena->top != NULL) {
@@ -164,6 +201,34 @@ static void add(struct figures *total, const struct figures *figures)
 	total->free_chunks += figures->free_chunks;
 	total->fast_bytes += figures->fast_bytes;
 	total->fast_chunks += figures->fast_chunks;
+	total->space += figures->space;
+	total->open += figures->open;
+}
+
+static void print_xml_size(FILE *stream, const char *tag, const struct size_class *class)
+{
+	if (class->count != 0)
+		fprintf(stream, "  <%s from=\"%zu\" to=\"%zu\" total=\"%zu\" count=\"%zu\"/>\n",
+			tag, class->from, class->to, class->total, class->count);
+}
+
+static void print_xml_sizes(FILE *stream, const struct figures *figures)
+{
+	fputs("<sizes>\n", stream);
+	for (unsigned i = 0; i < BINS_FAST; i++)
+		print_xml_size(stream, "size", &figures->fast[i]);
+	for (unsigned i = BINS_UNSORTED + 1; i < BINS_COUNT; i++)
+		print_xml_size(stream, "size", &figures->list[i]);
+	print_xml_size(stream, "unsorted", &figures->list[BINS_UNSORTED]);
+	fputs("</sizes>\n", stream);
+}
+
+static void print_xml_space(FILE *stream, const struct figures *figures)
+{
+	fprintf(stream,
+		"<aspace type=\"total\" size=\"%zu\"/>\n<aspace type=\"mprotect\" "
+		"size=\"%zu\"/>\n",
+		figures->space, figures->open);
 }
 
 static void print_xml_figures(FILE *stream, const struct figures *figures)
@@ -203,9 +268,14 @@ void stats_print_xml(FILE *stream)
 	do {
 		struct figures figures = count_guarded(arena);
 
-		fprintf(stream, "<heap nr=\"%u\">\n<sizes>\n</sizes>\n", arena->number);
+		fprintf(stream, "<heap nr=\"%u\">\n", arena->number);
+		print_xml_sizes(stream, &figures);
 		print_xml_figures(stream, &figures);
 		print_xml_system(stream, &figures);
+		print_xml_space(stream, &figures);
+		if (figures.segments != 0)
+			fprintf(stream, "<aspace type=\"subheaps\" size=\"%zu\"/>\n",
+				figures.segments);
 		fputs("</heap>\n", stream);
 		add(&total, &figures);
 		arena = arena->next;
@@ -214,5 +284,6 @@ void stats_print_xml(FILE *stream)
 	fprintf(stream, "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/>\n",
 		(size_t)large_counts.blocks, (size_t)large_counts.bytes);
 	print_xml_system(stream, &total);
+	print_xml_space(stream, &total);
 	fputs("</malloc>\n", stream);
 }

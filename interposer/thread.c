@@ -13,7 +13,9 @@
 #include "heap.h"
 #include "large.h"
 #include "log.h"
+#include "os.h"
 #include "tunables.h"
+#include "watch.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -32,6 +34,8 @@ static void process_begin(void)
 {
 	process_begun = true;
 	tunables_load();
+	if (tunables.hugetlb)
+		tunables.huge_bytes = os_huge_page_bytes();
 	cache_make_key();
 	arena_start();
 	arena_attach_main();
@@ -78,11 +82,10 @@ static void give_one(struct chunk *chunk)
 
 	if (!log_has_room())
 		log_make_room();
-	if (!arena_enter(arena)) {
+	if (!watch_enter(arena)) {
 		arena_defer(arena, chunk);
 		return;
 	}
-	carve_drain(arena);
 	carve_check_free(chunk);
 	carve_give(arena, chunk, NULL);
 	arena_leave(arena);

@@ -3,7 +3,7 @@
  * malloc_trim and mallopt. Trimming walks every arena and gives the whole pages inside free chunks
  * back, not only the top; then the main arena's top. It works in batches: each system call is
  * logged, so when the log has no more room the lock is dropped and room made. Chunks that are still
- * to be looked at carry CHUNK_TO_TRIM, which goes when a chunk is taken, split or joined.
+ * to be looked at are noted, and the note goes when a chunk is taken, split or joined.
  */
 #include "heap.h"
 
@@ -11,54 +11,47 @@
 #include "carve.h"
 #include "grow.h"
 #include "log.h"
-#include "os.h"
+#include "purge.h"
 #include "thread.h"
 #include "tunables.h"
+#include "watch.h"
 
 #include <malloc.h>
 
-/* The unsorted list, and all lists whose chunks may hold a whole page. */
-static bool is_trimmed_list(unsigned index)
-{
-	return index == BINS_UNSORTED || index >= bins_index(OS_PAGE_BYTES);
-}
-
 static void mark_list(struct node *head)
 {
-	for (struct node *node = head->next; node != head; node = node->next)
-		chunk_of_node(node)->head |= CHUNK_TO_TRIM;
+	for (struct node *node = head->next; node != head; node = node->next) {
+		struct chunk *chunk = chunk_of_node(node);
+
+		if (!purge_may_hold_page(chunk))
+			continue;
+		chunk->head |= CHUNK_NOTED;
+		chunk->note = CHUNK_NOTE_TO_TRIM;
+	}
 }
 
 static void mark_arena(struct arena *arena)
 {
 	carve_consolidate(arena, thread_self.cache);
 	for (unsigned i = BINS_UNSORTED; i < BINS_COUNT; i++)
-		if (is_trimmed_list(i))
+		if (purge_is_list(i))
 			mark_list(&arena->bins.list[i]);
 }
 
-/* The links at the chunk's start stay. True if pages were given back. */
-static bool trim_chunk(struct arena *arena, struct chunk *chunk)
+static bool is_marked(const struct chunk *chunk)
 {
-	uintptr_t start = os_page_up((uintptr_t)chunk + sizeof(struct chunk));
-	uintptr_t end = os_page_down((uintptr_t)chunk_next(chunk));
-	bool main_heap = arena == &arena_main;
-	struct os_why why = {
-		HL_REASON_trim_call, main_heap ? HL_REGION_break : HL_REGION_arena, arena->number};
-
-	chunk->head &= ~CHUNK_TO_TRIM;
-	return start < end && os_discard((void *)start, end - start, why);
+	return (chunk->head & CHUNK_NOTED) != 0 && chunk->note == CHUNK_NOTE_TO_TRIM;
 }
 
 /* False when the log is full and marked chunks may be left. */
 static bool trim_list(struct arena *arena, struct node *head, bool *returned)
 {
 	for (struct node *node = head->next; node != head; node = node->next) {
-		if ((chunk_of_node(node)->head & CHUNK_TO_TRIM) == 0)
+		if (!is_marked(chunk_of_node(node)))
 			continue;
 		if (!log_has_room())
 			return false;
-		*returned |= trim_chunk(arena, chunk_of_node(node));
+		*returned |= purge_chunk(arena, chunk_of_node(node), HL_REASON_trim_call);
 	}
 	return true;
 }
@@ -67,8 +60,7 @@ static bool trim_list(struct arena *arena, struct node *head, bool *returned)
 static bool trim_lists(struct arena *arena, unsigned *index, bool *returned)
 {
 	for (; *index < BINS_COUNT; (*index)++)
-		if (is_trimmed_list(*index) &&
-			!trim_list(arena, &arena->bins.list[*index], returned))
+		if (purge_is_list(*index) && !trim_list(arena, &arena->bins.list[*index], returned))
 			return false;
 	return true;
 }
@@ -89,7 +81,7 @@ static bool trim_arena(struct arena *arena, size_t pad)
 			mark_arena(arena);
 		done = trim_lists(arena, &index, &returned);
 		if (done && arena == &arena_main)
-			returned |= grow_trim_main(pad, HL_REASON_trim_call);
+			returned |= grow_trim_main(pad);
 		arena_leave(arena);
 	}
 	return returned;
@@ -101,6 +93,7 @@ int heap_trim(size_t pad)
 	bool returned = false;
 
 	thread_ready();
+	watch_check();
 	do {
 		returned |= trim_arena(arena, pad);
 		arena = arena->next;

@@ -4,13 +4,14 @@
  * dynamic linker's first allocations. Makes no system call, allocates nothing.
  */
 #include "tunables.h"
+#include "line.h"
 
-#include <limits.h>
+#include <errno.h>
 #include <malloc.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
-#define TUNABLES_MMAP_THRESHOLD_BYTES ((size_t)128 << 10)
 #define TUNABLES_CACHE_MAX_BYTES 1032
 #define TUNABLES_CACHE_BINS 64
 #define TUNABLES_CACHE_COUNT_MAX UINT16_MAX
@@ -18,15 +19,21 @@
 /* On x86-64 this points at argc; the vectors follow. Provided by the dynamic linker. */
 extern void *__libc_stack_end;
 
+enum {
+#define HL_SETTING(name, initial, least, most, variable) INITIAL_##name = (int)(initial),
+#include "heapledger/settings.def"
+};
+
 struct tunables tunables = {
-	.mmap_threshold = TUNABLES_MMAP_THRESHOLD_BYTES,
-	.trim_threshold = TUNABLES_MMAP_THRESHOLD_BYTES,
-	.top_pad = TUNABLES_MMAP_THRESHOLD_BYTES,
-	.mmap_max = 65536,
-	.fast_max = 128,
-	.arena_test = 8,
+	.mmap_threshold = INITIAL_mmap_threshold,
+	.trim_threshold = INITIAL_trim_threshold,
+	.top_pad = INITIAL_top_pad,
+	.mmap_max = INITIAL_mmap_max,
+	.fast_max = INITIAL_mxfast,
+	.arena_test = INITIAL_arena_test,
 	.cache_bins = TUNABLES_CACHE_BINS,
-	.cache_count = 7,
+	.cache_count = INITIAL_tcache_count,
+	.purge = SETTINGS_PURGE_NEVER,
 };
 
 static bool set_mmap_threshold(size_t value)
@@ -107,125 +114,101 @@ static bool set_cache_scan(size_t value)
 	return true;
 }
 
-struct tunable_name {
-	const char *name;     /* in GLIBC_TUNABLES, after glibc.malloc. */
-	const char *variable; /* the older environment variable, or NULL */
-	int parameter;        /* of mallopt, or 0 */
-	bool (*set)(size_t value);
-};
-
-/* M_ARENA_TEST and M_ARENA_MAX are in <malloc.h>; M_MXFAST is 1. */
-static const struct tunable_name names[] = {
-	{"mmap_threshold", "MALLOC_MMAP_THRESHOLD_", M_MMAP_THRESHOLD, set_mmap_threshold},
-	{"trim_threshold", "MALLOC_TRIM_THRESHOLD_", M_TRIM_THRESHOLD, set_trim_threshold},
-	{"top_pad", "MALLOC_TOP_PAD_", M_TOP_PAD, set_top_pad},
-	{"mmap_max", "MALLOC_MMAP_MAX_", M_MMAP_MAX, set_mmap_max},
-	{"mxfast", NULL, M_MXFAST, set_fast_max},
-	{"arena_max", "MALLOC_ARENA_MAX", M_ARENA_MAX, set_arena_max},
-	{"arena_test", "MALLOC_ARENA_TEST", M_ARENA_TEST, set_arena_test},
-	{"perturb", "MALLOC_PERTURB_", M_PERTURB, set_perturb},
-	{"tcache_max", NULL, 0, set_cache_max},
-	{"tcache_count", NULL, 0, set_cache_count},
-	{"tcache_unsorted_limit", NULL, 0, set_cache_scan},
-};
-
-#define NAME_COUNT (sizeof(names) / sizeof(names[0]))
-
-static unsigned digit_of(char c)
+static bool set_hugetlb(size_t value)
 {
-	if (c >= '0' && c <= '9')
-		return (unsigned)(c - '0');
-	if (c >= 'a' && c <= 'f')
-		return (unsigned)(c - 'a') + 10;
-	if (c >= 'A' && c <= 'F')
-		return (unsigned)(c - 'A') + 10;
-	return UINT_MAX;
-}
-
-/* Decimal, 0x hexadecimal or 0 octal up to `end`; false if anything else stands there. */
-static bool parse_number(const char *text, const char *end, size_t *value)
-{
-	size_t base = 10;
-
-	if (end - text > 2 && text[0] == '0' && (text[1] == 'x' || text[1] == 'X')) {
-		base = 16;
-		text += 2;
-	} else if (end - text > 1 && text[0] == '0') {
-		base = 8;
-	}
-	if (text == end)
-		return false;
-	for (*value = 0; text < end; text++) {
-		size_t digit = digit_of(*text);
-
-		if (digit >= base || __builtin_mul_overflow(*value, base, value) ||
-			__builtin_add_overflow(*value, digit, value))
-			return false;
-	}
+	tunables.hugetlb = value != 0;
 	return true;
 }
 
-static void set_named(const char *name, size_t length, const char *text, const char *end)
+static bool set_purge(size_t value)
 {
-	size_t value;
-
-	for (size_t i = 0; i < NAME_COUNT; i++)
-		if (strncmp(names[i].name, name, length) == 0 && names[i].name[length] == '\0' &&
-			parse_number(text, end, &value))
-			names[i].set(value);
+	tunables.purge = value;
+	return true;
 }
 
-/* name=value:name=value ... */
-static void load_list(const char *list)
+static bool (*const set[SETTINGS_COUNT])(size_t value) = {
+	[SETTINGS_mmap_threshold] = set_mmap_threshold,
+	[SETTINGS_trim_threshold] = set_trim_threshold,
+	[SETTINGS_top_pad] = set_top_pad,
+	[SETTINGS_mmap_max] = set_mmap_max,
+	[SETTINGS_mxfast] = set_fast_max,
+	[SETTINGS_arena_max] = set_arena_max,
+	[SETTINGS_arena_test] = set_arena_test,
+	[SETTINGS_tcache_count] = set_cache_count,
+	[SETTINGS_tcache_max] = set_cache_max,
+	[SETTINGS_tcache_unsorted_limit] = set_cache_scan,
+	[SETTINGS_perturb] = set_perturb,
+	[SETTINGS_hugetlb] = set_hugetlb,
+	[SETTINGS_purge] = set_purge,
+};
+
+static char **environment(void)
 {
-	static const char prefix[] = "glibc.malloc.";
+	uintptr_t argc = *(uintptr_t *)__libc_stack_end;
 
-	while (*list != '\0') {
-		const char *end = list + strcspn(list, ":");
-		const char *equal = memchr(list, '=', (size_t)(end - list));
-
-		if (equal != NULL && strncmp(list, prefix, sizeof(prefix) - 1) == 0) {
-			list += sizeof(prefix) - 1;
-			set_named(list, (size_t)(equal - list), equal + 1, end);
-		}
-		list = *end == ':' ? end + 1 : end;
-	}
-}
-
-static void load_variable(const char *entry)
-{
-	size_t value;
-
-	for (size_t i = 0; i < NAME_COUNT; i++) {
-		size_t length = names[i].variable != NULL ? strlen(names[i].variable) : 0;
-
-		if (length == 0 || strncmp(entry, names[i].variable, length) != 0)
-			continue;
-		entry += length;
-		if (*entry == '=' && parse_number(entry + 1, entry + strlen(entry), &value))
-			names[i].set(value);
-		return;
-	}
+	return (char **)__libc_stack_end + argc + 2;
 }
 
 void tunables_load(void)
 {
-	static const char list[] = "GLIBC_TUNABLES=";
-	uintptr_t argc = *(uintptr_t *)__libc_stack_end;
-	char **entry = (char **)__libc_stack_end + argc + 2;
+	struct settings settings;
 
-	for (; *entry != NULL; entry++) {
-		if (strncmp(*entry, list, sizeof(list) - 1) == 0)
-			load_list(*entry + sizeof(list) - 1);
-		else if (strncmp(*entry, "MALLOC_", 7) == 0)
-			load_variable(*entry);
+	settings_read(&settings, environment(), NULL, NULL);
+	tunables.policy = settings.policy;
+	tunables.check = settings.check;
+	for (unsigned i = 0; i < SETTINGS_COUNT; i++)
+		if ((settings.given >> i & 1) != 0)
+			set[i](settings.value[i]);
+	tunables.watched = tunables.check != 0 || tunables.purge < SETTINGS_PURGE_TRIM;
+}
+
+static void report(void *unused, const struct settings_fault *fault)
+{
+	struct line line = {.used = 0};
+
+	(void)unused;
+	line_text(&line, "heapledger: ignored: ");
+	if (fault->variable != NULL) {
+		line_text(&line, fault->variable);
+		line_text(&line, ": ");
 	}
+	line_add(&line, fault->item, fault->bytes);
+	line_text(&line, ": ");
+	line_text(&line, fault->why);
+	line_write(&line); /* whether or not anybody reads it */
+}
+
+void tunables_report(void)
+{
+	struct settings settings;
+	int saved = errno;
+
+	settings_read(&settings, environment(), NULL, NULL);
+	if (!settings.recorded)
+		settings_read(&settings, environment(), report, NULL);
+	errno = saved;
 }
 
 int tunables_set(int parameter, int value)
 {
-	for (size_t i = 0; i < NAME_COUNT; i++)
-		if (parameter != 0 && names[i].parameter == parameter)
-			return names[i].set((size_t)value);
-	return 1; /* as glibc: parameters it does not know are accepted */
+	switch (parameter) {
+	case M_MMAP_THRESHOLD:
+		return set_mmap_threshold((size_t)value);
+	case M_TRIM_THRESHOLD:
+		return set_trim_threshold((size_t)value);
+	case M_TOP_PAD:
+		return set_top_pad((size_t)value);
+	case M_MMAP_MAX:
+		return set_mmap_max((size_t)value);
+	case M_MXFAST:
+		return set_fast_max((size_t)value);
+	case M_ARENA_MAX:
+		return set_arena_max((size_t)value);
+	case M_ARENA_TEST:
+		return set_arena_test((size_t)value);
+	case M_PERTURB:
+		return set_perturb((size_t)value);
+	default:
+		return 1; /* as glibc: parameters it does not know are accepted */
+	}
 }

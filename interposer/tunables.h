@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * The numbers that steer the heap, with glibc's names, defaults and sources: mallopt, the
- * MALLOC_*_ variables and GLIBC_TUNABLES. Read everywhere, written by tunables_load (once, before
- * the first allocation), mallopt and the dynamic threshold (large.c).
+ * The numbers that steer the heap, with glibc's names, defaults and sources (heapledger/settings.h)
+ * and mallopt. Read everywhere, written by tunables_load (once, before the first allocation),
+ * mallopt and the dynamic threshold (large.c).
  */
 #ifndef HEAPLEDGER_TUNABLES_H
 #define HEAPLEDGER_TUNABLES_H
+
+#include "heapledger/settings.h"
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -28,13 +30,24 @@ struct tunables {
 	_Atomic int perturb;
 	bool cache_fixed;   /* cache_count was set by hand: no surplus */
 	_Atomic bool fixed; /* a threshold was set by hand: no dynamic threshold */
+
+	/* Never changed after the start. */
+	enum hl_policy policy;
+	bool watched;      /* calls that reach an arena stop by at watch.c */
+	bool hugetlb;      /* ask for transparent huge pages ... */
+	size_t huge_bytes; /* ... of this size; 0 = the kernel has none to be asked for */
+	uint64_t purge;    /* ms, or SETTINGS_PURGE_... */
+	uint64_t check;    /* the heap is checked at every n-th call; 0 = never */
 };
 
 extern struct tunables tunables;
 
-/* Reads GLIBC_TUNABLES and MALLOC_*_ from the process's initial environment. Malformed and unknown
- * values are ignored. */
+/* From the process's initial environment. What is malformed or unknown is ignored ... */
 void tunables_load(void);
+
+/* ... and here said on stderr, unless `heapledger record` has done so: once, when the program is
+ * about to start. */
+void tunables_report(void);
 
 /* mallopt: 1 if the parameter is known and the value in its range. */
 int tunables_set(int parameter, int value);

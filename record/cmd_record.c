@@ -10,6 +10,7 @@
 #include "output.h"
 #include "session.h"
 #include "tool.h"
+#include "tuning.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -34,12 +35,14 @@ struct options {
 	uint64_t interval_ns;
 	bool force;
 	bool quiet;
+	struct settings settings; /* of the program's heap */
 	char **command;
 };
 
 static const char usage[] =
 	"usage: heapledger record [-o DIR] [--force] [--on-full wait|drop] [--buffer SIZE]\n"
-	"                         [--interval MS] [--kernel auto|require|off] [-q] [--] CMD...\n"
+	"                         [--interval MS] [--kernel auto|require|off] [-q]\n"
+	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]... [--] CMD...\n"
 	"\n"
 	"Runs CMD and records every allocator call and the system calls beneath it.\n"
 	"\n"
@@ -51,6 +54,9 @@ static const char usage[] =
 	"      --interval MS   between two samples of resident memory (default: 10)\n"
 	"      --kernel MODE   the kernel's own record of the system calls: auto (if possible),\n"
 	"                      require, off (default: auto)\n"
+	"      --policy P      where CMD's memory comes from: hybrid (as in glibc, default), brk\n"
+	"                      (all from the break), mmap (none from the break)\n"
+	"      --set NAME=VALUE  a tunable, as in --set mmap_threshold=1M; can be repeated\n"
 	"  -q, --quiet         no summary\n"
 	"\n"
 	"Exits with CMD's own status; 2 wrong usage, 4 no kernel record with --kernel require,\n"
@@ -63,6 +69,8 @@ static const struct option long_options[] = {
 	{"buffer", required_argument, NULL, 'b'},
 	{"interval", required_argument, NULL, 'i'},
 	{"kernel", required_argument, NULL, 'k'},
+	{"policy", required_argument, NULL, 'p'},
+	{"set", required_argument, NULL, 's'},
 	{"quiet", no_argument, NULL, 'q'},
 	{"help", no_argument, NULL, 'h'},
 	{0},
@@ -121,6 +129,10 @@ static int parse_option(struct options *options, int letter)
 	case 'k':
 		options->kernel = optarg;
 		return one_of("--kernel", optarg, modes);
+	case 'p':
+		return tuning_policy(optarg);
+	case 's':
+		return tuning_set(optarg);
 	case 'q':
 		options->quiet = true;
 		return 0;
@@ -251,6 +263,7 @@ static int start(struct launch *launch, struct collector *collector, const struc
 		.collector = collector,
 		.kernel = &kernel,
 		.command = options->command,
+		.settings = &options->settings,
 		.on_full = options->on_full,
 		.kernel_mode = options->kernel,
 		.buffer_bytes = options->buffer_bytes,
@@ -310,6 +323,7 @@ int cmd_record(int argc, char **argv)
 		rc = find_program(&launch, &options, library, sizeof(library));
 	if (rc != 0)
 		return rc;
+	tuning_read(&options.settings);
 	collector.interval_ns = options.interval_ns;
 	/* First, so that no signal finds shared memory that nobody would remove. */
 	collector.signal_fd = launch_take_signals(&launch);

@@ -84,6 +84,34 @@ static json_t *joined_array(const char *joined, size_t length)
 	return array;
 }
 
+static json_t *tunable(const struct settings *settings, enum settings_name name)
+{
+	uint64_t value = settings->value[name];
+
+	if (name == SETTINGS_purge && value >= SETTINGS_PURGE_TRIM)
+		return json_string(value == SETTINGS_PURGE_TRIM ? "trim" : "never");
+	return integer(value);
+}
+
+static json_t *tunables_object(const struct settings *settings)
+{
+	json_t *object = json_object();
+
+	for (unsigned i = 0; i < SETTINGS_COUNT; i++)
+		json_object_set_new(object, settings_name(i), tunable(settings, i));
+	return object;
+}
+
+static json_t *given_array(const struct settings *settings)
+{
+	json_t *array = json_array();
+
+	for (unsigned i = 0; i < SETTINGS_COUNT; i++)
+		if ((settings->given >> i & 1) != 0)
+			json_array_append_new(array, json_string(settings_name(i)));
+	return array;
+}
+
 static const char *end_name(uint32_t end)
 {
 	static const char *const names[] = {"unknown", "exit", "signal", "exec", "detached"};
@@ -200,6 +228,7 @@ static json_t *build(const struct manifest *manifest)
 {
 	const struct collector *collector = manifest->collector;
 	const struct session *session = &collector->session;
+	const struct settings *set = manifest->settings;
 	const char *clock = session->map->clock == HL_CLOCK_TSC ? "tsc" : "monotonic";
 	json_t *root = json_object();
 	struct utsname host;
@@ -212,7 +241,10 @@ static json_t *build(const struct manifest *manifest)
 	json_object_set_new(root, "complete", json_boolean(whole(manifest)));
 	json_object_set_new(root, "command", command_array(manifest->command));
 	json_object_set_new(root, "mode", json_string("allocator"));
-	json_object_set_new(root, "policy", json_string("hybrid"));
+	json_object_set_new(root, "policy", json_string(settings_policy_name(set->policy)));
+	json_object_set_new(root, "tunables", tunables_object(set));
+	json_object_set_new(root, "tunables_set", given_array(set));
+	json_object_set_new(root, "check", integer(set->check));
 	json_object_set_new(root, "model", json_string("glibc 2.36"));
 	json_object_set_new(root, "started", rfc3339(session->realtime_ns));
 	json_object_set_new(root, "clock", json_string(clock));

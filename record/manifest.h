@@ -9,6 +9,8 @@
 #include "collector.h"
 #include "kernel.h"
 
+#include "heapledger/settings.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -16,7 +18,8 @@ struct manifest {
 	const struct collector *collector;
 	const struct kernel *kernel;
 	char **command;
-	const char *on_full; /* options as given or by default */
+	const struct settings *settings; /* the program's, as it is started */
+	const char *on_full;             /* options as given or by default */
 	const char *kernel_mode;
 	uint64_t buffer_bytes;
 	bool finished;

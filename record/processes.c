@@ -6,6 +6,8 @@
 #include "processes.h"
 #include "sample.h"
 
+#include "heapledger/settings.h"
+
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -110,6 +112,7 @@ static void fill_header(
 
 	process->header = (struct hl_trace_header){
 		.source = HL_TRACE_TARGET,
+		.policy = slot->policy <= HL_POLICY_mmap ? (uint8_t)slot->policy : 0,
 		.clock = (uint8_t)session->map->clock,
 		.pid = slot->pid,
 		.ppid = slot->ppid,

@@ -32,6 +32,9 @@ SHORT = {
     "interrupted": "in a signal handler",
     "metadata": "allocator's tables",
     "recorder": "heapledger itself",
+    "arena_fallback": "arena full: map",
+    "purge": "purge free pages",
+    "huge_page": "ask for huge pages",
 }
 
 

@@ -88,6 +88,13 @@ def exit_text(analysis):
     return f"exit status {status.get('status')}"
 
 
+def tunables_text(analysis):
+    """Those that were set, in a list of one; an empty one if there are none."""
+    values = analysis.get("tunables", {})
+    given = [f"{name}={values.get(name)}" for name in analysis.get("tunables_set", [])]
+    return ["tunables " + ", ".join(given)] if given else []
+
+
 def header(analysis, command):
     kind, text = words.verdict(analysis)
     details = [date_text(analysis), f"ran for {units.time(analysis.get('duration_ns'))}",
@@ -95,6 +102,7 @@ def header(analysis, command):
     mode = analysis.get("mode")
     details2 = [f"mode {mode}: {MODES.get(mode, 'see the manual')}",
                 f"policy {analysis.get('policy')}", f"rules of {analysis.get('model')}"]
+    details2 += tunables_text(analysis)
     return (f'<header>\n<p class="brand">heapledger report</p>\n<h1>{escape(command)}</h1>\n'
             f'<p class="details">{escape(" · ".join(details))}<br>{escape(" · ".join(details2))}'
             f'</p>\n<p class="verdict {kind}">{escape(text)}</p>\n</header>\n')

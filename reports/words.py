@@ -187,7 +187,8 @@ def _why_kept(analysis):
                      f"been used and freed; the rest was never used, or lay on pages with live "
                      f"blocks, which cannot go back.")
     if in_arenas > (at_break or 0):
-        parts.append(f"{size(in_arenas)} of the heap lay in arenas, the heaps of other threads; "
+        whose = "" if analysis.get("policy") == "mmap" else ", the heaps of other threads"
+        parts.append(f"{size(in_arenas)} of the heap lay in arenas{whose}; "
                      f"one shrinks only from its end, so that a live block there keeps everything "
                      f"free before it.")
     elif at_break:

@@ -22,7 +22,7 @@
 #include <stdint.h>
 
 #define HL_SESSION_MAGIC UINT64_C(0x315345534c504c48) /* "HLPLSES1" */
-#define HL_SESSION_VERSION 1
+#define HL_SESSION_VERSION 2
 #define HL_SESSION_ENV "HEAPLEDGER_SESSION"
 
 #define HL_PAGE_BYTES 32768
@@ -51,7 +51,8 @@ struct hl_process {
 	uint64_t start_tick;
 	_Atomic uint64_t lost;   /* events that could not be logged, whatever the reason */
 	_Atomic uint32_t serial; /* unique in the session, from next_serial; names the stream */
-	uint32_t exited;         /* 1 when exit handlers ran */
+	uint16_t exited;         /* 1 when exit handlers ran */
+	uint16_t policy;         /* enum hl_policy */
 	uint64_t pid_namespace;  /* inode of the pid namespace that pid is of, 0 = unknown */
 	char command[HL_COMMAND_BYTES]; /* argv joined by NUL, cut to fit, last byte NUL */
 };

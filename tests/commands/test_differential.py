@@ -14,6 +14,7 @@ import pytest
 from conftest import run
 
 SEEDS = int(os.environ.get('HEAPLEDGER_SEEDS', 15000))
+POLICIES = ['brk', 'mmap']  # on the library, beside hybrid; with an eighth of the seeds
 BATCH = 500  # seeds of one process; they share its heap and its settings
 # Each batch has one of these settings: they must change nothing that is promised.
 TUNABLES = ['', 'glibc.malloc.tcache_count=0', '', 'glibc.malloc.arena_max=1', '',
@@ -39,6 +40,8 @@ class Sequences:
             return [self.heapledger, 'record', '-q', '-o', trace, '--', *argv], {}, trace
         if way == 'library':
             return argv, {'LD_PRELOAD': str(self.preloaded)}, None
+        if way in POLICIES:
+            return argv, {'LD_PRELOAD': str(self.preloaded), 'HEAPLEDGER_POLICY': way}, None
         return argv, {'LD_PRELOAD': str(way[0]), 'BROKEN_PROMISE': way[1]}, None
 
     @staticmethod
@@ -92,11 +95,12 @@ def sequences(build, library, heapledger, tmp_path):
     return Sequences(build, library, heapledger, tmp_path)
 
 
-@pytest.mark.parametrize('way', ['library', 'recorded'])
+@pytest.mark.parametrize('way', ['library', 'recorded', *POLICIES])
 def test_answers_as_glibc(sequences, way):
+    seeds = SEEDS // 8 if way in POLICIES else SEEDS
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda first: sequences.differences(way, first),
-                              range(0, SEEDS, BATCH)))
+                              range(0, seeds, BATCH)))
     wrong = [text for text in found if text]
     assert not wrong, f'{len(wrong)} of {len(found)} batches differ\n' + '\n'.join(wrong[:3])
 

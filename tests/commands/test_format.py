@@ -128,5 +128,5 @@ def test_dump_reads_the_example(heapledger, tmp_path):
 
 def test_the_page_lists_every_kind():
     source = (SOURCE / 'include' / 'heapledger' / 'calls.def').read_text()
-    for number, name in re.findall(r'^HL_(?:CALL|SYSCALL|MARK)\((\d+), (\w+)', source, re.M):
+    for number, name in re.findall(r'^HL_(?:CALL|SYSCALL|MARK|REASON)\((\d+), (\w+)', source, re.M):
         assert re.search(rf'\b{number} (\| )?{name}\b', PAGE), (number, name)

@@ -158,8 +158,8 @@ MISUSES = {
     'realloc_freed_cached': 'realloc(): block is in the thread cache',
     'realloc_freed_fast': None,
     'realloc_freed_top': 'realloc(): block is not in use',
-    'realloc_of_stack': 'invalid pointer',
-    'realloc_misaligned': 'invalid pointer',
+    'realloc_of_stack': 'realloc(): invalid pointer',
+    'realloc_misaligned': 'realloc(): invalid pointer',
     'realloc_overflowed': 'realloc(): invalid next size',
     'realloc_middle_mapped': 'realloc(): invalid pointer (mapped block)',
 }

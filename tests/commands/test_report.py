@@ -120,6 +120,10 @@ def test_mode_policy_model_and_exit_are_named(situation):
     assert "mode allocator: heapledger's own allocator served the program" in page.text
     assert 'policy hybrid' in page.text and 'rules of glibc 2.36' in page.text
     assert 'exit status 0' in page.text
+    assert 'tunables' not in page.text.split('What was found')[0]
+    situation.data['tunables'] = {'top_pad': 65536, 'purge': 'trim', 'perturb': 0}
+    situation.data['tunables_set'] = ['top_pad', 'purge']
+    assert 'tunables top_pad=65536, purge=trim' in page_of(situation).text
     situation.data['exit'] = {'signal': 9}
     assert 'ended by signal 9' in page_of(situation).text
 

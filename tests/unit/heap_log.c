@@ -89,7 +89,7 @@ void log_syscall(struct hl_syscall_record *record, uint64_t start_tick)
 
 bool log_has_room(void)
 {
-	return depth == 0 || room >= 6;
+	return depth == 0 || room >= LOG_ROOM_SLOTS;
 }
 
 void log_make_room(void)
