@@ -31,7 +31,8 @@ void arena_start(void)
 
 struct arena *arena_of(const struct chunk *chunk)
 {
-	return (chunk->head & CHUNK_OTHER_ARENA) != 0 ? grow_segment_of(chunk)->arena : &arena_main;
+	return (chunk_head(chunk) & CHUNK_OTHER_ARENA) != 0 ? grow_segment_of(chunk)->arena
+							    : &arena_main;
 }
 
 unsigned arena_count(void)

@@ -4,10 +4,10 @@
  * marked in use, so their arena never looks at them. The cache is itself a block of the heap, taken
  * at the thread's first call and given back at its end. Called by heap.c and carve.c, no lock.
  *
- * A bin holds tcache_count entries, as glibc's do. One that overflows is widened by a surplus, which
- * saves most ways to the arena, and is lent only: it goes back when the bin overflows again, and all
- * of it when the heap is about to join what is free, to trim or to grow. It goes newest first, so
- * that what stays is what glibc's cache has: the chunks that were freed first.
+ * A bin holds tcache_count entries, as glibc's do. One that overflows is widened by a surplus,
+ * which saves most ways to the arena, and is lent only: it goes back when the bin overflows again,
+ * and all of it when the heap is about to join what is free, to trim or to grow. It goes newest
+ * first, so that what stays is what glibc's cache has: the chunks that were freed first.
  */
 #ifndef HEAPLEDGER_CACHE_H
 #define HEAPLEDGER_CACHE_H
@@ -157,7 +157,7 @@ static inline void *cache_alloc_hot(struct cache *cache, size_t bytes)
 static inline bool cache_free_hot(struct cache *cache, void *block)
 {
 	struct cache_entry *entry = block;
-	size_t head = chunk_of(block)->head;
+	size_t head = chunk_head(chunk_of(block));
 	size_t index = cache_index(head & ~CHUNK_FLAGS);
 
 	if (__builtin_expect(

@@ -22,13 +22,14 @@ static size_t owner_flag(const struct arena *arena)
 /* A free chunk as a whole becomes one in use. */
 static void use_whole(struct arena *arena, struct chunk *chunk)
 {
-	chunk->head = (chunk->head & ~(CHUNK_OTHER_ARENA | CHUNK_NOTED)) | owner_flag(arena);
-	chunk_next(chunk)->head |= CHUNK_BELOW_IN_USE;
+	chunk_set_head(chunk,
+		(chunk_head(chunk) & ~(CHUNK_OTHER_ARENA | CHUNK_NOTED)) | owner_flag(arena));
+	chunk_mark(chunk_next(chunk), CHUNK_BELOW_IN_USE);
 }
 
 static void set_free(struct chunk *chunk, size_t bytes)
 {
-	chunk->head = bytes | CHUNK_BELOW_IN_USE;
+	chunk_set_head(chunk, bytes | CHUNK_BELOW_IN_USE);
 	chunk_at(chunk, bytes)->prev_bytes = bytes;
 }
 
@@ -44,7 +45,7 @@ static struct chunk *use_front(struct arena *arena, struct chunk *chunk, size_t 
 		return chunk;
 	}
 	rest = chunk_at(chunk, bytes);
-	chunk->head = bytes | CHUNK_BELOW_IN_USE | owner_flag(arena);
+	chunk_set_head(chunk, bytes | CHUNK_BELOW_IN_USE | owner_flag(arena));
 	set_free(rest, rest_bytes);
 	bins_put_unsorted(&arena->bins, rest);
 	if (small)
@@ -160,8 +161,8 @@ static struct chunk *take_top(struct arena *arena, size_t bytes)
 	if (have < bytes + CHUNK_MIN_BYTES)
 		return NULL;
 	arena->top = chunk_at(chunk, bytes);
-	arena->top->head = (have - bytes) | CHUNK_BELOW_IN_USE;
-	chunk->head = bytes | CHUNK_BELOW_IN_USE | owner_flag(arena);
+	chunk_set_head(arena->top, (have - bytes) | CHUNK_BELOW_IN_USE);
+	chunk_set_head(chunk, bytes | CHUNK_BELOW_IN_USE | owner_flag(arena));
 	return chunk;
 }
 
@@ -209,7 +210,7 @@ static inline void check_block(
 
 	if (!chunk_is_aligned(chunk) || (uintptr_t)chunk > -bytes)
 		fatal_block(bad_pointer, &chunk->link);
-	if (bytes < CHUNK_MIN_BYTES || (chunk->head & CHUNK_NOTED) != 0)
+	if (bytes < CHUNK_MIN_BYTES || (chunk_head(chunk) & CHUNK_NOTED) != 0)
 		fatal_block(bad_size, &chunk->link);
 }
 
@@ -227,7 +228,7 @@ static void check_next(const struct arena *arena, const struct chunk *chunk, con
 {
 	const struct chunk *next = chunk_next(chunk);
 
-	if (next->head <= CHUNK_HEADER_BYTES || chunk_bytes(next) >= arena->system_bytes)
+	if (chunk_head(next) <= CHUNK_HEADER_BYTES || chunk_bytes(next) >= arena->system_bytes)
 		fatal_block(fault, &chunk->link);
 }
 
@@ -261,7 +262,7 @@ static struct chunk *merge(struct arena *arena, struct chunk *chunk)
 		chunk = below;
 	}
 	if (next == arena->top) {
-		chunk->head = (bytes + chunk_bytes(next)) | CHUNK_BELOW_IN_USE;
+		chunk_set_head(chunk, (bytes + chunk_bytes(next)) | CHUNK_BELOW_IN_USE);
 		arena->top = chunk;
 		return chunk;
 	}
@@ -269,7 +270,7 @@ static struct chunk *merge(struct arena *arena, struct chunk *chunk)
 		bins_remove(&arena->bins, next);
 		bytes += chunk_bytes(next);
 	} else {
-		next->head &= ~CHUNK_BELOW_IN_USE;
+		chunk_unmark(next, CHUNK_BELOW_IN_USE);
 	}
 	set_free(chunk, bytes);
 	bins_put_unsorted(&arena->bins, chunk);
@@ -349,9 +350,9 @@ void carve_cut(struct arena *arena, struct chunk *chunk, size_t bytes, struct ca
 
 	if (rest_bytes < CHUNK_MIN_BYTES)
 		return;
-	chunk->head = bytes | (chunk->head & CHUNK_FLAGS);
-	rest->head = rest_bytes | CHUNK_BELOW_IN_USE | owner_flag(arena);
-	chunk_next(rest)->head |= CHUNK_BELOW_IN_USE;
+	chunk_set_head(chunk, bytes | (chunk_head(chunk) & CHUNK_FLAGS));
+	chunk_set_head(rest, rest_bytes | CHUNK_BELOW_IN_USE | owner_flag(arena));
+	chunk_mark(chunk_next(rest), CHUNK_BELOW_IN_USE);
 	if (cache_has_room(cache, rest_bytes))
 		cache_put(cache, rest);
 	else
@@ -372,15 +373,15 @@ bool carve_resize(struct arena *arena, struct chunk *chunk, size_t bytes, struct
 		if (have < bytes + CHUNK_MIN_BYTES)
 			return false;
 		arena->top = chunk_at(chunk, bytes);
-		arena->top->head = (have - bytes) | CHUNK_BELOW_IN_USE;
-		chunk->head = bytes | (chunk->head & CHUNK_FLAGS);
+		chunk_set_head(arena->top, (have - bytes) | CHUNK_BELOW_IN_USE);
+		chunk_set_head(chunk, bytes | (chunk_head(chunk) & CHUNK_FLAGS));
 		return true;
 	}
 	if (have < bytes || chunk_in_use(next))
 		return false;
 	bins_remove(&arena->bins, next);
-	chunk->head = have | (chunk->head & CHUNK_FLAGS);
-	chunk_next(chunk)->head |= CHUNK_BELOW_IN_USE;
+	chunk_set_head(chunk, have | (chunk_head(chunk) & CHUNK_FLAGS));
+	chunk_mark(chunk_next(chunk), CHUNK_BELOW_IN_USE);
 	carve_cut(arena, chunk, bytes, cache);
 	return true;
 }

@@ -91,7 +91,7 @@ static void check_chunk(const struct arena *arena, const struct chunk *chunk, st
 	require(arena, !chunk_is_mmapped(chunk), "chunk flags", chunk);
 	if (chunk_in_use(chunk)) {
 		require(arena, arena_of(chunk) == arena, "chunk flags", chunk);
-		require(arena, (chunk->head & CHUNK_NOTED) == 0, "chunk flags", chunk);
+		require(arena, (chunk_head(chunk) & CHUNK_NOTED) == 0, "chunk flags", chunk);
 		return;
 	}
 	require(arena, next != arena->top && chunk_below_in_use(chunk), "free neighbours", chunk);
@@ -186,7 +186,7 @@ static void check_listed(const struct arena *arena, struct chunk *chunk, unsigne
 	size_t bytes = chunk_bytes(chunk);
 
 	require(arena, !chunk_in_use(chunk), "lists and chunks", chunk);
-	require(arena, (chunk->head & CHUNK_NOTED) == 0 || purge_may_hold_page(chunk),
+	require(arena, (chunk_head(chunk) & CHUNK_NOTED) == 0 || purge_may_hold_page(chunk),
 		"chunk flags", chunk);
 	if (index == BINS_UNSORTED)
 		return;

@@ -31,7 +31,7 @@ struct node {
 
 struct chunk {
 	size_t prev_bytes;
-	size_t head;
+	size_t head;                    /* for chunk_head and chunk_set_head only */
 	struct node link;               /* free: place in its bin */
 	struct chunk *smaller, *larger; /* free in a large bin, first of its size: ring of sizes */
 	uint64_t note;                  /* free, CHUNK_NOTED: a time or one of CHUNK_NOTE_... */
@@ -65,9 +65,33 @@ static inline size_t chunk_bytes_for(size_t request)
 	return bytes < CHUNK_MIN_BYTES ? CHUNK_MIN_BYTES : bytes;
 }
 
+/* The owner of a block reads the head without a lock, while whoever frees, takes or cuts the chunk
+ * below changes CHUNK_BELOW_IN_USE in the same word, under the arena's lock. So both are done in
+ * one piece each, which on x86-64 is what they are anyway. Nobody else changes the head of a block
+ * in use, and no owner looks at that bit. */
+static inline size_t chunk_head(const struct chunk *chunk)
+{
+	return __atomic_load_n(&chunk->head, __ATOMIC_RELAXED);
+}
+
+static inline void chunk_set_head(struct chunk *chunk, size_t head)
+{
+	__atomic_store_n(&chunk->head, head, __ATOMIC_RELAXED);
+}
+
+static inline void chunk_mark(struct chunk *chunk, size_t flags)
+{
+	chunk_set_head(chunk, chunk_head(chunk) | flags);
+}
+
+static inline void chunk_unmark(struct chunk *chunk, size_t flags)
+{
+	chunk_set_head(chunk, chunk_head(chunk) & ~flags);
+}
+
 static inline size_t chunk_bytes(const struct chunk *chunk)
 {
-	return chunk->head & ~CHUNK_FLAGS;
+	return chunk_head(chunk) & ~CHUNK_FLAGS;
 }
 
 static inline struct chunk *chunk_at(const void *chunk, size_t offset)
@@ -87,12 +111,12 @@ static inline struct chunk *chunk_below(const struct chunk *chunk)
 
 static inline bool chunk_is_mmapped(const struct chunk *chunk)
 {
-	return (chunk->head & CHUNK_MMAPPED) != 0;
+	return (chunk_head(chunk) & CHUNK_MMAPPED) != 0;
 }
 
 static inline bool chunk_below_in_use(const struct chunk *chunk)
 {
-	return (chunk->head & CHUNK_BELOW_IN_USE) != 0;
+	return (chunk_head(chunk) & CHUNK_BELOW_IN_USE) != 0;
 }
 
 /* Asks the next chunk: not for top. */

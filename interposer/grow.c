@@ -23,7 +23,7 @@ static_assert(sizeof(struct segment) % CHUNK_ALIGN_BYTES == 0, "chunks follow a 
 static void set_top(struct arena *arena, void *start, char *end)
 {
 	arena->top = start;
-	arena->top->head = (size_t)(end - (char *)start) | CHUNK_BELOW_IN_USE;
+	chunk_set_head(arena->top, (size_t)(end - (char *)start) | CHUNK_BELOW_IN_USE);
 }
 
 static void count_system(struct arena *arena, size_t bytes)
@@ -61,9 +61,9 @@ static void fence_old_top(struct arena *arena, struct chunk *old, size_t bytes)
 		return;
 	bytes = (bytes - 2 * CHUNK_HEADER_BYTES) & ~(CHUNK_ALIGN_BYTES - 1);
 	fence = chunk_at(old, bytes);
-	old->head = bytes | CHUNK_BELOW_IN_USE | (old->head & CHUNK_OTHER_ARENA);
-	fence->head = CHUNK_HEADER_BYTES | CHUNK_BELOW_IN_USE;
-	chunk_next(fence)->head = CHUNK_HEADER_BYTES | CHUNK_BELOW_IN_USE;
+	chunk_set_head(old, bytes | CHUNK_BELOW_IN_USE | (chunk_head(old) & CHUNK_OTHER_ARENA));
+	chunk_set_head(fence, CHUNK_HEADER_BYTES | CHUNK_BELOW_IN_USE);
+	chunk_set_head(chunk_next(fence), CHUNK_HEADER_BYTES | CHUNK_BELOW_IN_USE);
 	if (bytes >= CHUNK_MIN_BYTES)
 		carve_give_quietly(arena, old);
 }
@@ -154,8 +154,8 @@ static bool grow_main(struct arena *arena, size_t need)
 		arena->base = start;
 	count_system(arena, bytes);
 	if ((uintptr_t)start == top_end(arena)) {
-		arena->top->head = (bytes + old_bytes) | CHUNK_BELOW_IN_USE |
-				   (arena->top->head & CHUNK_BELOW_IN_USE);
+		chunk_set_head(arena->top, (bytes + old_bytes) | CHUNK_BELOW_IN_USE |
+						   (chunk_head(arena->top) & CHUNK_BELOW_IN_USE));
 		return true;
 	}
 	if (!arena->scattered && old_bytes != 0 && (uintptr_t)start < top_end(arena))
@@ -179,7 +179,7 @@ static bool trim_break(struct arena *arena, size_t pad, enum hl_reason reason)
 		(uintptr_t)os_break() != end - extra)
 		return false;
 	arena->system_bytes -= extra;
-	arena->top->head -= extra;
+	chunk_set_head(arena->top, chunk_head(arena->top) - extra);
 	return true;
 }
 
@@ -329,7 +329,7 @@ static bool grow_in_place(struct arena *arena, size_t need)
 		!segment_grow(segment, need + CHUNK_MIN_BYTES - top_bytes(arena)))
 		return false;
 	count_system(arena, segment->bytes - before);
-	arena->top->head += segment->bytes - before;
+	chunk_set_head(arena->top, chunk_head(arena->top) + segment->bytes - before);
 	return true;
 }
 
@@ -385,11 +385,11 @@ static void drop_empty_segments(struct arena *arena, size_t pad)
 			atomic_store(&next_segment, NULL);
 		os_unmap(segment, GROW_SEGMENT_BYTES,
 			segment_why(arena->number, HL_REASON_arena_free));
-		flags = tail->head & CHUNK_BELOW_IN_USE;
+		flags = chunk_head(tail) & CHUNK_BELOW_IN_USE;
 		if (tail_bytes > 2 * CHUNK_HEADER_BYTES)
 			bins_remove(&arena->bins, tail);
 		arena->top = tail;
-		tail->head = tail_bytes | flags;
+		chunk_set_head(tail, tail_bytes | flags);
 		segment = below;
 	}
 }
@@ -405,7 +405,7 @@ static bool trim_segment(struct arena *arena, size_t pad)
 	if (extra == 0 || !segment_shrink(top_segment(arena), extra))
 		return false;
 	arena->system_bytes -= extra;
-	arena->top->head -= extra;
+	chunk_set_head(arena->top, chunk_head(arena->top) - extra);
 	return true;
 }
 

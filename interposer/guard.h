@@ -4,9 +4,9 @@
  * handler has interrupted one of these calls in its own thread, whose locks and cache may be half
  * changed. Called by preload.c, stats.c and the fork handlers; takes no lock, makes no system call.
  *
- * A process that is not recorded has a guard of one load and two stores, for calls that the thread's
- * cache serves: thread_self.hot is the cache while the thread is in no call at all, and NULL
- * otherwise. In one that is recorded it is always NULL.
+ * A process that is not recorded has a guard of one load and two stores, for calls that the
+ * thread's cache serves: thread_self.hot is the cache while the thread is in no call at all, and
+ * NULL otherwise. In one that is recorded it is always NULL.
  */
 #ifndef HEAPLEDGER_GUARD_H
 #define HEAPLEDGER_GUARD_H

@@ -317,7 +317,7 @@ static struct chunk *resize_by_move(struct arena *arena, struct chunk *chunk, si
 	if (other == NULL)
 		return NULL;
 	if (other == next) {
-		chunk->head += chunk_bytes(other);
+		chunk_set_head(chunk, chunk_head(chunk) + chunk_bytes(other));
 		carve_cut(arena, chunk, need, thread_self.cache);
 		return chunk;
 	}
@@ -393,9 +393,9 @@ static struct chunk *align_chunk(struct chunk *chunk, size_t alignment, size_t n
 	}
 	if (lead != 0) {
 		chunk = chunk_at(first, lead);
-		chunk->head = (chunk_bytes(first) - lead) | CHUNK_BELOW_IN_USE |
-			      (first->head & CHUNK_OTHER_ARENA);
-		first->head = lead | (first->head & CHUNK_FLAGS);
+		chunk_set_head(chunk, (chunk_bytes(first) - lead) | CHUNK_BELOW_IN_USE |
+					      (chunk_head(first) & CHUNK_OTHER_ARENA));
+		chunk_set_head(first, lead | (chunk_head(first) & CHUNK_FLAGS));
 		if (cache_has_room(thread_self.cache, lead))
 			cache_put(thread_self.cache, first);
 		else

@@ -49,7 +49,7 @@ struct chunk *large_alloc(size_t bytes, enum hl_reason reason)
 	os_advise_huge(chunk, mapped, block_why(HL_REASON_huge_page));
 	count(1, mapped);
 	chunk->prev_bytes = 0;
-	chunk->head = mapped | CHUNK_MMAPPED;
+	chunk_set_head(chunk, mapped | CHUNK_MMAPPED);
 	return chunk;
 }
 
@@ -102,7 +102,7 @@ struct chunk *large_resize(struct chunk *chunk, size_t bytes)
 		os_advise_huge(start, mapped, block_why(HL_REASON_huge_page));
 	count(0, mapped - old_mapped);
 	chunk = chunk_at(start, offset);
-	chunk->head = (mapped - offset) | CHUNK_MMAPPED;
+	chunk_set_head(chunk, (mapped - offset) | CHUNK_MMAPPED);
 	return chunk;
 }
 
@@ -111,6 +111,6 @@ struct chunk *large_advance(struct chunk *chunk, size_t lead)
 	struct chunk *moved = chunk_at(chunk, lead);
 
 	moved->prev_bytes = chunk->prev_bytes + lead;
-	moved->head = (chunk_bytes(chunk) - lead) | CHUNK_MMAPPED;
+	chunk_set_head(moved, (chunk_bytes(chunk) - lead) | CHUNK_MMAPPED);
 	return moved;
 }

@@ -84,8 +84,8 @@ static __attribute__((noinline)) void *calloc_full(size_t total, const void *cal
 {
 	unsigned depth = enter(HL_KIND_calloc, total, caller);
 
-	return done(HL_KIND_calloc, depth == 0 ? heap_calloc(total) : heap_calloc_aside(total),
-		total);
+	return done(
+		HL_KIND_calloc, depth == 0 ? heap_calloc(total) : heap_calloc_aside(total), total);
 }
 
 EXPORT void *calloc(size_t count, size_t size)

@@ -16,7 +16,7 @@
 
 static void set_note(struct chunk *chunk, uint64_t note)
 {
-	chunk->head |= CHUNK_NOTED;
+	chunk_mark(chunk, CHUNK_NOTED);
 	chunk->note = note;
 }
 
@@ -36,7 +36,7 @@ bool purge_chunk(struct arena *arena, struct chunk *chunk, enum hl_reason reason
 /* Since when it is free, as far as is known, or CHUNK_NOTE_PURGED. */
 static uint64_t free_since(const struct arena *arena, struct chunk *chunk)
 {
-	if ((chunk->head & CHUNK_NOTED) == 0 || chunk->note == CHUNK_NOTE_TO_TRIM)
+	if ((chunk_head(chunk) & CHUNK_NOTED) == 0 || chunk->note == CHUNK_NOTE_TO_TRIM)
 		set_note(chunk, arena->entered_ms + 1);
 	return chunk->note;
 }

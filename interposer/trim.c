@@ -25,7 +25,7 @@ static void mark_list(struct node *head)
 
 		if (!purge_may_hold_page(chunk))
 			continue;
-		chunk->head |= CHUNK_NOTED;
+		chunk_mark(chunk, CHUNK_NOTED);
 		chunk->note = CHUNK_NOTE_TO_TRIM;
 	}
 }
@@ -40,7 +40,7 @@ static void mark_arena(struct arena *arena)
 
 static bool is_marked(const struct chunk *chunk)
 {
-	return (chunk->head & CHUNK_NOTED) != 0 && chunk->note == CHUNK_NOTE_TO_TRIM;
+	return (chunk_head(chunk) & CHUNK_NOTED) != 0 && chunk->note == CHUNK_NOTE_TO_TRIM;
 }
 
 /* False when the log is full and marked chunks may be left. */
