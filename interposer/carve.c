@@ -7,6 +7,7 @@
 
 #include "fatal.h"
 #include "grow.h"
+#include "log.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -332,14 +333,21 @@ void carve_consolidate(struct arena *arena, struct cache *cache)
 void carve_drain_deferred(struct arena *arena)
 {
 	struct chunk *chunk = arena_take_deferred(arena);
+	size_t largest = 0;
 
 	while (chunk != NULL) {
 		struct chunk *next = (struct chunk *)chunk->link.next;
+		size_t bytes;
 
 		carve_check_free(chunk);
 		check_merge(arena, chunk);
-		merge(arena, chunk);
+		bytes = chunk_bytes(merge(arena, chunk));
+		largest = bytes > largest ? bytes : largest;
 		chunk = next;
+	}
+	if (largest >= CARVE_LARGE_FREE_BYTES && log_has_room()) {
+		carve_consolidate(arena, NULL);
+		grow_trim(arena);
 	}
 }
 

@@ -30,7 +30,7 @@ void carve_cut(struct arena *arena, struct chunk *chunk, size_t bytes, struct ca
 /* Empties the fast bins and the cache's surplus (it may be NULL) into the others. */
 void carve_consolidate(struct arena *arena, struct cache *cache);
 
-/* Frees what came in without the lock. */
+/* Frees what came in without the lock, and trims as carve_give does. */
 void carve_drain_deferred(struct arena *arena);
 
 static inline void carve_drain(struct arena *arena)

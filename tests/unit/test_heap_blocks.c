@@ -201,6 +201,24 @@ static void top_is_trimmed_at_the_threshold(void **state)
 	heap_check();
 }
 
+static void deferred_frees_trim(void **state)
+{
+	void *block[60];
+	size_t before;
+
+	(void)state;
+	heap_trim(0);
+	for (int i = 0; i < 60; i++)
+		block[i] = heap_alloc(100 * KIB);
+	before = arena_main.system_bytes;
+	for (int i = 0; i < 60; i++)
+		heap_free_aside(block[i]);
+	assert_int_equal(arena_main.system_bytes, before);
+	heap_free(heap_alloc(2000)); /* enters the arena */
+	assert_true(arena_main.system_bytes < before - 5 * MIB);
+	heap_check();
+}
+
 static void the_mmap_threshold_moves(void **state)
 {
 	void *block = heap_alloc(300 * KIB);
@@ -351,6 +369,7 @@ int main(void)
 		cmocka_unit_test(chunk_sizes_follow_the_rule),
 		cmocka_unit_test(impossible_sizes_are_refused),
 		cmocka_unit_test(top_is_trimmed_at_the_threshold),
+		cmocka_unit_test(deferred_frees_trim), /* before the threshold moves */
 		cmocka_unit_test(freed_neighbours_are_joined),
 		cmocka_unit_test(the_mmap_threshold_moves),
 		cmocka_unit_test(calloc_clears_what_was_used),
