@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Runs every stream of a trace through a ledger. A forked child begins with a copy of its parent's
- * heap, so it is analysed when the parent's stream reaches the fork mark: depth first, each ledger
- * alive only as long as it is needed.
+ * heap, so its ledger is forked when the parent's stream reaches the fork mark. It is told what other
+ * threads of the parent log from there until the copy was surely made (inherit.h), and then it is
+ * run: depth first, each ledger alive only as long as it is needed.
  */
 #include "analysis.h"
 #include "names.h"
@@ -17,6 +18,21 @@
 #define ROWS_LEAST 50
 #define ROWS_ALL_STREAMS 200000
 #define DEPTH_LIMIT 200 /* of forks within forks; deeper ones begin empty, as orphans */
+#define COPIES_LIMIT 64 /* children of one parent under way at once: only a false trace has more */
+
+/* A stream and its ledger. */
+struct process {
+	size_t index;
+	unsigned depth;
+	uint32_t forked_by; /* the thread, as in the parent's records */
+	struct ledger ledger;
+};
+
+/* Children that were marked and whose copies may not have been made yet. */
+struct copies {
+	struct process *child[COPIES_LIMIT];
+	size_t count;
+};
 
 /* Fewer rows each when there are thousands of streams, and never more than events. */
 static uint32_t rows_of(const struct analysis *analysis, const struct stream_info *info)
@@ -26,26 +42,6 @@ static uint32_t rows_of(const struct analysis *analysis, const struct stream_inf
 	return (uint32_t)(info->records < rows ? info->records : rows);
 }
 
-static int run(struct analysis *analysis, size_t index, const struct ledger *parent, unsigned depth,
-	bool timelines);
-
-static int run_children(struct analysis *analysis, const struct trace_stream *stream,
-	uint64_t fork_id, const struct ledger *ledger, unsigned depth, bool timelines)
-{
-	if (!fork_id || depth >= DEPTH_LIMIT)
-		return 0;
-	int rc = 0;
-	/* A child registers after its parent: its serial is higher, and the list is sorted. */
-	size_t first = (size_t)(stream - analysis->trace->streams) + 1;
-	for (size_t i = first; !rc && i < analysis->count; i++) {
-		const struct hl_trace_header *header = &analysis->streams[i].stream->info.header;
-		if (!analysis->streams[i].done && header->fork_id == fork_id &&
-			header->parent_serial == stream->info.header.serial)
-			rc = run(analysis, i, ledger, depth + 1, timelines);
-	}
-	return rc;
-}
-
 static int out_of_memory(struct analysis *analysis, const char *path)
 {
 	snprintf(analysis->trace->error, sizeof(analysis->trace->error),
@@ -53,34 +49,11 @@ static int out_of_memory(struct analysis *analysis, const char *path)
 	return -ENOMEM;
 }
 
-static int run_events(struct analysis *analysis, size_t index, struct ledger *ledger,
-	struct stream_reader *reader, unsigned depth, bool timelines)
+static int begin(struct analysis *analysis, struct process *process, const struct ledger *parent)
 {
-	struct trace_stream *stream = analysis->streams[index].stream;
-	const struct stream_event *event;
-	int rc;
-	while ((rc = stream_reader_next(reader, &event)) > 0) {
-		rc = ledger_apply(ledger, event);
-		if (rc)
-			return out_of_memory(analysis, stream->path);
-		const struct hl_call_record *call = &event->record.call;
-		if (hl_kind_of(call->kind_addr) != HL_KIND_fork)
-			continue;
-		rc = run_children(analysis, stream, call->size, ledger, depth, timelines);
-		if (rc)
-			return rc;
-	}
-	if (rc)
-		snprintf(analysis->trace->error, sizeof(analysis->trace->error), "%s",
-			stream_reader_error(reader));
-	return rc;
-}
-
-static int begin(struct analysis *analysis, size_t index, const struct ledger *parent,
-	struct ledger *ledger, bool timelines)
-{
-	struct analysis_stream *entry = &analysis->streams[index];
+	struct analysis_stream *entry = &analysis->streams[process->index];
 	struct trace_stream *stream = entry->stream;
+	struct ledger *ledger = &process->ledger;
 	int rc = 0;
 
 	entry->done = true;
@@ -91,32 +64,155 @@ static int begin(struct analysis *analysis, size_t index, const struct ledger *p
 	entry->result.orphan = !parent && stream->info.header.parent_serial;
 	entry->result.peak.requested_tick = stream->info.first_tick;
 	entry->result.peak.mapped_tick = stream->info.first_tick;
-	if (!rc && timelines)
+	if (!rc && analysis->timelines)
 		rc = timeline_start(&ledger->timeline, stream->info.first_tick,
 			stream->info.last_tick, rows_of(analysis, &stream->info));
 	return rc ? out_of_memory(analysis, stream->path) : 0;
 }
 
-static int run(struct analysis *analysis, size_t index, const struct ledger *parent, unsigned depth,
-	bool timelines)
+static void end(struct analysis *analysis, struct process *process)
 {
-	struct analysis_stream *entry = &analysis->streams[index];
+	analysis->streams[process->index].timeline = process->ledger.timeline;
+	ledger_free(&process->ledger);
+	free(process);
+}
+
+static int run_process(struct analysis *analysis, struct process *process);
+
+static int run_copy(struct analysis *analysis, struct copies *copies, size_t i)
+{
+	struct process *child = copies->child[i];
+	copies->count--;
+	memmove(&copies->child[i], &copies->child[i + 1],
+		(copies->count - i) * sizeof(*copies->child));
+	inherit_close(&child->ledger);
+	return run_process(analysis, child);
+}
+
+/* The thread that forks goes on, and the child begins, when the copy is made. */
+static bool is_made(
+	const struct analysis *analysis, const struct process *child, const struct stream_event *event)
+{
+	const struct stream_info *info = &analysis->streams[child->index].stream->info;
+	return event->tid == child->forked_by || event->record.word[0] >= info->first_tick;
+}
+
+/* The parent's next event, or NULL at its end. */
+static int watch_copies(
+	struct analysis *analysis, struct copies *copies, const struct stream_event *event)
+{
+	int rc = 0;
+	for (size_t i = 0; !rc && i < copies->count;) {
+		struct process *child = copies->child[i];
+		if (!event || is_made(analysis, child, event)) {
+			rc = run_copy(analysis, copies, i);
+		} else {
+			i++;
+			if (inherit_note(&child->ledger, event))
+				rc = out_of_memory(analysis, analysis->trace->path);
+		}
+	}
+	return rc;
+}
+
+static struct process *new_process(size_t index, unsigned depth)
+{
+	struct process *process = calloc(1, sizeof(*process));
+	if (process) {
+		process->index = index;
+		process->depth = depth;
+	}
+	return process;
+}
+
+static int add_copy(struct analysis *analysis, struct copies *copies, size_t index,
+	const struct process *parent, uint32_t tid)
+{
+	int rc = copies->count == COPIES_LIMIT ? run_copy(analysis, copies, 0) : 0;
+	if (rc)
+		return rc;
+	struct process *child = new_process(index, parent->depth + 1);
+	if (!child)
+		return out_of_memory(analysis, analysis->streams[index].stream->path);
+	child->forked_by = tid;
+	copies->child[copies->count++] = child;
+	return begin(analysis, child, &parent->ledger);
+}
+
+static int fork_children(struct analysis *analysis, struct copies *copies,
+	const struct process *parent, const struct stream_event *event)
+{
+	const struct trace_stream *stream = analysis->streams[parent->index].stream;
+	uint64_t fork_id = event->record.call.size;
+	if (!fork_id || parent->depth >= DEPTH_LIMIT)
+		return 0;
+	int rc = 0;
+	/* A child registers after its parent: its serial is higher, and the list is sorted. */
+	for (size_t i = parent->index + 1; !rc && i < analysis->count; i++) {
+		const struct hl_trace_header *header = &analysis->streams[i].stream->info.header;
+		if (!analysis->streams[i].done && header->fork_id == fork_id &&
+			header->parent_serial == stream->info.header.serial)
+			rc = add_copy(analysis, copies, i, parent, event->tid);
+	}
+	return rc;
+}
+
+static int run_events(struct analysis *analysis, struct process *process, struct copies *copies,
+	struct stream_reader *reader)
+{
+	const struct stream_event *event;
+	int rc;
+	while ((rc = stream_reader_next(reader, &event)) > 0) {
+		rc = copies->count ? watch_copies(analysis, copies, event) : 0;
+		if (rc)
+			return rc;
+		if (ledger_apply(&process->ledger, event))
+			return out_of_memory(
+				analysis, analysis->streams[process->index].stream->path);
+		if (hl_kind_of(event->record.call.kind_addr) != HL_KIND_fork)
+			continue;
+		rc = fork_children(analysis, copies, process, event);
+		if (rc)
+			return rc;
+	}
+	if (rc)
+		snprintf(analysis->trace->error, sizeof(analysis->trace->error), "%s",
+			stream_reader_error(reader));
+	return rc ? rc : watch_copies(analysis, copies, NULL);
+}
+
+/* Runs a process that has begun to its end, and frees it. */
+static int run_process(struct analysis *analysis, struct process *process)
+{
+	struct analysis_stream *entry = &analysis->streams[process->index];
 	struct stream_reader *reader = NULL;
-	struct ledger ledger;
+	struct copies copies = {0};
 	int fd = -1;
 
-	int rc = begin(analysis, index, parent, &ledger, timelines);
+	int rc = trace_stream_open(analysis->trace, entry->stream, &reader, &fd);
 	if (!rc)
-		rc = trace_stream_open(analysis->trace, entry->stream, &reader, &fd);
+		rc = run_events(analysis, process, &copies, reader);
 	if (!rc)
-		rc = run_events(analysis, index, &ledger, reader, depth, timelines);
-	if (!rc)
-		ledger_finish(&ledger);
-	entry->timeline = ledger.timeline;
-	ledger_free(&ledger);
+		ledger_finish(&process->ledger);
+	while (copies.count)
+		end(analysis, copies.child[--copies.count]);
+	end(analysis, process);
 	stream_reader_close(reader);
 	if (fd >= 0)
 		close(fd);
+	return rc;
+}
+
+/* A stream whose parent's heap is not known or was empty. */
+static int run_stream(struct analysis *analysis, size_t index)
+{
+	struct process *process = new_process(index, 0);
+	if (!process)
+		return out_of_memory(analysis, analysis->streams[index].stream->path);
+	int rc = begin(analysis, process, NULL);
+	if (!rc)
+		return run_process(analysis, process);
+	end(analysis, process);
 	return rc;
 }
 
@@ -256,7 +352,8 @@ static int add_up(struct analysis *analysis)
 
 int analysis_run(struct analysis *analysis, struct trace *trace, bool timelines)
 {
-	*analysis = (struct analysis){.trace = trace, .count = trace->stream_count};
+	*analysis = (struct analysis){
+		.trace = trace, .count = trace->stream_count, .timelines = timelines};
 	if (analysis->count)
 		analysis->streams = calloc(analysis->count, sizeof(*analysis->streams));
 	if (analysis->count && !analysis->streams) {
@@ -268,7 +365,7 @@ int analysis_run(struct analysis *analysis, struct trace *trace, bool timelines)
 		analysis->streams[i].stream = &trace->streams[i];
 	for (size_t i = 0; !rc && i < analysis->count; i++)
 		if (!analysis->streams[i].done)
-			rc = run(analysis, i, NULL, 0, timelines);
+			rc = run_stream(analysis, i);
 	return rc ? rc : add_up(analysis);
 }
 

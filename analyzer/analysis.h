@@ -28,6 +28,7 @@ struct analysis {
 	uint64_t first_ns;
 	uint64_t last_ns;
 	bool complete;
+	bool timelines; /* one a stream is kept */
 	/* Sums over all streams: counts, events, returned, latency, anomalies, lost, causes. The
 	 * peaks, the end and the ratios in it are the main stream's. */
 	struct ledger_result total;

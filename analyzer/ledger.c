@@ -33,6 +33,11 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, struct ledger
 		rc = ranges_copy(&child->arena_mapped, &parent->arena_mapped);
 	if (!rc)
 		rc = ranges_copy(&child->arena_open, &parent->arena_open);
+	if (!rc)
+		rc = inherit_copy(&child->inherit, &parent->inherit);
+	for (size_t i = 0; !rc && i < parent->realloc_count; i++)
+		if (parent->reallocs[i].old.addr)
+			rc = inherit_note_block(child, &parent->reallocs[i].old);
 	ledger_note_mapped(child, 0);
 	result->peak.requested = child->memory.requested;
 	result->peak.live_blocks = child->memory.live_blocks;
@@ -46,6 +51,7 @@ void ledger_free(struct ledger *ledger)
 	pages_free(&ledger->pages);
 	ranges_free(&ledger->arena_mapped);
 	ranges_free(&ledger->arena_open);
+	inherit_free(&ledger->inherit);
 	free(ledger->reallocs);
 	free(ledger->freed);
 }
@@ -158,6 +164,67 @@ static int add_block(struct ledger *ledger, const struct live_block *block, uint
 	return in_pages(ledger, block) ? hold_pages(ledger, block) : 0;
 }
 
+int ledger_take_in(struct ledger *ledger, const struct live_block *block)
+{
+	struct memory by = {.requested = (int64_t)block->size,
+		.chunk = (int64_t)(block->chunk & HL_ADDRESS_MASK),
+		.live_blocks = 1};
+	uint64_t reused = ledger->pages.reused_pages;
+	struct live_block old;
+	int rc = live_add(&ledger->live, block, &old);
+	if (!rc && in_pages(ledger, block))
+		rc = hold_pages(ledger, block);
+	ledger->pages.reused_pages = reused; /* it was there first */
+	ledger_rebase(ledger, &by);
+	return rc < 0 ? rc : 0;
+}
+
+void ledger_leave_out(struct ledger *ledger, uint64_t addr)
+{
+	struct live_block block;
+	if (!live_take(&ledger->live, addr, &block))
+		return;
+	struct memory by = {.requested = (int64_t)(0 - block.size),
+		.chunk = -(int64_t)(block.chunk & HL_ADDRESS_MASK),
+		.live_blocks = -1};
+	uint64_t start = block.addr - HEADER_BYTES;
+	if (in_pages(ledger, &block))
+		pages_forget(&ledger->pages, start, start + (block.chunk & HL_ADDRESS_MASK));
+	ledger_rebase(ledger, &by);
+}
+
+/* held / live, when live was more than we knew. */
+static double rebased(double ratio, double held, double by)
+{
+	return ratio > 0 ? ratio_of(held, held / ratio + by) : 0;
+}
+
+static void rebase_resident(struct ledger_ratio *ratio, double by)
+{
+	ratio->at_peak_live = rebased(ratio->at_peak_live, ratio->at_peak_live * ratio->max_live, by);
+	ratio->at_peak_held = rebased(ratio->at_peak_held, ratio->max_held, by);
+	ratio->live += by * ratio->bytes;
+	if (ratio->max_live > 0)
+		ratio->max_live += by;
+}
+
+void ledger_rebase(struct ledger *ledger, const struct memory *by)
+{
+	struct ledger_ratio *ratio = &ledger->result->mapped_ratio;
+	struct ledger_peak *peak = &ledger->result->peak;
+
+	memory_add(&ledger->memory, by);
+	memory_add(&peak->at_requested, by);
+	memory_add(&peak->at_mapped, by);
+	peak->requested = memory_sum(peak->requested, by->requested);
+	peak->live_blocks = memory_sum(peak->live_blocks, by->live_blocks);
+	peak->mapped = memory_sum(peak->mapped, memory_mapped(by));
+	ratio->held += (double)memory_mapped(by) * ratio->bytes;
+	ratio->live += (double)by->requested * ratio->bytes;
+	rebase_resident(&ledger->result->resident_ratio, (double)by->requested);
+	timeline_rebase(&ledger->timeline, by);
+}
+
 static int allocated(struct ledger *ledger, unsigned kind, const struct hl_call_record *call)
 {
 	struct ledger_result *result = ledger->result;
@@ -173,6 +240,8 @@ static int allocated(struct ledger *ledger, unsigned kind, const struct hl_call_
 	struct tally_size *size = &result->sizes[tally_size_class(call->size)];
 	size->count++;
 	size->bytes += call->size;
+	if (ledger->inherit.any)
+		inherit_block_made(ledger, &block);
 	int rc = add_block(ledger, &block, call->tick);
 	move_clock(ledger, call->size);
 	note_requested(ledger, call->tick);
@@ -221,6 +290,8 @@ static int freed(struct ledger *ledger, unsigned kind, const struct hl_call_reco
 	struct live_block block;
 
 	count->count++;
+	if (ledger->inherit.any && inherit_block_freed(ledger, addr))
+		return -ENOMEM;
 	if (!addr || !take_block(ledger, addr, &block))
 		return 0;
 	count->bytes += block.size;
@@ -243,6 +314,8 @@ static int realloc_begin(struct ledger *ledger, uint32_t tid, const struct hl_ca
 	struct ledger_realloc *entry = &ledger->reallocs[ledger->realloc_count++];
 	*entry = (struct ledger_realloc){.tid = tid, .tick = call->tick};
 	uint64_t addr = hl_addr_of(call->kind_addr);
+	if (ledger->inherit.any && inherit_block_freed(ledger, addr))
+		return -ENOMEM;
 	if (!addr || !take_block(ledger, addr, &entry->old)) {
 		entry->old.addr = 0;
 		return 0;

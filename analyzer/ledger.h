@@ -7,6 +7,7 @@
 #define HEAPLEDGER_LEDGER_H
 
 #include "clock.h"
+#include "inherit.h"
 #include "live.h"
 #include "pages.h"
 #include "ranges.h"
@@ -102,6 +103,7 @@ struct ledger {
 	struct ledger_freed *freed; /* mapped blocks that were freed and not unmapped yet; few */
 	size_t freed_count;
 	size_t freed_capacity;
+	struct inherit inherit;
 	struct clock *clock;
 	struct timeline timeline;
 	struct ledger_result *result;
@@ -110,7 +112,8 @@ struct ledger {
 /* Begins an empty heap; `result` and `clock` stay the caller's. */
 void ledger_start(struct ledger *ledger, struct ledger_result *result, struct clock *clock);
 
-/* Begins with a copy of the parent's heap as it is now. 0 or -ENOMEM. */
+/* Begins with a copy of the parent's heap as it is now; inherit_note and inherit_close tell it what
+ * may differ. 0 or -ENOMEM; ledger_free is needed in any case. */
 int ledger_fork(struct ledger *child, const struct ledger *parent, struct ledger_result *result,
 	struct clock *clock);
 

@@ -85,6 +85,16 @@ bool live_take(struct live *live, uint64_t addr, struct live_block *block)
 	return true;
 }
 
+const struct live_block *live_find(const struct live *live, uint64_t addr)
+{
+	if (!live->count || !addr)
+		return NULL;
+	size_t mask = mask_of(live), place = place_of(live, addr);
+	while (live->blocks[place].addr && live->blocks[place].addr != addr)
+		place = (place + 1) & mask;
+	return live->blocks[place].addr ? &live->blocks[place] : NULL;
+}
+
 int live_copy(struct live *to, const struct live *from)
 {
 	*to = *from;

@@ -30,6 +30,9 @@ int live_add(struct live *live, const struct live_block *block, struct live_bloc
 /* Takes a block out into *block; false if there is none at this address. */
 bool live_take(struct live *live, uint64_t addr, struct live_block *block);
 
+/* The block at this address, or NULL; valid until the table changes. */
+const struct live_block *live_find(const struct live *live, uint64_t addr);
+
 int live_copy(struct live *to, const struct live *from);
 void live_free(struct live *live);
 

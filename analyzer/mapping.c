@@ -273,6 +273,9 @@ static void madvise_called(
 static int call_succeeded(
 	struct ledger *ledger, uint32_t tid, unsigned kind, const struct hl_syscall_record *record)
 {
+	int rc = ledger->inherit.any ? inherit_mapping_moved(ledger, record) : 0;
+	if (rc)
+		return rc;
 	switch (kind) {
 	case HL_KIND_brk:
 		brk_called(ledger, tid, record);
@@ -304,11 +307,23 @@ static bool absurd(const struct hl_syscall_record *record)
 	       (record->result > 0 && (uint64_t)record->result > HL_ADDRESS_MASK);
 }
 
+static bool is_recorders(const struct hl_syscall_record *record)
+{
+	return reason_of(record) == HL_REASON_recorder ||
+	       hl_kind_of(record->kind_addr) == HL_KIND_other ||
+	       region_of(record) == HL_REGION_recorder;
+}
+
+bool mapping_succeeded(const struct hl_syscall_record *record)
+{
+	return !is_recorders(record) && !failed(hl_kind_of(record->kind_addr), record) &&
+	       !absurd(record);
+}
+
 int mapping_apply(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
 {
 	unsigned kind = hl_kind_of(record->kind_addr);
-	if (reason_of(record) == HL_REASON_recorder || kind == HL_KIND_other ||
-		region_of(record) == HL_REGION_recorder) {
+	if (is_recorders(record)) {
 		ledger->result->recorder_calls++;
 		return 0;
 	}

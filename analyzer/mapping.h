@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The ledger's other side: what the allocator's system calls did to the mapped bytes. Used by
- * ledger.c; the functions ledger_* below are ledger.c's for it.
+ * ledger.c; the functions ledger_* below are ledger.c's for it and for inherit.c.
  */
 #ifndef HEAPLEDGER_MAPPING_H
 #define HEAPLEDGER_MAPPING_H
@@ -18,5 +18,14 @@ void ledger_forget_freed(struct ledger *ledger, uint64_t addr);
 
 struct ledger_realloc *ledger_realloc_of(struct ledger *ledger, uint32_t tid);
 void ledger_drop_realloc_pages(struct ledger *ledger, struct ledger_realloc *entry);
+
+/* A call of the allocator that was not refused and does not ask for the absurd. */
+bool mapping_succeeded(const struct hl_syscall_record *record);
+
+/* For inherit.c: a block turns out to have been in the heap from the start, or not to have been; or
+ * everything so far was more by this much. */
+int ledger_take_in(struct ledger *ledger, const struct live_block *block);
+void ledger_leave_out(struct ledger *ledger, uint64_t addr);
+void ledger_rebase(struct ledger *ledger, const struct memory *by);
 
 #endif

@@ -104,7 +104,8 @@ int pages_add(struct pages *pages, uint64_t start, uint64_t end)
 	return 0;
 }
 
-void pages_remove(struct pages *pages, uint64_t start, uint64_t end, uint64_t tick)
+static void uncover(
+	struct pages *pages, uint64_t start, uint64_t end, enum page_state left, uint64_t tick)
 {
 	uint64_t last = (end - 1) >> PAGES_BITS;
 	for (uint64_t number = start >> PAGES_BITS; number <= last;) {
@@ -114,11 +115,21 @@ void pages_remove(struct pages *pages, uint64_t start, uint64_t end, uint64_t ti
 		do {
 			struct page *page = &leaf->page[page_in_leaf(number)];
 			if (page->blocks && !--page->blocks) {
-				page->state = PAGE_FREE;
+				page->state = left;
 				page->free_since = tick;
 			}
 		} while (++number <= last && page_in_leaf(number));
 	}
+}
+
+void pages_remove(struct pages *pages, uint64_t start, uint64_t end, uint64_t tick)
+{
+	uncover(pages, start, end, PAGE_FREE, tick);
+}
+
+void pages_forget(struct pages *pages, uint64_t start, uint64_t end)
+{
+	uncover(pages, start, end, PAGE_UNUSED, 0);
 }
 
 /* A range that goes back, and what has been found in it. */

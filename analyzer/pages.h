@@ -35,6 +35,9 @@ int pages_add(struct pages *pages, uint64_t start, uint64_t end);
 /* ... and no longer does; the time is kept for pages that became free. */
 void pages_remove(struct pages *pages, uint64_t start, uint64_t end, uint64_t tick);
 
+/* No block covers [start, end), and none has since the fork: a page that becomes free is UNUSED. */
+void pages_forget(struct pages *pages, uint64_t start, uint64_t end);
+
 /* What a range held when the kernel took it back. */
 struct pages_taken {
 	uint64_t used; /* pages that a block had lain on since their last return: LIVE or FREE */

@@ -60,6 +60,31 @@ void timeline_advance(struct timeline *timeline, uint64_t tick, const struct mem
 	}
 }
 
+static void move_row(struct timeline_row *row, const struct memory *by)
+{
+	memory_add(&row->memory, by);
+	row->peak_requested = memory_sum(row->peak_requested, by->requested);
+	row->peak_mapped = memory_sum(row->peak_mapped, memory_mapped(by));
+}
+
+void timeline_rebase(struct timeline *timeline, const struct memory *by)
+{
+	timeline->peak_requested = memory_sum(timeline->peak_requested, by->requested);
+	timeline->peak_mapped = memory_sum(timeline->peak_mapped, memory_mapped(by));
+	if (timeline->rows)
+		memory_add(&timeline->row[timeline->rows - 1].rebased, by);
+}
+
+/* Each row by what was found out after it. */
+static void move_rows(struct timeline *timeline)
+{
+	struct memory by = {0};
+	for (uint32_t i = timeline->rows; i--;) {
+		memory_add(&by, &timeline->row[i].rebased);
+		move_row(&timeline->row[i], &by);
+	}
+}
+
 void timeline_finish(
 	struct timeline *timeline, const struct memory *memory, uint64_t returned_bytes)
 {
@@ -69,6 +94,7 @@ void timeline_finish(
 	if (timeline->rows < timeline->wanted)
 		end_row(timeline, timeline->last_tick, memory, returned_bytes);
 	timeline->next_tick = UINT64_MAX;
+	move_rows(timeline);
 }
 
 static void *room(void *list, size_t count, size_t *capacity, size_t bytes)

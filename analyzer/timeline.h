@@ -20,6 +20,24 @@ struct memory {
 	int64_t reserved_bytes; /* arenas' address space that is not accessible */
 };
 
+/* Wraps, as a hostile trace may make it: the ledger's checks come later. */
+static inline int64_t memory_sum(int64_t a, int64_t b)
+{
+	return (int64_t)((uint64_t)a + (uint64_t)b);
+}
+
+static inline void memory_add(struct memory *memory, const struct memory *by)
+{
+	memory->requested = memory_sum(memory->requested, by->requested);
+	memory->chunk = memory_sum(memory->chunk, by->chunk);
+	memory->live_blocks = memory_sum(memory->live_blocks, by->live_blocks);
+	memory->break_bytes = memory_sum(memory->break_bytes, by->break_bytes);
+	memory->arena_bytes = memory_sum(memory->arena_bytes, by->arena_bytes);
+	memory->block_bytes = memory_sum(memory->block_bytes, by->block_bytes);
+	memory->metadata_bytes = memory_sum(memory->metadata_bytes, by->metadata_bytes);
+	memory->reserved_bytes = memory_sum(memory->reserved_bytes, by->reserved_bytes);
+}
+
 static inline int64_t memory_mapped(const struct memory *memory)
 {
 	return memory->break_bytes + memory->arena_bytes + memory->block_bytes +
@@ -40,6 +58,7 @@ struct timeline_row {
 	uint64_t returned_bytes;
 	int64_t peak_requested;
 	int64_t peak_mapped;
+	struct memory rebased; /* what was found out in the next interval about all until here */
 };
 
 struct timeline_cause {
@@ -76,6 +95,9 @@ void timeline_advance(struct timeline *timeline, uint64_t tick, const struct mem
 	uint64_t returned_bytes);
 void timeline_finish(
 	struct timeline *timeline, const struct memory *memory, uint64_t returned_bytes);
+
+/* All until now was more by this much. */
+void timeline_rebase(struct timeline *timeline, const struct memory *by);
 
 int timeline_add_cause(struct timeline *timeline, const struct tally_cause *cause);
 int timeline_add_sample(struct timeline *timeline, const struct hl_sample_record *sample);
