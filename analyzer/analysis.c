@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Runs every stream of a trace through a ledger. A forked child begins with a copy of its parent's
- * heap, so its ledger is forked when the parent's stream reaches the fork mark. It is told what other
- * threads of the parent log from there until the copy was surely made (inherit.h), and then it is
- * run: depth first, each ledger alive only as long as it is needed.
+ * heap, so its ledger is forked when the parent's stream reaches the fork mark. It is told what
+ * other threads of the parent log from there until the copy was surely made (inherit.h), and then
+ * it is run: depth first, each ledger alive only as long as it is needed.
  */
 #include "analysis.h"
 #include "names.h"
@@ -18,7 +18,7 @@
 #define ROWS_LEAST 50
 #define ROWS_ALL_STREAMS 200000
 #define DEPTH_LIMIT 200 /* of forks within forks; deeper ones begin empty, as orphans */
-#define COPIES_LIMIT 64 /* children of one parent under way at once: only a false trace has more */
+#define COPIES_LIMIT 64 /* children of a parent under way at once: only a false trace has more */
 
 /* A stream and its ledger. */
 struct process {
@@ -90,8 +90,8 @@ static int run_copy(struct analysis *analysis, struct copies *copies, size_t i)
 }
 
 /* The thread that forks goes on, and the child begins, when the copy is made. */
-static bool is_made(
-	const struct analysis *analysis, const struct process *child, const struct stream_event *event)
+static bool is_made(const struct analysis *analysis, const struct process *child,
+	const struct stream_event *event)
 {
 	const struct stream_info *info = &analysis->streams[child->index].stream->info;
 	return event->tid == child->forked_by || event->record.word[0] >= info->first_tick;

@@ -180,12 +180,13 @@ static void leave_out(struct ledger *ledger, const struct inherit_entry *entry)
 	ledger_rebase(ledger, &by);
 }
 
-/* The child has shown how these addresses were in the copy: in use by what was there at the mark, or
- * no longer in use (`vacant`). */
+/* The child has shown how these addresses were in the copy: in use by what was there at the mark,
+ * or no longer in use (`vacant`). */
 static void settle(
 	struct ledger *ledger, struct inherit_list *list, struct range range, bool vacant)
 {
-	for (size_t i = starts_before(list, range.end); i-- && list->entry[i].reach > range.start;) {
+	for (size_t i = starts_before(list, range.end);
+		i-- && list->entry[i].reach > range.start;) {
 		struct inherit_entry *entry = &list->entry[i];
 		if (entry->settled || entry->end <= range.start)
 			continue;
@@ -317,8 +318,9 @@ static int note_freed(struct ledger *child, uint64_t addr)
 	if (rc || !block)
 		return rc;
 	struct range range = range_of(block);
-	return gather(&child->inherit.blocks, (struct inherit_entry){
-		.start = range.start, .end = range.end, .block = *block, .gone = true});
+	return gather(&child->inherit.blocks,
+		(struct inherit_entry){
+			.start = range.start, .end = range.end, .block = *block, .gone = true});
 }
 
 static int note_mapping(struct ledger *child, const struct hl_syscall_record *record)
@@ -331,11 +333,14 @@ static int note_mapping(struct ledger *child, const struct hl_syscall_record *re
 		return 0;
 	rc = inherit_mapping_moved(child, record);
 	if (!rc && old.start < old.end)
-		rc = gather(list, (struct inherit_entry){.start = old.start, .end = old.end,
-			.metadata = metadata, .gone = true});
+		rc = gather(list, (struct inherit_entry){.start = old.start,
+					  .end = old.end,
+					  .metadata = metadata,
+					  .gone = true});
 	if (!rc && made.start < made.end)
-		rc = gather(list, (struct inherit_entry){
-			.start = made.start, .end = made.end, .metadata = metadata});
+		rc = gather(
+			list, (struct inherit_entry){
+				      .start = made.start, .end = made.end, .metadata = metadata});
 	return rc;
 }
 

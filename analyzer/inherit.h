@@ -6,8 +6,8 @@
  * where it is given memory there was none. What the child never shows is as it was at the mark.
  *
  * Calls on the break and on arenas are not gathered: the mark is written with the locks of all
- * arenas held, so those that follow it also follow the copy. Filled by analysis.c, asked by ledger.c
- * and mapping.c.
+ * arenas held, so those that follow it also follow the copy. Filled by analysis.c, asked by
+ * ledger.c and mapping.c.
  */
 #ifndef HEAPLEDGER_INHERIT_H
 #define HEAPLEDGER_INHERIT_H
@@ -20,8 +20,8 @@ struct ledger;
 struct inherit_entry {
 	uint64_t start; /* the addresses that it takes ... */
 	uint64_t end;
-	uint64_t reach; /* ... and the highest end up to here in the list */
-	uint64_t order; /* of gathering */
+	uint64_t reach;          /* ... and the highest end up to here in the list */
+	uint64_t order;          /* of gathering */
 	struct live_block block; /* addr 0 = a mapping */
 	bool metadata;           /* a mapping of tables, not of a block */
 	bool gone;               /* there at the mark, perhaps not in the copy; else the reverse */
@@ -48,8 +48,8 @@ struct inherit {
  * inherit_close. 0 or -ENOMEM, as all below that return anything. */
 int inherit_note(struct ledger *child, const struct stream_event *event);
 
-/* A block that is not in the heap at the mark, but perhaps in the copy: also one that another thread
- * is resizing then. */
+/* A block that is not in the heap at the mark, but perhaps in the copy: also one that another
+ * thread is resizing then. */
 int inherit_note_block(struct ledger *child, const struct live_block *block);
 
 void inherit_close(struct ledger *child);

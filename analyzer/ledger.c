@@ -112,7 +112,7 @@ static inline void note_requested(struct ledger *ledger, uint64_t tick)
 
 /* A block in the heap, as the page table counts it. A record that names more than is mapped is a
  * lie or from a heap we do not know: it must not make us count its pages one by one. */
-static bool in_pages(const struct ledger *ledger, const struct live_block *block)
+static inline bool in_pages(const struct ledger *ledger, const struct live_block *block)
 {
 	uint64_t bytes = block->chunk & HL_ADDRESS_MASK;
 	int64_t heap = ledger->memory.break_bytes + ledger->memory.arena_bytes;
@@ -121,7 +121,7 @@ static bool in_pages(const struct ledger *ledger, const struct live_block *block
 	       bytes <= (uint64_t)(heap > 0 ? heap : 0) && block->addr > HEADER_BYTES;
 }
 
-static int hold_pages(struct ledger *ledger, const struct live_block *block)
+static inline int hold_pages(struct ledger *ledger, const struct live_block *block)
 {
 	uint64_t start = block->addr - HEADER_BYTES;
 	int rc = pages_add(&ledger->pages, start, start + (block->chunk & HL_ADDRESS_MASK));
@@ -201,7 +201,8 @@ static double rebased(double ratio, double held, double by)
 
 static void rebase_resident(struct ledger_ratio *ratio, double by)
 {
-	ratio->at_peak_live = rebased(ratio->at_peak_live, ratio->at_peak_live * ratio->max_live, by);
+	ratio->at_peak_live =
+		rebased(ratio->at_peak_live, ratio->at_peak_live * ratio->max_live, by);
 	ratio->at_peak_held = rebased(ratio->at_peak_held, ratio->max_held, by);
 	ratio->live += by * ratio->bytes;
 	if (ratio->max_live > 0)
@@ -240,7 +241,7 @@ static int allocated(struct ledger *ledger, unsigned kind, const struct hl_call_
 	struct tally_size *size = &result->sizes[tally_size_class(call->size)];
 	size->count++;
 	size->bytes += call->size;
-	if (ledger->inherit.any)
+	if (__builtin_expect(ledger->inherit.any, 0))
 		inherit_block_made(ledger, &block);
 	int rc = add_block(ledger, &block, call->tick);
 	move_clock(ledger, call->size);
@@ -290,7 +291,7 @@ static int freed(struct ledger *ledger, unsigned kind, const struct hl_call_reco
 	struct live_block block;
 
 	count->count++;
-	if (ledger->inherit.any && inherit_block_freed(ledger, addr))
+	if (__builtin_expect(ledger->inherit.any, 0) && inherit_block_freed(ledger, addr))
 		return -ENOMEM;
 	if (!addr || !take_block(ledger, addr, &block))
 		return 0;
@@ -314,7 +315,7 @@ static int realloc_begin(struct ledger *ledger, uint32_t tid, const struct hl_ca
 	struct ledger_realloc *entry = &ledger->reallocs[ledger->realloc_count++];
 	*entry = (struct ledger_realloc){.tid = tid, .tick = call->tick};
 	uint64_t addr = hl_addr_of(call->kind_addr);
-	if (ledger->inherit.any && inherit_block_freed(ledger, addr))
+	if (__builtin_expect(ledger->inherit.any, 0) && inherit_block_freed(ledger, addr))
 		return -ENOMEM;
 	if (!addr || !take_block(ledger, addr, &entry->old)) {
 		entry->old.addr = 0;

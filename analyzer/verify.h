@@ -45,7 +45,9 @@ struct verify_calls {
 struct verify_fork {
 	uint32_t parent; /* index of stream */
 	uint32_t child;
-	uint64_t ns;
+	uint32_t tid;      /* the thread that forks, 0 = not known */
+	uint64_t ns;       /* of the mark; other threads may still be at work then ... */
+	uint64_t begun_ns; /* ... but the copy was made before the child began */
 };
 
 struct verify_count {

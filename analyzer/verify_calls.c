@@ -82,6 +82,15 @@ static int take_logged(struct verify *verify, uint32_t stream, const struct stre
 	return 0;
 }
 
+static void take_mark(
+	struct verify *verify, struct verify_fork *fork, const struct stream_event *event)
+{
+	uint64_t ns = log_ns(verify, fork->parent, event->record.call.tick);
+
+	fork->ns = ns < fork->begun_ns ? ns : fork->begun_ns;
+	fork->tid = event->tid & TID_MASK;
+}
+
 /* The mark says when; a child that ran no fork handlers branches off where its stream starts. */
 static void take_fork(struct verify *verify, uint32_t stream, const struct stream_event *event)
 {
@@ -92,7 +101,7 @@ static void take_fork(struct verify *verify, uint32_t stream, const struct strea
 
 		if (fork->parent == stream && event->record.call.size &&
 			streams[fork->child].info.header.fork_id == event->record.call.size)
-			fork->ns = log_ns(verify, stream, event->record.call.tick);
+			take_mark(verify, fork, event);
 	}
 }
 
@@ -187,10 +196,12 @@ static int find_forks(struct verify *verify)
 			verify->log_incomplete += trace->streams[i].info.header.parent_serial != 0;
 			continue;
 		}
+		uint64_t begun_ns = log_ns(verify, i, trace->streams[i].info.header.start_tick);
 		verify->forks[verify->fork_count++] = (struct verify_fork){
 			.parent = parent,
 			.child = i,
-			.ns = log_ns(verify, i, trace->streams[i].info.header.start_tick),
+			.ns = begun_ns,
+			.begun_ns = begun_ns,
 		};
 	}
 	return 0;

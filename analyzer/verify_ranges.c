@@ -6,6 +6,11 @@
  *
  * Memory counts as held from the end of the call that obtained it to the beginning of the call that
  * gives it back, so that threads which pass an address to each other never seem to collide.
+ *
+ * A forked child begins with what its parent held at the fork mark. What other threads of the
+ * parent obtained or gave back from there until the child began is in its copy or not: that memory
+ * can neither be called unowned nor reached into, until the child itself obtains it or gives it
+ * back.
  */
 #include "verify.h"
 
@@ -24,14 +29,15 @@ enum step_kind {
 	STEP_REACH,
 	STEP_REACHED,
 	STEP_FORK,
+	STEP_BEGUN,
 };
 
 struct step {
 	uint64_t ns;
 	struct range range;
-	struct verify_call *call; /* NULL: STEP_FORK */
+	struct verify_call *call;       /* NULL: STEP_FORK, STEP_BEGUN */
+	const struct verify_fork *fork; /* STEP_FORK, STEP_BEGUN */
 	uint32_t stream;
-	uint32_t child; /* STEP_FORK */
 	enum step_kind kind;
 };
 
@@ -279,6 +285,15 @@ static int by_time(const void *left, const void *right)
 	return (int)a->kind - (int)b->kind;
 }
 
+static void step_fork(
+	struct steps *steps, enum step_kind kind, const struct verify_fork *fork, uint64_t ns)
+{
+	struct step *step = add_step(steps, kind, fork->parent, ns);
+
+	if (step)
+		step->fork = fork;
+}
+
 static void collect_steps(struct verify *verify, struct steps *steps)
 {
 	for (size_t i = 0; i < verify->logged.count; i++)
@@ -297,10 +312,9 @@ static void collect_steps(struct verify *verify, struct steps *steps)
 	}
 	for (size_t i = 0; i < verify->fork_count; i++) {
 		const struct verify_fork *fork = &verify->forks[i];
-		struct step *step = add_step(steps, STEP_FORK, fork->parent, fork->ns);
 
-		if (step)
-			step->child = fork->child;
+		step_fork(steps, STEP_FORK, fork, fork->ns);
+		step_fork(steps, STEP_BEGUN, fork, fork->begun_ns);
 	}
 	if (steps->count)
 		qsort(steps->step, steps->count, sizeof(*steps->step), by_time);
@@ -325,52 +339,100 @@ static void judge_foreign(struct verify *verify, struct verify_call *call, enum 
 
 struct walk {
 	struct verify *verify;
-	struct ranges *held; /* a set for each stream: filled by its parent's fork */
+	struct ranges *held;    /* a set for each stream: filled by its parent's fork */
+	struct ranges *perhaps; /* the same: held, or not, as its parent's threads had it */
+	const struct verify_fork *
+		*forking; /* of the stream under way, whose children have not begun */
+	size_t forking_count;
 	bool *has_break;
 };
 
 static int fork_ranges(struct walk *walk, const struct step *step)
 {
-	walk->has_break[step->child] = walk->has_break[step->stream];
-	return ranges_copy(&walk->held[step->child], &walk->held[step->stream]);
+	uint32_t child = step->fork->child;
+	int rc = ranges_copy(&walk->held[child], &walk->held[step->stream]);
+
+	walk->has_break[child] = walk->has_break[step->stream];
+	walk->forking[walk->forking_count++] = step->fork;
+	return rc ? rc : ranges_copy(&walk->perhaps[child], &walk->perhaps[step->stream]);
+}
+
+static void child_begun(struct walk *walk, const struct verify_fork *fork)
+{
+	for (size_t i = 0; i < walk->forking_count; i++)
+		if (walk->forking[i] == fork)
+			walk->forking[i] = walk->forking[--walk->forking_count];
+}
+
+/* The memory changed hands: certain from now on, but not for children that are being forked. */
+static int change_hands(struct walk *walk, const struct step *step)
+{
+	struct ranges *held = &walk->held[step->stream];
+	int rc = step->kind == STEP_OBTAIN ? add(held, step->range) : take_away(held, step->range);
+
+	if (!rc)
+		rc = take_away(&walk->perhaps[step->stream], step->range);
+	for (size_t i = 0; !rc && i < walk->forking_count; i++)
+		if (walk->forking[i]->tid != step->call->tid)
+			rc = add(&walk->perhaps[walk->forking[i]->child], step->range);
+	return rc;
+}
+
+static bool may_hold(const struct walk *walk, const struct step *step)
+{
+	return holds(&walk->held[step->stream], step->range) ||
+	       touches(&walk->perhaps[step->stream], step->range);
+}
+
+static bool reaches(const struct walk *walk, const struct step *step)
+{
+	return touches(&walk->held[step->stream], step->range) &&
+	       !touches(&walk->perhaps[step->stream], step->range);
 }
 
 static int take_step(struct walk *walk, const struct step *step)
 {
-	struct ranges *held = &walk->held[step->stream];
 	struct verify_call *call = step->call;
 
 	switch (step->kind) {
 	case STEP_USE:
-		if (!holds(held, step->range))
+		if (!may_hold(walk, step))
 			verify_found(walk->verify, VERIFY_UNOWNED, call);
 		return 0;
 	case STEP_BLOCK:
-		if (!holds(held, step->range))
+		if (!may_hold(walk, step))
 			verify_found(walk->verify, VERIFY_UNMAPPED, call);
 		return 0;
 	case STEP_RELEASE:
-		return take_away(held, step->range);
 	case STEP_OBTAIN:
-		return add(held, step->range);
+		return change_hands(walk, step);
 	case STEP_BREAK:
 		walk->has_break[step->stream] = true;
 		return 0;
 	case STEP_REACH:
-		if (call->kind == HL_KIND_brk ? walk->has_break[step->stream]
-					      : touches(held, step->range))
+		if (call->kind == HL_KIND_brk ? walk->has_break[step->stream] : reaches(walk, step))
 			call->reached = true;
 		return 0;
 	case STEP_REACHED:
 		if (call->kind == HL_KIND_brk && call->reached)
 			judge_foreign(walk->verify, call, VERIFY_FOREIGN_BREAK);
-		else if (call->reached && touches(held, step->range))
+		else if (call->reached && reaches(walk, step))
 			judge_foreign(walk->verify, call, VERIFY_INTRUSION);
 		return 0;
 	case STEP_FORK:
 		return fork_ranges(walk, step);
+	case STEP_BEGUN:
+		child_begun(walk, step->fork);
+		return 0;
 	}
 	return 0;
+}
+
+static void free_sets(struct ranges *sets, size_t count)
+{
+	for (size_t i = 0; sets && i < count; i++)
+		ranges_free(&sets[i]);
+	free(sets);
 }
 
 static int take_steps(struct verify *verify, const struct steps *steps)
@@ -379,19 +441,23 @@ static int take_steps(struct verify *verify, const struct steps *steps)
 	struct walk walk = {
 		.verify = verify,
 		.held = calloc(streams + 1, sizeof(struct ranges)),
+		.perhaps = calloc(streams + 1, sizeof(struct ranges)),
+		.forking = calloc(streams + 1, sizeof(const struct verify_fork *)),
 		.has_break = calloc(streams + 1, sizeof(bool)),
 	};
-	int rc = walk.held && walk.has_break ? 0 : -ENOMEM;
+	int rc = walk.held && walk.perhaps && walk.forking && walk.has_break ? 0 : -ENOMEM;
 
 	for (size_t i = 0; !rc && i < steps->count; i++) {
 		rc = take_step(&walk, &steps->step[i]);
 		/* Done with a stream: a build can leave tens of thousands of them. */
-		if (i + 1 < steps->count && steps->step[i + 1].stream != steps->step[i].stream)
+		if (i + 1 < steps->count && steps->step[i + 1].stream != steps->step[i].stream) {
 			ranges_free(&walk.held[steps->step[i].stream]);
+			ranges_free(&walk.perhaps[steps->step[i].stream]);
+		}
 	}
-	for (size_t i = 0; walk.held && i < streams; i++)
-		ranges_free(&walk.held[i]);
-	free(walk.held);
+	free_sets(walk.held, streams);
+	free_sets(walk.perhaps, streams);
+	free(walk.forking);
 	free(walk.has_break);
 	return rc;
 }

@@ -70,6 +70,47 @@ def test_a_child_starts_from_its_parents_heap(heapledger, build, tmp_path):
     assert orphan['anomalies']['inherited'] == 1 and orphan['anomalies']['unknown_frees'] == 0
 
 
+# Thread 7 forks at 2000; thread 9 works on until the kernel makes the copy, and after it.
+BUSY_PARENT = '''
+command program
+stream 100 1 0 0 1000
+syscall 7 1000 32 0x555555560000 0 0x555555581000 0x555555581000 2000 1 2 1
+call 9 1100 1 0x555555560010 1000 1008 0 0
+call 7 2000 49 0 1 0 0 0
+call 9 2010 9 0x555555560010 0 0 0 0
+call 9 2020 1 0x555555561000 200 208 0 0
+call 9 2150 1 0x555555562000 300 320 0 0
+{goes_on}
+call 7 2300 55 0 0 0 0 0
+close 1 1 0 2300 0
+'''
+BUSY_CHILD = '''
+stream 101 2 1 1 2100
+call 101 2120 9 {address} 0 0 0 0
+call 101 2130 1 0x555555560100 30 48 0 0
+close 1 1 4 2300 0
+'''
+
+
+@pytest.mark.parametrize('address, goes_on, unknown', [
+    ('0x555555561000', '', 0),
+    ('0x555555561000', 'call 7 2005 13 0 0 0 0 0', 1),  # the copy was made before
+    ('0x555555562000', '', 1),                          # the child had begun before
+    ('0x555555563000', '', 1),                          # nobody made that one
+])
+def test_a_child_has_what_threads_made_before_its_copy(heapledger, build, tmp_path, address,
+                                                       goes_on, unknown):
+    script = BUSY_PARENT.format(goes_on=goes_on) + BUSY_CHILD.format(address=address)
+    parent, child = figures(heapledger, make_trace(build, tmp_path / 'trace', script))['processes']
+    assert child['anomalies']['unknown_frees'] == unknown
+    # Its own block lies inside one that was freed before the copy, or else overlaps it.
+    inherited = 1000 if goes_on else 0
+    assert child['end']['requested_bytes'] == inherited + 30
+    assert child['end']['live_blocks'] == (2 if goes_on else 1)
+    assert child['peak']['requested_bytes'] == (inherited + 30 if unknown else 200)
+    assert parent['end']['requested_bytes'] == 500 and not any(parent['anomalies'].values())
+
+
 def test_csv(heapledger, trace, tmp_path):
     folder = tmp_path / 'csv'
     assert run([heapledger, 'analyze', '--csv', folder, trace]).status == 0

@@ -365,15 +365,28 @@ static void arenas_count_what_is_accessible(void **unused)
 	assert_int_equal(result.peak.mapped, 33 * PAGE);
 }
 
+/* A child of `ledger` as it is now, and what others do before and it does after the copy. */
+static struct ledger child;
+static struct ledger_result child_result;
+
+static void fork_child(void)
+{
+	memset(&child_result, 0, sizeof(child_result));
+	assert_int_equal(ledger_fork(&child, &ledger, &child_result, &ns_clock), 0);
+}
+
+static void copied(void)
+{
+	inherit_close(&child);
+}
+
 static void a_child_begins_as_its_parent_was(void **unused)
 {
-	struct ledger_result child_result = {0};
-	struct ledger child;
 	struct stream_event event = {.tid = 1};
 	(void)unused;
 	move_break(BASE, BASE + 10 * PAGE);
 	call(HL_KIND_malloc, BASE + 16, 100, 112);
-	assert_int_equal(ledger_fork(&child, &ledger, &child_result, &ns_clock), 0);
+	fork_child();
 	event.record.call.kind_addr = hl_kind_addr(HL_KIND_free, BASE + 16);
 	event.record.call.tick = now;
 	assert_int_equal(ledger_apply(&child, &event), 0);
@@ -382,6 +395,258 @@ static void a_child_begins_as_its_parent_was(void **unused)
 	assert_int_equal(child_result.peak.mapped, 10 * PAGE);
 	assert_int_equal(ledger.memory.requested, 100);
 	ledger_free(&child);
+}
+
+static struct stream_event call_event(
+	enum hl_kind kind, uint64_t addr, uint64_t size, uint64_t chunk, uint64_t flags)
+{
+	struct stream_event event = {.tid = 2};
+	event.record.call = (struct hl_call_record){.tick = now += 10,
+		.kind_addr = hl_kind_addr(kind, addr),
+		.size = size,
+		.chunk = chunk | flags << HL_ADDRESS_BITS};
+	return event;
+}
+
+static struct stream_event map_event(
+	enum hl_kind kind, uint64_t addr, uint64_t length, uint64_t argument, uint64_t returned)
+{
+	struct stream_event event = {.tid = 2};
+	event.record.syscall = (struct hl_syscall_record){.tick = now += 10,
+		.kind_addr = hl_kind_addr(kind, addr),
+		.length = length,
+		.argument = argument,
+		.result = (int64_t)returned,
+		.cause = hl_cause_pack(
+			HL_KIND_malloc, HL_REASON_over_threshold, HL_REGION_block, 0)};
+	return event;
+}
+
+static void perhaps(struct stream_event event)
+{
+	assert_int_equal(inherit_note(&child, &event), 0);
+}
+
+static void surely(struct stream_event event)
+{
+	assert_int_equal(ledger_apply(&child, &event), 0);
+}
+
+static uint64_t child_anomalies(void)
+{
+	const struct ledger_anomalies *found = &child_result.anomalies;
+	return found->unknown_frees + found->order_violations + found->unmatched +
+	       found->inherited + found->impossible;
+}
+
+#define MALLOC(addr, size) call_event(HL_KIND_malloc, addr, size, (size) + 16, 0)
+#define FREE(addr) call_event(HL_KIND_free, addr, 0, 0, 0)
+#define REALLOC_BEGIN(addr) call_event(HL_KIND_realloc_begin, addr, 0, 0, 0)
+#define REALLOC(addr, size) call_event(HL_KIND_realloc, addr, size, (size) + 16, 0)
+
+static void a_block_made_after_the_mark_is_taken_in_when_it_is_freed(void **unused)
+{
+	(void)unused;
+	move_break(BASE, BASE + 10 * PAGE);
+	call(HL_KIND_malloc, BASE + 16, 1000, 1016);
+	fork_child();
+	perhaps(MALLOC(BASE + 2048, 200));
+	perhaps(MALLOC(BASE + 4096, 300));
+	perhaps(MALLOC(BASE + 8192, 400));
+	copied();
+	surely(MALLOC(BASE + 12288, 50));
+	surely(FREE(BASE + 2048));
+	surely(REALLOC_BEGIN(BASE + 4096));
+	surely(REALLOC(BASE + 4096, 310));
+	/* What nobody touches is not in the heap; what was, was from the start. */
+	assert_int_equal(child.memory.requested, 1000 + 50 + 310);
+	assert_int_equal(child.memory.live_blocks, 3);
+	assert_int_equal(child_result.peak.requested, 1000 + 200 + 300 + 50);
+	assert_int_equal(child_result.peak.live_blocks, 4);
+	assert_int_equal(child_result.calls[HL_KIND_malloc].count, 1);
+	assert_int_equal(child_anomalies(), 0);
+	/* Once. */
+	surely(FREE(BASE + 2048));
+	assert_int_equal(child_result.anomalies.unknown_frees, 1);
+	surely(FREE(BASE + 5120));
+	assert_int_equal(child_result.anomalies.unknown_frees, 2);
+	ledger_free(&child);
+	free(child_result.causes.list);
+}
+
+static void a_block_freed_after_the_mark_makes_way(void **unused)
+{
+	(void)unused;
+	move_break(BASE, BASE + 10 * PAGE);
+	call(HL_KIND_malloc, BASE + 16, 1000, 1016);
+	call(HL_KIND_malloc, BASE + 2048, 500, 516);
+	call(HL_KIND_malloc, BASE + 4096, 600, 616);
+	call(HL_KIND_malloc, BASE + 8192, 700, 716);
+	fork_child();
+	perhaps(FREE(BASE + 16));
+	perhaps(REALLOC_BEGIN(BASE + 2048));
+	perhaps(FREE(BASE + 4096));
+	copied();
+	surely(MALLOC(BASE + 16, 10));
+	surely(MALLOC(BASE + 2048 + 64, 20)); /* inside the old block */
+	assert_int_equal(child.memory.requested, 10 + 20 + 600 + 700);
+	assert_int_equal(child_result.peak.requested, 600 + 700 + 30);
+	assert_int_equal(child.pages.reused_pages, 0);
+	assert_int_equal(child_anomalies(), 0);
+	/* It was there after all: once the child frees it, only the child's own calls count. */
+	surely(FREE(BASE + 4096));
+	surely(MALLOC(BASE + 4096, 600));
+	assert_int_equal(child_anomalies(), 0);
+	surely(MALLOC(BASE + 4096, 600));
+	assert_int_equal(child_result.anomalies.order_violations, 1);
+	surely(MALLOC(BASE + 8192, 700)); /* nobody freed that one */
+	assert_int_equal(child_result.anomalies.order_violations, 2);
+	assert_int_equal(ledger.memory.requested, 1000 + 500 + 600 + 700);
+	ledger_free(&child);
+	free(child_result.causes.list);
+}
+
+static void an_address_that_changes_hands_after_the_mark(void **unused)
+{
+	(void)unused;
+	move_break(BASE, BASE + 10 * PAGE);
+	call(HL_KIND_malloc, BASE + 16, 1000, 1016);
+	fork_child();
+	perhaps(FREE(BASE + 16)); /* there, gone, there */
+	perhaps(MALLOC(BASE + 16, 30));
+	perhaps(MALLOC(BASE + 2048, 100)); /* not there, there, gone, there */
+	perhaps(FREE(BASE + 2048));
+	perhaps(MALLOC(BASE + 2048, 200));
+	perhaps(MALLOC(BASE + 512, 40)); /* inside the block that went */
+	copied();
+	surely(FREE(BASE + 2048));
+	assert_int_equal(child.memory.requested, 1000);
+	surely(FREE(BASE + 512));
+	assert_int_equal(child.memory.requested, 0);
+	assert_int_equal(child_anomalies(), 0);
+	surely(FREE(BASE + 2048));
+	assert_int_equal(child_result.anomalies.unknown_frees, 1);
+	ledger_free(&child);
+	free(child_result.causes.list);
+}
+
+static void a_block_that_was_being_resized_at_the_mark(void **unused)
+{
+	(void)unused;
+	move_break(BASE, BASE + 10 * PAGE);
+	call(HL_KIND_malloc, BASE + 16, 1000, 1016);
+	call(HL_KIND_realloc_begin, BASE + 16, 0, 0);
+	fork_child();
+	copied();
+	assert_int_equal(child.memory.requested, 0);
+	surely(FREE(BASE + 16));
+	assert_int_equal(child_result.peak.requested, 1000);
+	assert_int_equal(child_anomalies(), 0);
+	ledger_free(&child);
+	free(child_result.causes.list);
+}
+
+static void mappings_made_and_given_up_after_the_mark(void **unused)
+{
+	const uint64_t there = UINT64_C(0x7ffff0000000), grown = there + 100 * PAGE;
+	const uint64_t fresh = there + 200 * PAGE, resized = there + 300 * PAGE;
+	(void)unused;
+	syscall_of(HL_KIND_mmap, 0, 50 * PAGE, 3, (int64_t)there, HL_REGION_block);
+	call_as(1, HL_KIND_malloc, there + 16, 49 * PAGE, 50 * PAGE, HL_CHUNK_MMAPPED);
+	syscall_of(HL_KIND_mmap, 0, 10 * PAGE, 3, (int64_t)grown, HL_REGION_block);
+	fork_child();
+	perhaps(FREE(there + 16));
+	perhaps(map_event(HL_KIND_munmap, there, 50 * PAGE, 0, 0));
+	perhaps(map_event(HL_KIND_mmap, 0, 40 * PAGE, 3, fresh));
+	perhaps(call_event(HL_KIND_malloc, fresh + 16, 39 * PAGE, 40 * PAGE, HL_CHUNK_MMAPPED));
+	perhaps(map_event(HL_KIND_mremap, grown, 10 * PAGE, 90 * PAGE, grown));
+	perhaps(map_event(HL_KIND_mmap, 0, 5 * PAGE, 3, resized));
+	perhaps(map_event(HL_KIND_mmap, 0, 5 * PAGE, 3, (uint64_t)-12));
+	copied();
+	/* Its own mapping lies where the first one was: mapping and block are gone. */
+	surely(map_event(HL_KIND_mmap, 0, 20 * PAGE, 3, there + 10 * PAGE));
+	assert_int_equal(child.memory.block_bytes, (10 + 20) * PAGE);
+	assert_int_equal(child.memory.requested, 0);
+	surely(map_event(HL_KIND_munmap, there + 10 * PAGE, 20 * PAGE, 0, 0));
+	/* It frees one that was made, */
+	surely(FREE(fresh + 16));
+	surely(map_event(HL_KIND_munmap, fresh, 40 * PAGE, 0, 0));
+	assert_int_equal(child.memory.block_bytes, 10 * PAGE);
+	/* one that had grown, */
+	surely(map_event(HL_KIND_munmap, grown, 90 * PAGE, 0, 0));
+	assert_int_equal(child.memory.block_bytes, 0);
+	/* and resizes another. */
+	surely(map_event(HL_KIND_mremap, resized, 5 * PAGE, 6 * PAGE, resized));
+	assert_int_equal(child.memory.block_bytes, 6 * PAGE);
+	assert_int_equal(child_result.peak.mapped, (90 + 40 + 20 + 5) * PAGE);
+	assert_int_equal(child_anomalies(), 0);
+	surely(map_event(HL_KIND_munmap, fresh, 40 * PAGE, 0, 0));
+	assert_int_equal(child_result.anomalies.impossible, 1);
+	ledger_free(&child);
+	free(child_result.causes.list);
+}
+
+static void a_grandchild_does_not_know_either(void **unused)
+{
+	struct ledger_result result_of_grandchild = {0};
+	struct ledger grandchild;
+	struct stream_event event;
+	(void)unused;
+	move_break(BASE, BASE + 10 * PAGE);
+	call(HL_KIND_malloc, BASE + 16, 1000, 1016);
+	fork_child();
+	perhaps(FREE(BASE + 16));
+	perhaps(MALLOC(BASE + 2048, 100));
+	perhaps(MALLOC(BASE + 4096, 200));
+	perhaps(MALLOC(BASE + 8192, 300));
+	copied();
+	surely(FREE(BASE + 8192));
+	assert_int_equal(ledger_fork(&grandchild, &child, &result_of_grandchild, &ns_clock), 0);
+	/* A thread of the child frees one: so it was there, and perhaps no longer is. */
+	event = FREE(BASE + 4096);
+	assert_int_equal(inherit_note(&grandchild, &event), 0);
+	inherit_close(&grandchild);
+	assert_int_equal(grandchild.memory.requested, 1200);
+	event = MALLOC(BASE + 4096, 20);
+	assert_int_equal(ledger_apply(&grandchild, &event), 0);
+	event = FREE(BASE + 2048);
+	assert_int_equal(ledger_apply(&grandchild, &event), 0);
+	event = MALLOC(BASE + 16, 10);
+	assert_int_equal(ledger_apply(&grandchild, &event), 0);
+	assert_int_equal(grandchild.memory.requested, 30);
+	assert_int_equal(result_of_grandchild.anomalies.unknown_frees, 0);
+	assert_int_equal(result_of_grandchild.anomalies.order_violations, 0);
+	event = FREE(BASE + 8192); /* the child had freed that one */
+	assert_int_equal(ledger_apply(&grandchild, &event), 0);
+	assert_int_equal(result_of_grandchild.anomalies.unknown_frees, 1);
+	/* The child itself has not been asked. */
+	surely(FREE(BASE + 16));
+	surely(FREE(BASE + 4096));
+	assert_int_equal(child_anomalies(), 0);
+	ledger_free(&grandchild);
+	ledger_free(&child);
+	free(child_result.causes.list);
+}
+
+/* However long the window is, what is kept is bounded by the addresses in it. */
+static void a_long_window_takes_no_more_room_than_its_addresses(void **unused)
+{
+	(void)unused;
+	move_break(BASE, BASE + 10 * PAGE);
+	fork_child();
+	for (unsigned i = 0; i < 100000; i++) {
+		perhaps(MALLOC(BASE + 16 + i % 50 * 64, 40));
+		perhaps(FREE(BASE + 16 + i % 50 * 64));
+	}
+	assert_true(child.inherit.blocks.capacity <= 256);
+	copied();
+	for (unsigned i = 0; i < 50; i++)
+		surely(FREE(BASE + 16 + i * 64));
+	assert_int_equal(child_anomalies(), 0);
+	surely(FREE(BASE + 16));
+	assert_int_equal(child_result.anomalies.unknown_frees, 1);
+	ledger_free(&child);
+	free(child_result.causes.list);
 }
 
 static void what_contradicts_itself_is_counted(void **unused)
@@ -412,6 +677,13 @@ int main(void)
 		TEST(a_mapped_block_returns_when_it_is_unmapped),
 		TEST(arenas_count_what_is_accessible),
 		TEST(a_child_begins_as_its_parent_was),
+		TEST(a_block_made_after_the_mark_is_taken_in_when_it_is_freed),
+		TEST(a_block_freed_after_the_mark_makes_way),
+		TEST(an_address_that_changes_hands_after_the_mark),
+		TEST(a_block_that_was_being_resized_at_the_mark),
+		TEST(mappings_made_and_given_up_after_the_mark),
+		TEST(a_grandchild_does_not_know_either),
+		TEST(a_long_window_takes_no_more_room_than_its_addresses),
 		TEST(what_contradicts_itself_is_counted),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
