@@ -101,15 +101,17 @@ def test_sees_no_other_program(record, heapledger, tmp_path):
     assert len(tids) == 1
 
 
-def holders():
-    """Processes that have one of the kernel's attachments open: pid -> what all is open."""
+def holders(mark):
+    """Processes of one run that have one of the kernel's attachments open: pid -> what all is open.
+    A variable of its environment marks the run: other recordings may be under way."""
     found = {}
     for folder in Path('/proc').glob('[0-9]*/fd'):
         try:
             opened = [os.readlink(fd) for fd in folder.iterdir()]
+            environment = (folder.parent / 'environ').read_bytes()
         except OSError:
             continue
-        if any('bpf' in name for name in opened):
+        if mark.encode() in environment and any('bpf' in name for name in opened):
             found[int(folder.parent.name)] = opened
     return found
 
@@ -117,16 +119,16 @@ def holders():
 def test_nobody_waits_for_the_kernel_to_let_go(heapledger, tmp_path):
     """Switching twelve tracepoints off takes most of a second. What does it has nothing else open,
     so that no reader of our output and no mount waits for it, and soon it is gone."""
-    before = holders()
+    mark = str(tmp_path)
     outcome = run([heapledger, 'record', '-o', tmp_path / 'trace', '--kernel', 'require', '--',
-                   '/bin/true'], env={'HEAPLEDGER_PROBE': 'tracefs'})
+                   '/bin/true'], env={'HEAPLEDGER_PROBE': 'tracefs', 'TEST_MARK': mark})
     assert outcome.status == 0, outcome
-    left = {pid: opened for pid, opened in holders().items() if pid not in before}
+    left = holders(mark)
     for pid, opened in left.items():
         others = [name for name in opened if 'bpf' not in name]
         assert len(others) == 1 and others[0].startswith('pipe:'), (pid, opened)
     deadline = time.monotonic() + 30
-    while any(pid in holders() for pid in left):
+    while holders(mark):
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
