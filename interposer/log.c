@@ -178,6 +178,8 @@ static cold void log_begin(struct log_thread *thread, unsigned level, bool may_w
 {
 	struct log_cursor *cursor = &thread->cursor[level];
 
+	if (log_is_off()) /* once off, always off, in copies of the process too: guard.h relies on it */
+		return;
 	if (may_wait && !thread->forking)
 		attach_wait_release();
 	if (log_is_new_process())
@@ -408,7 +410,7 @@ void log_fork_child(void)
 
 	thread->forking = false;
 	/* An allocation by another fork handler may have been first. */
-	if (log_is_new_process())
+	if (log_is_new_process() && !log_is_off())
 		log_new_process(thread);
 	attach_release();
 }
