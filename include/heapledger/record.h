@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * The record: what the target writes for each allocator call and each system call beneath it.
- * Shared by the target (writer), `heapledger record` (collector) and the trace files, which hold
- * the same words in compressed form (docs/trace-format.md). Little-endian, x86-64.
+ * The record: what is known of each allocator call and each system call beneath it, as readers of a
+ * trace get it. Trace files hold the same words in compressed form (docs/trace-format.md); a target
+ * writes a shorter form, heapledger/packed.h. Little-endian, x86-64.
  *
  * A record is one or more 32-byte slots. The first two words of every record are the tick and the
  * kind with an address; the kind tells how many slots follow and what their words mean.
+ *
+ * The ticks of system calls, samples and marks are exact. That of a call says "not before": it is
+ * the latest time that its thread had read. A thread reads it anew where a block passes from or to
+ * another thread, whenever the collector has ticked (every few milliseconds) and with every page of
+ * records; so by tick, all threads' records are in the order in which blocks were handed on.
  */
 #ifndef HEAPLEDGER_RECORD_H
 #define HEAPLEDGER_RECORD_H
@@ -44,13 +49,15 @@ struct hl_slot {
 	uint64_t word[4];
 };
 
-/* ALLOC, REALLOC, FREE and CONTROL calls, and all marks but `sample`: one slot.
+/* Calls and `realloc_begin`: two slots.
  *
- * addr   the block (result of an allocation, argument of a free); 0 = failed or NULL.
- * size   bytes requested (calloc: n * size, or UINT64_MAX if that overflows; malloc_trim: pad;
- *        mallopt: the parameter number as int32 in the low half, the value in the high half).
- * chunk  bytes the block takes from the heap, header and rounding included (a mapped block: its
- *        whole mapping), flags in the top byte; 0 for failed calls and frees. CONTROL: result.
+ * addr      the block (result of an allocation, argument of a free); 0 = failed or NULL.
+ * size      bytes requested (calloc: n * size, or UINT64_MAX if that overflows; malloc_trim: pad;
+ *           mallopt: the parameter number as int32 in the low half, the value in the high half).
+ * chunk     bytes the block takes from the heap, header and rounding included (a mapped block: its
+ *           whole mapping), flags in the top byte; 0 for failed calls and frees. CONTROL: result.
+ * caller    the return address of the call; 0 = not known.
+ * alignment of ALIGNED calls: bytes, as the program asked; else 0.
  *
  * Allocations are stamped after they are made and frees before they are done, so an address never
  * appears twice without its free between. A realloc is two records: REALLOC_BEGIN (stamped before)
@@ -61,13 +68,17 @@ struct hl_call_record {
 	uint64_t kind_addr; /* kind << 56 | addr */
 	uint64_t size;
 	uint64_t chunk;
+	uint64_t caller;
+	uint64_t alignment;
+	uint64_t reserved[2];
 };
 
-/* ALIGNED calls: two slots. */
-struct hl_aligned_record {
-	struct hl_call_record call;
-	uint64_t alignment; /* bytes, as the program asked */
-	uint64_t reserved[3];
+/* All marks but `realloc_begin` and `sample`: one slot. */
+struct hl_mark_record {
+	uint64_t tick;
+	uint64_t kind_addr;
+	uint64_t size;
+	uint64_t chunk;
 };
 
 /* System calls: three slots. tick is the start of the call.
@@ -85,7 +96,7 @@ struct hl_syscall_record {
 	uint64_t mmap_threshold; /* bytes, in force when the call was made */
 	uint64_t trim_threshold; /* bytes; UINT64_MAX = never trim */
 	uint64_t top_pad;        /* bytes */
-	uint64_t reserved;
+	uint64_t caller;         /* return address of the call that caused it; 0 = none */
 };
 
 /* Resident memory: three slots, all in bytes; written by `record` (thread 0) at intervals and by
@@ -104,8 +115,8 @@ struct hl_sample_record {
 	uint64_t reserved[2];
 };
 
-static_assert(sizeof(struct hl_call_record) == 1 * sizeof(struct hl_slot), "one slot");
-static_assert(sizeof(struct hl_aligned_record) == 2 * sizeof(struct hl_slot), "two slots");
+static_assert(sizeof(struct hl_call_record) == 2 * sizeof(struct hl_slot), "two slots");
+static_assert(sizeof(struct hl_mark_record) == 1 * sizeof(struct hl_slot), "one slot");
 static_assert(sizeof(struct hl_syscall_record) == 3 * sizeof(struct hl_slot), "three slots");
 static_assert(sizeof(struct hl_sample_record) == 3 * sizeof(struct hl_slot), "three slots");
 
@@ -136,20 +147,15 @@ static inline uint64_t hl_cause_pack(
 static inline unsigned hl_kind_slots(unsigned kind)
 {
 	switch (kind) {
-#define HL_SLOTS_ALLOC 1
-#define HL_SLOTS_REALLOC 1
-#define HL_SLOTS_FREE 1
-#define HL_SLOTS_CONTROL 1
-#define HL_SLOTS_ALIGNED 2
 #define HL_CALL(number, name, shape)                                                               \
 	case number:                                                                               \
-		return HL_SLOTS_##shape;
+		return 2;
 #define HL_SYSCALL(number, name)                                                                   \
 	case number:                                                                               \
 		return 3;
 #define HL_MARK(number, name)                                                                      \
 	case number:                                                                               \
-		return number == HL_KIND_sample ? 3 : 1;
+		return number == HL_KIND_sample ? 3 : number == HL_KIND_realloc_begin ? 2 : 1;
 #include "heapledger/calls.def"
 	case HL_KIND_FILLER:
 		return 1;

@@ -16,17 +16,17 @@
 #ifndef HEAPLEDGER_SESSION_H
 #define HEAPLEDGER_SESSION_H
 
-#include "heapledger/record.h"
+#include "heapledger/packed.h"
 
 #include <stdatomic.h>
 #include <stdint.h>
 
 #define HL_SESSION_MAGIC UINT64_C(0x315345534c504c48) /* "HLPLSES1" */
-#define HL_SESSION_VERSION 2
+#define HL_SESSION_VERSION 3
 #define HL_SESSION_ENV "HEAPLEDGER_SESSION"
 
-#define HL_PAGE_BYTES 32768
-#define HL_PAGE_SLOTS ((HL_PAGE_BYTES - sizeof(struct hl_page)) / sizeof(struct hl_slot))
+#define HL_PAGE_BYTES 16384
+#define HL_PAGE_SLOTS ((HL_PAGE_BYTES - sizeof(struct hl_page)) / sizeof(struct hl_packed))
 #define HL_COMMAND_BYTES 456
 
 /* In hl_page.tid and in the trace, bits 24.. of a thread id are the depth: 0, or 1 and 2 for calls
@@ -60,16 +60,16 @@ static_assert(sizeof(struct hl_process) == 512, "a process takes 512 bytes");
 
 enum hl_page_state { HL_PAGE_FREE = 0, HL_PAGE_OWNED = 1, HL_PAGE_READY = 2 };
 
-/* The first 32 bytes of a page; records follow up to the end. */
+/* The first 32 bytes of a page; packed records follow up to the end. */
 struct hl_page {
 	_Atomic uint32_t state;
 	_Atomic uint32_t used; /* complete slots, written by the owner after each record */
 	uint32_t serial;       /* of the process */
 	uint32_t tid;
 	uint64_t sequence; /* of this page among those of the process, in the order of taking */
-	uint64_t reserved;
+	uint64_t tick;     /* when it was taken: all its records were made later */
 };
-static_assert(sizeof(struct hl_page) == sizeof(struct hl_slot), "header takes one slot");
+static_assert(sizeof(struct hl_page) % sizeof(struct hl_packed) == 0, "header takes whole slots");
 
 struct hl_session {
 	uint64_t magic;
@@ -91,6 +91,11 @@ struct hl_session {
 	_Atomic uint64_t ready_pages;    /* the same */
 	_Atomic uint32_t fresh_pages;    /* pages from here on were never used */
 	_Atomic uint32_t waiting;        /* threads waiting for a page */
+	/* The collector's coarse clock: changes with each of its rounds. A thread whose last tick was
+	 * read before the change reads the time anew; it says so in `stamped`, without which the
+	 * collector lets its rounds become longer. On cache lines of their own. */
+	_Atomic uint32_t stamped __attribute__((aligned(64)));
+	_Atomic uint32_t round __attribute__((aligned(64)));
 };
 
 #endif
