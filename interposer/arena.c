@@ -241,6 +241,8 @@ void arena_fork_child(struct arena *mine)
 			lock_reset(&arena->lock);
 		if (list_fork_held)
 			arena->threads = arena == mine;
+		if (arena != mine)
+			arena->home = NULL;
 		if (list_fork_held && arena != mine) {
 			arena->next_free = free_list;
 			free_list = arena;

@@ -21,6 +21,7 @@
 #include "lock.h"
 
 struct cache;
+struct thread;
 
 struct arena {
 	struct lock lock;
@@ -37,6 +38,7 @@ struct arena {
 	struct arena *next_free;      /* guarded by the list lock */
 	size_t threads;               /* that use it; guarded by the list lock */
 	bool fork_held;               /* by the fork under way */
+	_Atomic(const struct thread *) home; /* home.h; NULL = none */
 
 	bool in_segments;                  /* grows by segments (grow.h), not by the break */
 	uint64_t entered_tick, entered_ms; /* purge.c: the last call ... */

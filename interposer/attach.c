@@ -39,6 +39,8 @@ static const uint32_t always = 1;
 static uint32_t never;
 const uint32_t *attach_token = &never;
 const uint32_t *attach_token_real = &never;
+static const _Atomic uint32_t no_round = 1;
+const _Atomic uint32_t *attach_round = &no_round;
 
 /* Kept here because a forked child has to name its command again, and its parent's slot in the
  * table may be another process's by then. */
@@ -281,13 +283,33 @@ static bool attach_image(void)
 	return map_token() && register_process(0, 0, attached.calls[0].tick);
 }
 
-static bool attach_copy(uint64_t fork_id)
+/* What is written to the old addresses from here on is nobody's. A length of 0 asks mremap for a
+ * second mapping of the same pages. */
+static bool move_session(void)
 {
-	attached.call_count = 0;
-	return register_process(attached.serial, fork_id, attach_tick());
+	struct hl_session *old = attached.session;
+	size_t bytes = old->session_bytes;
+	int64_t map = attach_early(HL_KIND_mremap, SYS_mremap, address_of(old), 0, bytes,
+		MREMAP_MAYMOVE, 0, 0);
+
+	if (map < 0 && map > -4096)
+		return false;
+	attached.session = (struct hl_session *)map;
+	map = attach_early(HL_KIND_mmap, SYS_mmap, address_of(old), bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, (uint64_t)-1, 0);
+	return map >= 0 || map <= -4096;
 }
 
-void attach_process(uint64_t fork_id)
+static bool attach_copy(uint64_t fork_id, bool interrupted)
+{
+	uint32_t parent = attached.serial;
+	uint64_t start = attach_tick();
+
+	attached.call_count = 0;
+	return (!interrupted || move_session()) && register_process(parent, fork_id, start);
+}
+
+void attach_process(uint64_t fork_id, bool interrupted)
 {
 	bool recording;
 
@@ -295,11 +317,14 @@ void attach_process(uint64_t fork_id)
 	 * another thread be first: ld.so allocates before there is one, a copy has only one. */
 	if (atomic_exchange(&attaching, 1) != 0)
 		return;
-	recording = attached.session == NULL ? attach_image() : attach_copy(fork_id);
+	recording = attached.session == NULL ? attach_image()
+					: attach_copy(fork_id, interrupted);
 	atomic_store(&attached.recording, recording);
 	atomic_store(&log_off, !recording);
-	if (recording)
+	if (recording) {
 		*token_page = 1;
+		attach_round = &attached.session->round;
+	}
 	attach_token_real = recording ? token_page : &always;
 	__atomic_store_n(&attach_token, attach_token_real, __ATOMIC_RELEASE);
 	atomic_store(&attaching, 0);
@@ -321,6 +346,20 @@ void attach_release(void)
 {
 	__atomic_store_n(&attach_token, attach_token_real, __ATOMIC_SEQ_CST);
 	atomic_store(&held, false);
+}
+
+/* Never from 0, nor to it. */
+void attach_change_token(void)
+{
+	uint32_t *token = token_page, seen;
+
+	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
+		return;
+	seen = __atomic_load_n(token, __ATOMIC_RELAXED);
+	while (seen != 0 &&
+		!__atomic_compare_exchange_n(token, &seen, seen + 1 != 0 ? seen + 1 : 1, false,
+			__ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+	}
 }
 
 void attach_wait_release(void)
@@ -473,6 +512,7 @@ struct hl_page *attach_take_page(uint32_t tid, bool may_wait)
 	atomic_store_explicit(&page->used, 0, memory_order_relaxed);
 	page->serial = attached.serial;
 	page->tid = tid;
+	page->tick = attach_tick();
 	page->sequence = atomic_fetch_add(&attached.sequence, 1);
 	atomic_store_explicit(&page->state, HL_PAGE_OWNED, memory_order_release);
 	return page;

@@ -47,8 +47,17 @@ void attach_hold(void);
 void attach_release(void);
 void attach_wait_release(void);
 
-/* Registers this process, as a new image or as a copy of the one registered before. */
-void attach_process(uint64_t fork_id);
+/* The token's value is otherwise any number, and every thread compares it with the one it saw last:
+ * changing it takes them all off the hot path once. */
+void attach_change_token(void);
+
+/* The collector's coarse clock, never 0. */
+extern const _Atomic uint32_t *attach_round;
+
+/* Registers this process, as a new image or as a copy of the one registered before. interrupted:
+ * the copy goes on with a call that was interrupted by a signal handler and may be about to write to
+ * its parent's page. */
+void attach_process(uint64_t fork_id, bool interrupted);
 
 /* A page for this thread, header filled but for tid; NULL if there is none or recording is off. */
 struct hl_page *attach_take_page(uint32_t tid, bool may_wait);

@@ -142,9 +142,9 @@ static inline void *cache_alloc(struct cache *cache, size_t bytes)
 	return __builtin_expect(index < CACHE_BINS, 1) ? cache_get_block(cache, index) : NULL;
 }
 
-/* The hot paths of malloc (a block or NULL) and free (true if the block is in the cache now), about
- * 20 instructions each. What looks wrong in any way is left to the slow paths, which say what and
- * who called. */
+/* The hot paths of malloc (a block or NULL) and free (whether cache_put_at may follow), about 20
+ * instructions each. What looks wrong in any way is left to the slow paths, which say what and who
+ * called. */
 static inline void *cache_alloc_hot(struct cache *cache, size_t bytes)
 {
 	size_t index = cache_index_for(bytes);
@@ -154,9 +154,9 @@ static inline void *cache_alloc_hot(struct cache *cache, size_t bytes)
 	return cache_get_block(cache, index);
 }
 
-static inline bool cache_free_hot(struct cache *cache, void *block)
+static inline bool cache_takes_hot(const struct cache *cache, const void *block, size_t *bin)
 {
-	struct cache_entry *entry = block;
+	const struct cache_entry *entry = block;
 	size_t head = chunk_head(chunk_of(block));
 	size_t index = cache_index(head & ~CHUNK_FLAGS);
 
@@ -165,10 +165,8 @@ static inline bool cache_free_hot(struct cache *cache, void *block)
 			    index >= CACHE_BINS,
 		    0))
 		return false;
-	if (__builtin_expect(cache->room[index] == 0 || entry->key == cache_key, 0))
-		return false;
-	cache_put_at(cache, entry, index);
-	return true;
+	*bin = index;
+	return __builtin_expect(cache->room[index] != 0 && entry->key != cache_key, 1);
 }
 
 /* Dies of `fault` if the block is in the cache: nearly always told by one look at the key. */

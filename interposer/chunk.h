@@ -25,6 +25,11 @@
 #define CHUNK_NOTED ((size_t)8)        /* free, and `note` says something about it */
 #define CHUNK_FLAGS ((size_t)15)
 
+/* Sizes have 56 bits. The byte above belongs to the block's owner, who writes it without a lock. */
+#define CHUNK_SIZE_MASK (((size_t)1 << 56) - 1 - CHUNK_FLAGS)
+#define CHUNK_FLAGS_BYTE 0
+#define CHUNK_FOREIGN_BYTE 7 /* 1: not taken by the arena's home thread (home.h) */
+
 struct node {
 	struct node *next, *prev;
 };
@@ -65,10 +70,10 @@ static inline size_t chunk_bytes_for(size_t request)
 	return bytes < CHUNK_MIN_BYTES ? CHUNK_MIN_BYTES : bytes;
 }
 
-/* The owner of a block reads the head without a lock, while whoever frees, takes or cuts the chunk
- * below changes CHUNK_BELOW_IN_USE in the same word, under the arena's lock. So both are done in
- * one piece each, which on x86-64 is what they are anyway. Nobody else changes the head of a block
- * in use, and no owner looks at that bit. */
+/* The owner of a block reads the head and writes its top byte without a lock, while whoever frees,
+ * takes or cuts the chunk below changes CHUNK_BELOW_IN_USE in the same word, under the arena's lock.
+ * So each is done in one piece, which on x86-64 is what it is anyway, and both write single bytes.
+ * Nobody else changes the head of a block in use, and no owner looks at that bit. */
 static inline size_t chunk_head(const struct chunk *chunk)
 {
 	return __atomic_load_n(&chunk->head, __ATOMIC_RELAXED);
@@ -79,19 +84,41 @@ static inline void chunk_set_head(struct chunk *chunk, size_t head)
 	__atomic_store_n(&chunk->head, head, __ATOMIC_RELAXED);
 }
 
+static inline uint8_t *chunk_head_byte(struct chunk *chunk, unsigned byte)
+{
+	return (uint8_t *)&chunk->head + byte;
+}
+
+static inline void chunk_set_flags(struct chunk *chunk, size_t flags)
+{
+	__atomic_store_n(
+		chunk_head_byte(chunk, CHUNK_FLAGS_BYTE), (uint8_t)flags, __ATOMIC_RELAXED);
+}
+
 static inline void chunk_mark(struct chunk *chunk, size_t flags)
 {
-	chunk_set_head(chunk, chunk_head(chunk) | flags);
+	chunk_set_flags(chunk, chunk_head(chunk) | flags);
 }
 
 static inline void chunk_unmark(struct chunk *chunk, size_t flags)
 {
-	chunk_set_head(chunk, chunk_head(chunk) & ~flags);
+	chunk_set_flags(chunk, chunk_head(chunk) & ~flags);
+}
+
+static inline bool chunk_is_foreign(const struct chunk *chunk)
+{
+	return chunk_head(chunk) >> (8 * CHUNK_FOREIGN_BYTE) != 0;
+}
+
+static inline void chunk_set_foreign(struct chunk *chunk, bool foreign)
+{
+	__atomic_store_n(
+		chunk_head_byte(chunk, CHUNK_FOREIGN_BYTE), (uint8_t)foreign, __ATOMIC_RELAXED);
 }
 
 static inline size_t chunk_bytes(const struct chunk *chunk)
 {
-	return chunk_head(chunk) & ~CHUNK_FLAGS;
+	return chunk_head(chunk) & CHUNK_SIZE_MASK;
 }
 
 static inline struct chunk *chunk_at(const void *chunk, size_t offset)

@@ -4,9 +4,8 @@
  * handler has interrupted one of these calls in its own thread, whose locks and cache may be half
  * changed. Called by preload.c, stats.c and the fork handlers; takes no lock, makes no system call.
  *
- * A process that is not recorded has a guard of one load and two stores, for calls that the
- * thread's cache serves: thread_self.hot is the cache while the thread is in no call at all, and
- * NULL otherwise. In one that is recorded it is always NULL.
+ * Calls that the thread's cache serves have a guard of one load and two stores: thread_self.hot is
+ * the cache while the thread is in no call at all, and NULL otherwise.
  */
 #ifndef HEAPLEDGER_GUARD_H
 #define HEAPLEDGER_GUARD_H
@@ -32,30 +31,38 @@ static inline void guard_end_hot(struct cache *cache)
 	thread_self.hot = cache;
 }
 
-/* Returns the depth. `kind` and `size` are the cause of the system calls within. */
-static inline unsigned guard_enter(enum hl_kind kind, size_t size)
+/* How deep a call would be that begins now. Neither in a bracket nor out of one: a handler has
+ * interrupted the hot path. */
+static inline unsigned guard_depth(void)
 {
-	unsigned depth;
+	unsigned depth = log_depth;
 
-	if (!log_is_off())
-		return log_enter(kind, size);
-	depth = log_depth;
+	return depth == 0 && thread_self.has_hot && thread_self.hot == NULL ? 1 : depth;
+}
+
+/* Returns the depth. `kind`, `size` and `caller` are the cause of the system calls within. */
+static inline unsigned guard_enter(enum hl_kind kind, size_t size, const void *caller)
+{
+	unsigned depth = guard_depth();
+
+	if (__builtin_expect(depth != log_depth, 0))
+		thread_self.hot_interrupted = true;
 	log_depth = depth + 1;
+	/* From here on a signal handler is deeper. */
 	atomic_signal_fence(memory_order_seq_cst);
-	if (depth != 0)
-		return depth;
-	thread_self.resume = thread_self.hot;
-	thread_self.hot = NULL;
-	/* Neither in a call nor out of one: a handler has interrupted the hot path. */
-	return thread_self.has_hot && thread_self.resume == NULL ? 1 : 0;
+	if (depth == 0) {
+		thread_self.resume = thread_self.hot;
+		thread_self.hot = NULL;
+	}
+	if (!log_is_off())
+		log_enter(kind, size, caller);
+	return depth;
 }
 
 static inline void guard_leave(void)
 {
-	if (!log_is_off()) {
+	if (!log_is_off())
 		log_leave();
-		return;
-	}
 	if (log_depth == 1) {
 		if (__builtin_expect(!thread_self.has_hot && thread_self.cache != NULL, 0)) {
 			thread_self.has_hot = true;
@@ -64,7 +71,28 @@ static inline void guard_leave(void)
 		thread_self.hot = thread_self.resume;
 	}
 	atomic_signal_fence(memory_order_seq_cst);
+	if (__builtin_expect(log_depth == 2 && thread_self.hot_interrupted, 0)) {
+		thread_self.hot_interrupted = false;
+		log_depth = 0;
+		return;
+	}
 	log_depth--;
+}
+
+/* A call of the hot path that needs a bracket after all: its depth is 0, and handlers see it by the
+ * cache that is away. */
+static inline void guard_begin_late(enum hl_kind kind, size_t size, const void *caller)
+{
+	log_depth = 1;
+	atomic_signal_fence(memory_order_seq_cst);
+	log_enter(kind, size, caller);
+}
+
+static inline void guard_end_late(void)
+{
+	log_leave();
+	atomic_signal_fence(memory_order_seq_cst);
+	log_depth = 0;
 }
 
 #endif

@@ -13,6 +13,7 @@
 #include "carve.h"
 #include "fatal.h"
 #include "grow.h"
+#include "home.h"
 #include "large.h"
 #include "log.h"
 #include "os.h"
@@ -73,7 +74,9 @@ static struct chunk *take_from_other(struct arena *arena, size_t bytes)
 		return NULL;
 	chunk = take_from(other, bytes);
 	if (chunk != NULL && arena == &arena_main && thread_self.arena == arena) {
+		home_leave(arena);
 		thread_self.arena = other;
+		home_enter(other);
 		other = arena;
 	}
 	arena_detach(other);

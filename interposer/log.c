@@ -4,23 +4,32 @@
  * call writes to a page of its own and never disturbs a record that is half made. In the trace each
  * depth is a thread of its own (HL_TID_DEPTH_SHIFT), so the records of each are in order.
  *
- * The hot path is log_enter, log_call, log_leave: a load of the token, two tests for room, one
- * time stamp, four stores and the release of `used`. Everything else is cold.
+ * The hot path is in log_fast.h; all here is for calls that enter the heap, and cold where it is
+ * about pages and processes.
  */
 #include "log.h"
 #include "attach.h"
+#include "log_fast.h"
+
+#include <sys/single_threaded.h>
 
 #define LOG_DEPTHS 3
+#define LOG_CALL_SLOTS 5 /* the most: a tick, three slots, a tick back */
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define cold __attribute__((noinline, cold))
 
+/* The page of depth 0 is log_hot.page, and the ticks of all other depths are exact. */
 struct log_cursor {
 	struct hl_page *page;
-	uint32_t used;
-	uint32_t limit; /* 0 = no page */
-	bool muted;     /* this bracket's records are dropped, so that none is kept by half */
-	uint64_t lost;  /* events dropped since the last page */
+	bool muted;    /* this bracket's records are dropped, so that none is kept by half */
+	uint64_t lost; /* events dropped since the last page */
+};
+
+struct log_cause {
+	uint64_t size;
+	const void *caller;
+	enum hl_kind kind;
 };
 
 struct log_thread {
@@ -28,8 +37,7 @@ struct log_thread {
 	bool exited;
 	bool forking;
 	struct log_cursor cursor[LOG_DEPTHS + 1]; /* the last serves all deeper, has no page */
-	uint64_t cause_size[LOG_DEPTHS + 1];
-	uint8_t cause_kind[LOG_DEPTHS + 1];
+	struct log_cause cause[LOG_DEPTHS + 1];
 	/* The last fork mark and where it stands: it is the child's when nothing follows. */
 	uint64_t fork_id;
 	unsigned fork_level;
@@ -37,80 +45,100 @@ struct log_thread {
 	uint32_t fork_used;
 };
 
+/* What a cursor without a page has: nothing is ever written to it. */
+static struct hl_page no_page = {.used = HL_PAGE_SLOTS};
+
 static __thread struct log_thread self __attribute__((tls_model("initial-exec")));
+__thread struct log_hot log_hot __attribute__((tls_model("initial-exec")));
 __thread uint32_t log_depth __attribute__((tls_model("initial-exec")));
 _Atomic bool log_off;
 
-/* Where a call goes on writing that was interrupted by a signal handler which forked: in the child
- * its page is the parent's. As large as all that is written between two tests for room. */
-static struct hl_slot nowhere[64];
-
-static inline unsigned log_level(uint32_t depth)
+static inline unsigned log_level(void)
 {
-	return depth < LOG_DEPTHS ? depth : LOG_DEPTHS;
+	return log_depth <= LOG_DEPTHS ? log_depth - 1 : LOG_DEPTHS;
 }
 
-static inline struct hl_slot *log_slot(const struct log_cursor *cursor)
+static inline struct hl_page *log_page(const struct log_thread *thread, unsigned level)
 {
-	return (struct hl_slot *)cursor->page + 1 + cursor->used;
+	struct hl_page *page = level == 0 ? log_hot.page : thread->cursor[level].page;
+
+	return page != NULL ? page : &no_page;
+}
+
+static inline void log_set_page(struct log_thread *thread, unsigned level, struct hl_page *page)
+{
+	if (level == 0)
+		log_hot.page = page != NULL ? page : &no_page;
+	else
+		thread->cursor[level].page = page;
+}
+
+static inline uint32_t log_used(const struct hl_page *page)
+{
+	return atomic_load_explicit(&page->used, memory_order_relaxed);
+}
+
+static inline bool log_fits(const struct hl_page *page, unsigned slots)
+{
+	return log_used(page) + slots <= HL_PAGE_SLOTS;
 }
 
 /* Publishes what was written: from here on it survives the process. */
-static inline void log_publish(struct log_cursor *cursor, unsigned slots)
+static inline void log_publish(struct hl_page *page, unsigned slots)
 {
-	cursor->used += slots;
-	atomic_store_explicit(&cursor->page->used, cursor->used, memory_order_release);
+	atomic_store_explicit(&page->used, log_used(page) + slots, memory_order_release);
 }
 
-static inline void log_words(
-	struct log_cursor *cursor, uint64_t tick, uint64_t kind_addr, uint64_t size, uint64_t chunk)
+static inline void log_put(
+	struct hl_page *page, unsigned at, uint64_t head, uint64_t word)
 {
-	struct hl_slot *slot = log_slot(cursor);
+	struct hl_packed *slot = log_slots(page) + log_used(page) + at;
 
-	slot->word[0] = tick;
-	slot->word[1] = kind_addr;
-	slot->word[2] = size;
-	slot->word[3] = chunk;
+	slot->word[0] = head;
+	slot->word[1] = word;
 }
 
-static void log_mark(struct log_cursor *cursor, enum hl_kind kind, uint64_t size)
+static void log_mark(struct hl_page *page, enum hl_kind kind, uint64_t tick, uint64_t size)
 {
-	log_words(cursor, attach_tick(), hl_kind_addr(kind, 0), size, 0);
-	log_publish(cursor, 1);
+	log_put(page, 0, hl_packed_head(kind, 0, 0), tick);
+	log_put(page, 1, size, 0);
+	log_publish(page, 2);
 }
 
-static void log_copy(struct log_cursor *cursor, const void *record, unsigned slots)
+/* A system call or a sample. */
+static void log_timed(struct hl_page *page, const void *record)
 {
-	struct hl_slot *to = log_slot(cursor);
-	const struct hl_slot *from = record;
+	const uint64_t *word = record;
 
-	for (unsigned i = 0; i < slots; i++)
-		to[i] = from[i];
-	log_publish(cursor, slots);
+	log_put(page, 0, hl_packed_head(hl_kind_of(word[1]), 0, hl_addr_of(word[1])), word[0]);
+	for (unsigned i = 1; i < LOG_SYSCALL_SLOTS; i++)
+		log_put(page, i, word[2 * i], word[2 * i + 1]);
+	log_publish(page, LOG_SYSCALL_SLOTS);
 }
 
-static void log_give(struct log_cursor *cursor)
+static void log_give(struct log_thread *thread, unsigned level)
 {
-	struct hl_page *page = cursor->page;
+	struct hl_page *page = log_page(thread, level);
 
-	cursor->page = NULL;
-	cursor->used = 0;
-	cursor->limit = 0;
-	if (page != NULL && page != (struct hl_page *)nowhere)
+	log_set_page(thread, level, NULL);
+	if (page != &no_page)
 		attach_give_page(page);
 }
 
 /* The first record of a thread, and the recorder's own calls that nobody has logged yet. */
-static void log_introduce(struct log_cursor *cursor, struct hl_syscall_record *gettid)
+static void log_introduce(struct hl_page *page, struct hl_syscall_record *gettid)
 {
 	uint32_t count = atomic_exchange(&attached.call_count, 0);
 
-	log_words(cursor, count > 0 ? attached.calls[0].tick : gettid->tick,
-		hl_kind_addr(HL_KIND_thread_start, 0), 0, 0);
-	log_publish(cursor, 1);
+	if (count > 0)
+		page->tick = attached.calls[0].tick;
+	else
+		page->tick = gettid->tick;
+	log_mark(page, HL_KIND_thread_start, page->tick, 0);
 	for (uint32_t i = 0; i < count; i++)
-		log_copy(cursor, &attached.calls[i], 3);
-	log_copy(cursor, gettid, 3);
+		log_timed(page, &attached.calls[i]);
+	log_timed(page, gettid);
+	log_restamp();
 }
 
 /* Gives the full page to the collector and takes an empty one. */
@@ -119,28 +147,28 @@ static cold bool log_exchange(struct log_thread *thread, unsigned level, bool ma
 	struct log_cursor *cursor = &thread->cursor[level];
 	struct hl_syscall_record gettid;
 	bool first = thread->tid == 0;
+	struct hl_page *page;
 
-	log_give(cursor);
+	log_give(thread, level);
 	if (level >= LOG_DEPTHS)
 		return false;
 	if (first)
 		thread->tid =
 			(uint32_t)attach_call(&gettid, HL_KIND_other, SYS_gettid, 0, 0, 0, 0, 0, 0);
-	cursor->page =
-		attach_take_page(thread->tid | (uint32_t)level << HL_TID_DEPTH_SHIFT, may_wait);
-	if (cursor->page != NULL && cursor->page->serial != attached.serial)
-		cursor->page = NULL; /* a handler has forked meanwhile: the parent's */
-	if (cursor->page == NULL) {
+	page = attach_take_page(thread->tid | (uint32_t)level << HL_TID_DEPTH_SHIFT, may_wait);
+	if (page != NULL && page->serial != attached.serial)
+		page = NULL; /* a handler has forked meanwhile: the parent's */
+	if (page == NULL) {
 		if (first)
 			thread->tid = 0;
 		return false;
 	}
-	cursor->limit = HL_PAGE_SLOTS;
 	if (first)
-		log_introduce(cursor, &gettid);
+		log_introduce(page, &gettid);
 	if (cursor->lost != 0)
-		log_mark(cursor, HL_KIND_lost, cursor->lost);
+		log_mark(page, HL_KIND_lost, attach_tick(), cursor->lost);
 	cursor->lost = 0;
+	log_set_page(thread, level, page);
 	return true;
 }
 
@@ -149,29 +177,71 @@ static void log_forget(struct log_thread *thread)
 {
 	for (unsigned i = 0; i <= LOG_DEPTHS; i++) {
 		thread->cursor[i] = (struct log_cursor){0};
-		if (i < log_depth)
-			thread->cursor[i].page = (struct hl_page *)nowhere;
+		log_set_page(thread, i, NULL);
 	}
 	thread->tid = 0;
 	thread->exited = false;
+	log_restamp();
 }
 
-static void log_new_process(struct log_thread *thread)
+static void log_new_process(struct log_thread *thread, bool interrupted)
 {
-	struct log_cursor *cursor = &thread->cursor[thread->fork_level];
-	bool marked = thread->fork_id != 0 && cursor->page == thread->fork_page &&
-		      cursor->used == thread->fork_used;
+	struct hl_page *page = log_page(thread, thread->fork_level);
+	bool marked = thread->fork_id != 0 && page == thread->fork_page &&
+		      log_used(page) == thread->fork_used;
 	uint64_t fork_id = marked ? thread->fork_id : 0;
 
 	log_forget(thread);
 	thread->fork_id = 0;
 	attach_release(); /* of a fork that another thread of the parent made */
-	attach_process(fork_id);
+	attach_process(fork_id, interrupted);
 }
 
 static inline bool log_is_new_process(void)
 {
 	return __atomic_load_n(attach_token_real, __ATOMIC_RELAXED) == 0;
+}
+
+/* The time is about to be read. While a fork is pending, it is to be read again each time. */
+static void log_stamped(void)
+{
+	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
+
+	log_hot.token = token != 0 ? token : UINT32_MAX;
+	log_hot.round = __atomic_load_n(attach_round, __ATOMIC_RELAXED);
+	/* The collector keeps its rounds short for those who look at them. */
+	if (atomic_load_explicit(&attached.session->stamped, memory_order_relaxed) == 0)
+		atomic_store_explicit(&attached.session->stamped, 1, memory_order_relaxed);
+}
+
+static inline bool log_is_stale(void)
+{
+	return log_hot.token != __atomic_load_n(attach_token, __ATOMIC_RELAXED) ||
+	       log_hot.round != __atomic_load_n(attach_round, __ATOMIC_RELAXED);
+}
+
+void log_restamp(void)
+{
+	log_hot.round = 0;
+}
+
+void log_restamp_all(void)
+{
+	attach_change_token();
+}
+
+/* Another thread forks, this is a new process, or home ranges may have changed. */
+static void log_new_token(struct log_thread *thread, bool may_wait)
+{
+	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
+
+	if (token != 0 && token == log_hot.token)
+		return;
+	log_hot.home_bytes = 0;
+	if (may_wait && !thread->forking)
+		attach_wait_release();
+	if (log_is_new_process())
+		log_new_process(thread, log_depth > 1);
 }
 
 static cold void log_begin(struct log_thread *thread, unsigned level, bool may_wait)
@@ -180,10 +250,9 @@ static cold void log_begin(struct log_thread *thread, unsigned level, bool may_w
 
 	if (log_is_off()) /* once off, always off, in copies of the process too: guard.h relies on it */
 		return;
-	if (may_wait && !thread->forking)
-		attach_wait_release();
-	if (log_is_new_process())
-		log_new_process(thread);
+	if (log_hot.page == NULL)
+		log_hot.page = &no_page;
+	log_new_token(thread, may_wait);
 	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
 		return;
 	/* A signal handler in the middle of registering: there is no stream to write to yet. */
@@ -191,32 +260,26 @@ static cold void log_begin(struct log_thread *thread, unsigned level, bool may_w
 		cursor->muted = true;
 		return;
 	}
-	if (cursor->used + LOG_ROOM_SLOTS <= cursor->limit)
-		return; /* only held */
-	cursor->muted = !log_exchange(thread, level, may_wait);
+	cursor->muted = false;
+	if (!log_fits(log_page(thread, level), LOG_ROOM_SLOTS))
+		cursor->muted = !log_exchange(thread, level, may_wait);
 }
 
-static inline unsigned log_open(enum hl_kind kind, size_t size, bool may_wait)
+static inline void log_open(const struct log_cause *cause, bool may_wait)
 {
 	struct log_thread *thread = &self;
-	uint32_t depth = log_depth;
-	unsigned level = log_level(depth);
-	struct log_cursor *cursor = &thread->cursor[level];
+	unsigned level = log_level();
+	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
 
-	log_depth = depth + 1;
-	/* From here on a signal handler uses the next cursor. */
-	atomic_signal_fence(memory_order_seq_cst);
-	thread->cause_kind[level] = (uint8_t)kind;
-	thread->cause_size[level] = size;
-	if (unlikely(__atomic_load_n(attach_token, __ATOMIC_RELAXED) == 0 ||
-		     cursor->used + LOG_ROOM_SLOTS > cursor->limit))
+	thread->cause[level] = *cause;
+	if (unlikely(token == 0 || token != log_hot.token ||
+		     !log_fits(log_page(thread, level), LOG_ROOM_SLOTS)))
 		log_begin(thread, level, may_wait);
-	return depth;
 }
 
-unsigned log_enter(enum hl_kind kind, size_t size)
+void log_enter(enum hl_kind kind, size_t size, const void *caller)
 {
-	return log_open(kind, size, true);
+	log_open(&(struct log_cause){.kind = kind, .size = size, .caller = caller}, true);
 }
 
 void log_leave(void)
@@ -225,7 +288,24 @@ void log_leave(void)
 
 	/* What a thread does after its destructors: nobody would give the page back. */
 	if (unlikely(thread->exited))
-		log_give(&thread->cursor[log_level(log_depth - 1)]);
+		log_give(thread, log_level());
+	/* What the interrupted call takes may have been freed by the handler. */
+	if (log_depth > 1)
+		log_restamp();
+}
+
+/* A bracket for records that are of no call: start-up, thread exit, fork. */
+static void log_open_own(bool may_wait)
+{
+	log_depth++;
+	/* From here on a signal handler uses the next cursor. */
+	atomic_signal_fence(memory_order_seq_cst);
+	log_open(&(struct log_cause){0}, may_wait);
+}
+
+static void log_close_own(void)
+{
+	log_leave();
 	atomic_signal_fence(memory_order_seq_cst);
 	log_depth--;
 }
@@ -247,132 +327,174 @@ static cold bool log_spill(struct log_thread *thread, unsigned level, enum hl_ki
 	return false;
 }
 
-/* The cursor of the bracket under way with room for `slots`, or NULL. */
-static inline struct log_cursor *log_room(unsigned slots, enum hl_kind kind)
+/* The page of the bracket under way with room for `slots`, or NULL. */
+static inline struct hl_page *log_room(unsigned slots, enum hl_kind kind)
 {
 	struct log_thread *thread = &self;
-	unsigned level = log_level(log_depth - 1);
-	struct log_cursor *cursor = &thread->cursor[level];
+	unsigned level = log_level();
+	struct hl_page *page = log_page(thread, level);
 
-	if (likely(cursor->used + slots <= cursor->limit))
-		return cursor;
-	return log_spill(thread, level, kind) ? cursor : NULL;
+	if (likely(log_fits(page, slots)))
+		return page;
+	return log_spill(thread, level, kind) ? log_page(thread, level) : NULL;
 }
 
-void log_call(enum hl_kind kind, const void *addr, size_t size, size_t chunk, unsigned flags)
+/* Whether the time must be read for this record. A thread that has read it since others could have
+ * had the block need not: nobody else is there, or the block never left it. */
+static inline bool log_wants_tick(const struct log_call *call)
 {
-	struct log_cursor *cursor;
-
-	if (unlikely(log_depth == 0)) {
-		log_enter(0, 0);
-		log_call(kind, addr, size, chunk, flags);
-		log_leave();
-		return;
-	}
-	cursor = log_room(1, kind);
-	if (unlikely(cursor == NULL))
-		return;
-	log_words(cursor, attach_tick(), hl_kind_addr(kind, (uint64_t)(uintptr_t)addr), size,
-		hl_kind_addr(flags, chunk));
-	log_publish(cursor, 1);
+	return log_depth > 1 || log_is_stale() || (call->handed && !__libc_single_threaded);
 }
 
-void log_aligned(enum hl_kind kind, const void *addr, size_t size, size_t chunk, unsigned flags,
-	size_t alignment)
+static inline bool log_is_compact(const struct log_call *call, unsigned *extra)
 {
-	struct hl_aligned_record record = {
-		.call =
-			{
-				.kind_addr = hl_kind_addr(kind, (uint64_t)(uintptr_t)addr),
-				.size = size,
-				.chunk = hl_kind_addr(flags, chunk),
-			},
-		.alignment = alignment};
-	struct log_cursor *cursor;
+	bool allocated = call->kind < HL_KIND_free && call->addr != NULL;
+	size_t beyond = call->chunk - (allocated ? hl_packed_chunk(call->size) : 0);
 
-	if (log_depth == 0) {
-		log_enter(0, 0);
-		log_aligned(kind, addr, size, chunk, flags, alignment);
-		log_leave();
+	*extra = (unsigned)(beyond / HL_PACKED_EXTRA_BYTES);
+	return call->flags == 0 && call->alignment == 0 && call->size < HL_PACKED_SIZE_LIMIT &&
+	       beyond % HL_PACKED_EXTRA_BYTES == 0 &&
+	       beyond < (allocated ? HL_PACKED_WIDE * HL_PACKED_EXTRA_BYTES : 1);
+}
+
+static unsigned log_put_call(
+	struct hl_page *page, unsigned at, const struct log_call *call, const void *caller)
+{
+	uint64_t addr = (uintptr_t)call->addr, from = (uintptr_t)caller & HL_PACKED_ADDRESS_MASK;
+	unsigned extra;
+
+	if (likely(log_is_compact(call, &extra))) {
+		log_put(page, at, hl_packed_head(call->kind, extra, addr),
+			(uint64_t)call->size << HL_PACKED_ADDRESS_BITS | from);
+		return at + 1;
+	}
+	log_put(page, at, hl_packed_head(call->kind, HL_PACKED_WIDE, addr), from);
+	log_put(page, at + 1, call->size, hl_kind_addr(call->flags, call->chunk));
+	log_put(page, at + 2, call->alignment, 0);
+	return at + 3;
+}
+
+static void log_write_call(const struct log_call *call)
+{
+	struct hl_page *page = log_room(LOG_CALL_SLOTS, call->kind);
+	uint32_t token = log_hot.token;
+	unsigned slots = 0;
+
+	if (unlikely(page == NULL))
+		return;
+	if (log_wants_tick(call)) {
+		log_stamped();
+		token = log_hot.token;
+		log_put(page, 0, hl_packed_head(HL_PACKED_TICK, 0, 0), attach_tick());
+		slots = 1;
+	}
+	slots = log_put_call(page, slots, call, self.cause[log_level()].caller);
+	log_publish(page, slots);
+	if (unlikely(__atomic_load_n(attach_token, __ATOMIC_RELAXED) != token))
+		log_tick_back();
+}
+
+void log_call(const struct log_call *call)
+{
+	if (likely(log_depth != 0)) {
+		log_write_call(call);
 		return;
 	}
-	cursor = log_room(2, kind);
-	if (cursor == NULL)
+	log_open_own(true);
+	log_write_call(call);
+	log_close_own();
+}
+
+/* A fork by another thread may have come between the test of the token and the record. */
+void log_tick_back(void)
+{
+	struct hl_page *page = log_page(&self, log_depth != 0 ? log_level() : 0);
+
+	if (log_is_new_process() || !log_fits(page, 1))
 		return;
-	record.call.tick = attach_tick();
-	log_copy(cursor, &record, 2);
+	log_put(page, 0, hl_packed_head(HL_PACKED_TICK_BACK, 0, 0), attach_tick());
+	log_publish(page, 1);
 }
 
 uint64_t log_tick(void)
 {
 	/* Before the first event the clock is not known: attach first. */
 	if (unlikely(log_is_new_process())) {
-		log_open(0, 0, false);
-		log_leave();
+		log_open_own(false);
+		log_close_own();
 	}
 	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
 		return 0;
 	return attach_tick();
 }
 
+static void log_write_syscall(struct hl_syscall_record *record)
+{
+	const struct log_cause *cause = &self.cause[log_level()];
+	struct hl_page *page;
+
+	record->cause_size = cause->size;
+	record->cause = (record->cause & ~UINT64_C(0xff)) | (uint8_t)cause->kind;
+	record->caller = (uintptr_t)cause->caller & HL_PACKED_ADDRESS_MASK;
+	page = log_room(LOG_SYSCALL_SLOTS, hl_kind_of(record->kind_addr));
+	if (page == NULL)
+		return;
+	if (log_used(page) == 0 && record->tick < page->tick)
+		page->tick = record->tick; /* it was taken for this record */
+	log_timed(page, record);
+}
+
 void log_syscall(struct hl_syscall_record *record, uint64_t start_tick)
 {
-	struct log_thread *thread = &self;
-	struct log_cursor *cursor;
 	uint64_t end;
-	unsigned level;
 
 	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
 		return;
 	end = attach_tick();
-	if (log_depth == 0) {
-		/* Not within a call (start-up, thread exit), where waiting may be wrong. */
-		log_open(0, 0, false);
-		log_syscall(record, start_tick);
-		log_leave();
-		return;
-	}
-	level = log_level(log_depth - 1);
 	record->tick = start_tick;
 	record->duration = end - start_tick;
-	record->cause_size = thread->cause_size[level];
-	record->cause = (record->cause & ~UINT64_C(0xff)) | thread->cause_kind[level];
-	cursor = log_room(3, hl_kind_of(record->kind_addr));
-	if (cursor != NULL)
-		log_copy(cursor, record, 3);
+	if (log_depth != 0) {
+		log_write_syscall(record);
+		return;
+	}
+	/* Not within a call (start-up, thread exit), where waiting may be wrong. */
+	log_open_own(false);
+	log_write_syscall(record);
+	log_close_own();
 }
 
 bool log_has_room(void)
 {
-	const struct log_cursor *cursor = &self.cursor[log_level(log_depth - 1)];
+	unsigned level = log_depth != 0 ? log_level() : 0;
 
-	return log_is_off() || cursor->used + LOG_ROOM_SLOTS <= cursor->limit || cursor->muted ||
+	return log_is_off() || log_fits(log_page(&self, level), LOG_ROOM_SLOTS) ||
+	       self.cursor[level].muted ||
 	       !atomic_load_explicit(&attached.recording, memory_order_relaxed);
 }
 
 void log_make_room(void)
 {
 	if (!log_has_room())
-		log_begin(&self, log_level(log_depth - 1), true);
+		log_begin(&self, log_level(), true);
 }
 
 void log_thread_exit(void)
 {
 	struct log_thread *thread = &self;
 	uint32_t depth = log_depth;
-	struct log_cursor *cursor;
+	struct hl_page *page;
 
-	log_open(0, 0, true);
-	cursor = log_room(1, HL_KIND_thread_exit);
-	if (cursor != NULL)
-		log_mark(cursor, HL_KIND_thread_exit, 0);
+	log_open_own(true);
+	page = log_room(2, HL_KIND_thread_exit);
+	if (page != NULL)
+		log_mark(page, HL_KIND_thread_exit, attach_tick(), 0);
 	thread->exited = true;
 	/* Each page is given back at its own depth, where no handler uses its cursor; a handler
 	 * that comes meanwhile gives its page back itself. */
 	for (uint32_t level = LOG_DEPTHS; level-- > depth;) {
 		log_depth = level + 1;
 		atomic_signal_fence(memory_order_seq_cst);
-		log_give(&thread->cursor[level]);
+		log_give(thread, level);
 		atomic_signal_fence(memory_order_seq_cst);
 	}
 	log_depth = depth;
@@ -387,36 +509,39 @@ void log_fork_hold(void)
 void log_fork_prepare(void)
 {
 	struct log_thread *thread = &self;
-	struct log_cursor *cursor;
+	struct hl_page *page;
 	uint64_t id;
 
 	thread->fork_id = 0;
-	log_open(0, 0, false); /* the heap's locks are held: no waiting */
-	cursor = log_room(1, HL_KIND_fork);
-	if (cursor != NULL) {
+	log_open_own(false); /* the heap's locks are held: no waiting */
+	page = log_room(2, HL_KIND_fork);
+	if (page != NULL) {
 		id = (uint64_t)attached.serial << 32 | (atomic_fetch_add(&attached.forks, 1) + 1);
-		log_mark(cursor, HL_KIND_fork, id);
+		log_mark(page, HL_KIND_fork, attach_tick(), id);
 		thread->fork_id = id;
-		thread->fork_level = (unsigned)(cursor - thread->cursor);
-		thread->fork_page = cursor->page;
-		thread->fork_used = cursor->used;
+		thread->fork_level = log_level();
+		thread->fork_page = page;
+		thread->fork_used = log_used(page);
 	}
-	log_leave();
+	log_close_own();
 }
 
-void log_fork_child(void)
+void log_fork_child(bool interrupted)
 {
 	struct log_thread *thread = &self;
 
 	thread->forking = false;
 	/* An allocation by another fork handler may have been first. */
 	if (log_is_new_process() && !log_is_off())
-		log_new_process(thread);
+		log_new_process(thread, interrupted);
 	attach_release();
 }
 
+/* What this thread and others do from here on did not happen before the copy. */
 void log_fork_parent(void)
 {
+	if (atomic_load_explicit(&attached.recording, memory_order_relaxed))
+		log_restamp_all();
 	attach_release();
 	self.forking = false;
 }
@@ -425,23 +550,23 @@ void log_process_exit(void)
 {
 	struct hl_syscall_record calls[ATTACH_SAMPLE_CALLS];
 	struct hl_sample_record sample = {0};
-	struct log_cursor *cursor;
+	struct hl_page *page;
 
-	log_enter(0, 0);
+	log_open_own(true);
 	if (atomic_load(&attached.recording) && attach_sample(&sample, calls)) {
 		for (unsigned i = 0; i < ATTACH_SAMPLE_CALLS; i++) {
-			cursor = log_room(3, HL_KIND_sample); /* no event if it is lost */
-			if (cursor != NULL)
-				log_copy(cursor, &calls[i], 3);
+			page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_sample); /* no event if lost */
+			if (page != NULL)
+				log_timed(page, &calls[i]);
 		}
-		cursor = log_room(3, HL_KIND_sample);
-		if (cursor != NULL)
-			log_copy(cursor, &sample, 3);
+		page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_sample);
+		if (page != NULL)
+			log_timed(page, &sample);
 	}
-	cursor = log_room(1, HL_KIND_exit);
-	if (cursor != NULL) {
-		log_mark(cursor, HL_KIND_exit, 0);
+	page = log_room(2, HL_KIND_exit);
+	if (page != NULL) {
+		log_mark(page, HL_KIND_exit, attach_tick(), 0);
 		attached.process->exited = 1;
 	}
-	log_leave();
+	log_close_own();
 }

@@ -72,6 +72,8 @@ void *os_sbrk(intptr_t increment, struct os_why why)
 		os_find_break(why.arena);
 	if (increment == 0)
 		return __sbrk(0);
+	if (increment < 0)
+		log_restamp_all(); /* the addresses may become somebody else's */
 	start = log_tick();
 	before = __sbrk(increment);
 	record.result = (int64_t)(uintptr_t)__curbrk;
@@ -152,8 +154,13 @@ static bool os_done(int result, uint64_t start, enum hl_kind kind, const void *a
 bool os_unmap(void *address, size_t bytes, struct os_why why)
 {
 	int saved = errno;
-	uint64_t start = log_tick();
-	bool done = os_done((int)syscall(SYS_munmap, address, bytes), start, HL_KIND_munmap,
+	uint64_t start;
+	bool done;
+
+	if (why.region == HL_REGION_arena)
+		log_restamp_all();
+	start = log_tick();
+	done = os_done((int)syscall(SYS_munmap, address, bytes), start, HL_KIND_munmap,
 		address, bytes, 0, why);
 
 	if (!done && !is_refusal(errno))

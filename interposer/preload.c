@@ -11,6 +11,8 @@
 #include "fatal.h"
 #include "guard.h"
 #include "heap.h"
+#include "home.h"
+#include "log_fast.h"
 #include "stats.h"
 #include "thread.h"
 #include "tunables.h"
@@ -31,18 +33,27 @@ static inline unsigned enter(enum hl_kind kind, size_t size, const void *caller)
 	if (__builtin_expect(!thread_self.armed, 0))
 		heap_thread_begin();
 	fatal_set_caller(caller);
-	return guard_enter(kind, size);
+	return guard_enter(kind, size, caller);
 }
 
-static inline void *done(enum hl_kind kind, void *block, size_t size)
+/* The record of an allocation that was served beyond the thread's cache. */
+static void log_taken(enum hl_kind kind, void *block, size_t size, size_t alignment)
 {
+	struct log_call call = {.kind = kind, .addr = block, .size = size, .alignment = alignment};
 	bool mapped;
-	size_t taken;
 
-	if (!log_is_off()) {
-		taken = heap_taken(block, &mapped);
-		log_call(kind, block, size, taken, mapped ? HL_CHUNK_MMAPPED : 0);
-	}
+	call.chunk = heap_taken(block, &mapped);
+	call.flags = mapped ? HL_CHUNK_MMAPPED : 0;
+	call.handed = true;
+	if (block != NULL && !mapped)
+		home_take(block);
+	log_call(&call);
+}
+
+static inline void *done(enum hl_kind kind, void *block, size_t size, size_t alignment)
+{
+	if (!log_is_off())
+		log_taken(kind, block, size, alignment);
 	guard_leave();
 	return block;
 }
@@ -51,19 +62,43 @@ static __attribute__((noinline)) void *malloc_full(size_t size, const void *call
 {
 	unsigned depth = enter(HL_KIND_malloc, size, caller);
 
-	return done(HL_KIND_malloc, depth == 0 ? heap_alloc(size) : heap_alloc_aside(size), size);
+	return done(HL_KIND_malloc, depth == 0 ? heap_alloc(size) : heap_alloc_aside(size), size, 0);
 }
 
-/* The short guard serves here, too. */
+/* The short guard serves here, too, unless system calls want a cause. */
 static __attribute__((noinline)) void *malloc_missed(
 	struct cache *cache, size_t size, const void *caller)
 {
 	void *block;
 
+	if (!log_is_off()) {
+		guard_end_hot(cache);
+		return malloc_full(size, caller);
+	}
 	fatal_set_caller(caller);
 	block = heap_alloc(size);
 	guard_end_hot(cache);
 	return block;
+}
+
+/* A block from the cache that the log's hot path did not take. */
+static __attribute__((noinline)) void log_taken_late(
+	enum hl_kind kind, void *block, size_t size, const void *caller)
+{
+	struct log_call call = {.kind = kind, .addr = block, .size = size};
+
+	guard_begin_late(kind, size, caller);
+	call.chunk = hl_packed_chunk(size);
+	call.handed = !home_take(block);
+	log_call(&call);
+	guard_end_late();
+}
+
+static inline void log_taken_hot(
+	enum hl_kind kind, void *block, size_t size, const void *caller)
+{
+	if (!log_is_off() && !log_fast(kind, block, size, caller))
+		log_taken_late(kind, block, size, caller);
 }
 
 EXPORT void *malloc(size_t size)
@@ -76,6 +111,7 @@ EXPORT void *malloc(size_t size)
 	block = cache_alloc_hot(cache, size);
 	if (__builtin_expect(block == NULL, 0))
 		return malloc_missed(cache, size, CALLER);
+	log_taken_hot(HL_KIND_malloc, block, size, CALLER);
 	guard_end_hot(cache);
 	return block;
 }
@@ -84,8 +120,8 @@ static __attribute__((noinline)) void *calloc_full(size_t total, const void *cal
 {
 	unsigned depth = enter(HL_KIND_calloc, total, caller);
 
-	return done(
-		HL_KIND_calloc, depth == 0 ? heap_calloc(total) : heap_calloc_aside(total), total);
+	return done(HL_KIND_calloc, depth == 0 ? heap_calloc(total) : heap_calloc_aside(total), total,
+		0);
 }
 
 EXPORT void *calloc(size_t count, size_t size)
@@ -99,10 +135,23 @@ EXPORT void *calloc(size_t count, size_t size)
 	if (__builtin_expect(cache == NULL, 0))
 		return calloc_full(total, CALLER);
 	block = cache_alloc_hot(cache, total);
+	if (__builtin_expect(block != NULL, 1))
+		log_taken_hot(HL_KIND_calloc, block, total, CALLER);
 	guard_end_hot(cache);
 	if (__builtin_expect(block == NULL, 0))
 		return calloc_full(total, CALLER);
 	return memset(block, 0, heap_usable(block)); /* all of it, as glibc does */
+}
+
+/* The record of a block that is about to be given back or resized. */
+static void log_given(enum hl_kind kind, void *block, size_t size)
+{
+	struct log_call call = {.kind = kind, .addr = block, .size = size};
+
+	call.handed = block != NULL;
+	log_call(&call);
+	if (block != NULL)
+		home_give(block);
 }
 
 EXPORT void *realloc(void *old, size_t size)
@@ -110,9 +159,9 @@ EXPORT void *realloc(void *old, size_t size)
 	unsigned depth = enter(HL_KIND_realloc, size, CALLER);
 
 	if (!log_is_off())
-		log_call(HL_KIND_realloc_begin, old, 0, 0, 0);
+		log_given(HL_KIND_realloc_begin, old, 0);
 	return done(HL_KIND_realloc,
-		depth == 0 ? heap_realloc(old, size) : heap_realloc_aside(old, size), size);
+		depth == 0 ? heap_realloc(old, size) : heap_realloc_aside(old, size), size, 0);
 }
 
 static __attribute__((noinline)) void free_as(
@@ -121,7 +170,7 @@ static __attribute__((noinline)) void free_as(
 	unsigned depth = enter(kind, size, caller);
 
 	if (!log_is_off())
-		log_call(kind, block, size, 0, 0);
+		log_given(kind, block, size);
 	if (depth == 0)
 		heap_free(block);
 	else
@@ -132,23 +181,44 @@ static __attribute__((noinline)) void free_as(
 static __attribute__((noinline)) void free_missed(
 	struct cache *cache, void *block, const void *caller)
 {
+	if (!log_is_off()) {
+		guard_end_hot(cache);
+		free_as(HL_KIND_free, block, 0, caller);
+		return;
+	}
 	fatal_set_caller(caller);
 	heap_free(block);
 	guard_end_hot(cache);
 }
 
+/* The cache takes the block, but the log's hot path did not: NULL or another thread's, usually. */
+static __attribute__((noinline)) void log_given_late(void *block, const void *caller)
+{
+	struct log_call call = {.kind = HL_KIND_free, .addr = block};
+
+	guard_begin_late(HL_KIND_free, 0, caller);
+	call.handed = block != NULL && !home_has(block);
+	log_call(&call);
+	guard_end_late();
+}
+
 EXPORT void free(void *block)
 {
 	struct cache *cache = guard_begin_hot();
+	size_t bin = 0;
 
 	if (__builtin_expect(cache == NULL, 0)) {
 		free_as(HL_KIND_free, block, 0, CALLER);
 		return;
 	}
-	if (__builtin_expect(block != NULL && !cache_free_hot(cache, block), 0)) {
+	if (__builtin_expect(block != NULL && !cache_takes_hot(cache, block, &bin), 0)) {
 		free_missed(cache, block, CALLER);
 		return;
 	}
+	if (!log_is_off() && !log_fast(HL_KIND_free, block, 0, CALLER))
+		log_given_late(block, CALLER);
+	if (__builtin_expect(block != NULL, 1))
+		cache_put_at(cache, block, bin);
 	guard_end_hot(cache);
 }
 
@@ -176,14 +246,10 @@ static void *aligned_as(
 	enum hl_kind kind, size_t alignment, size_t size, size_t bytes, const void *caller)
 {
 	unsigned depth = enter(kind, size, caller);
-	void *block =
-		depth == 0 ? heap_aligned(alignment, bytes) : heap_aligned_aside(alignment, bytes);
-	bool mapped;
-	size_t taken = heap_taken(block, &mapped);
 
-	log_aligned(kind, block, size, taken, mapped ? HL_CHUNK_MMAPPED : 0, alignment);
-	guard_leave();
-	return block;
+	return done(kind,
+		depth == 0 ? heap_aligned(alignment, bytes) : heap_aligned_aside(alignment, bytes),
+		size, alignment);
 }
 
 EXPORT void *aligned_alloc(size_t alignment, size_t size)
@@ -205,8 +271,7 @@ EXPORT int posix_memalign(void **result, size_t alignment, size_t size)
 	if (alignment % sizeof(void *) != 0 || alignment == 0 ||
 		(alignment & (alignment - 1)) != 0) {
 		enter(HL_KIND_posix_memalign, size, CALLER);
-		log_aligned(HL_KIND_posix_memalign, NULL, size, 0, 0, alignment);
-		guard_leave();
+		done(HL_KIND_posix_memalign, NULL, size, alignment);
 		return EINVAL;
 	}
 	block = aligned_as(HL_KIND_posix_memalign, alignment, size, size, CALLER);
@@ -241,7 +306,8 @@ EXPORT size_t malloc_usable_size(void *block)
 
 static int control_done(enum hl_kind kind, size_t size, int result)
 {
-	log_call(kind, NULL, size, (size_t)result, 0);
+	if (!log_is_off())
+		log_call(&(struct log_call){.kind = kind, .size = size, .chunk = (size_t)result});
 	guard_leave();
 	return result;
 }
@@ -312,7 +378,7 @@ EXPORT int malloc_info(int options, FILE *stream)
  * to register what could not be at the dynamic linker's first call. */
 static __attribute__((constructor)) void preload_start(void)
 {
-	guard_enter(HL_KIND_FILLER, 0);
+	guard_enter(HL_KIND_FILLER, 0, NULL);
 	guard_leave();
 	heap_start();
 	tunables_report();

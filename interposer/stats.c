@@ -252,7 +252,7 @@ static struct figures count_guarded(struct arena *arena)
 {
 	struct figures figures = {0};
 
-	if (guard_enter(HL_KIND_FILLER, 0) == 0)
+	if (guard_enter(HL_KIND_FILLER, 0, NULL) == 0)
 		figures = count_arena(arena);
 	guard_leave();
 	return figures;

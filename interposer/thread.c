@@ -11,6 +11,7 @@
 #include "carve.h"
 #include "guard.h"
 #include "heap.h"
+#include "home.h"
 #include "large.h"
 #include "log.h"
 #include "os.h"
@@ -40,6 +41,7 @@ static void process_begin(void)
 	arena_start();
 	arena_attach_main();
 	thread_self.arena = &arena_main;
+	home_enter(&arena_main);
 }
 
 struct arena *thread_choose_arena(size_t need)
@@ -47,6 +49,8 @@ struct arena *thread_choose_arena(size_t need)
 	if (thread_self.state == THREAD_ENDING)
 		return &arena_main; /* a last call after the end; nothing would detach it again */
 	thread_self.arena = arena_attach(need);
+	if (thread_self.arena != NULL)
+		home_enter(thread_self.arena);
 	return thread_self.arena;
 }
 
@@ -108,15 +112,17 @@ static void thread_end(void)
 
 	thread_self.hot = NULL;
 	thread_self.has_hot = false;
-	log_enter(HL_KIND_FILLER, 0);
+	guard_enter(HL_KIND_FILLER, 0, NULL);
 	thread_self.state = THREAD_ENDING;
 	thread_self.cache = NULL;
 	thread_self.arena = NULL;
 	if (cache != NULL)
 		cache_flush(cache);
-	if (arena != NULL)
+	if (arena != NULL) {
+		home_leave(arena);
 		arena_detach(arena);
-	log_leave();
+	}
+	guard_leave();
 	log_thread_exit();
 }
 
@@ -132,9 +138,11 @@ static void thread_destroy(void *round)
 
 static void fork_prepare(void)
 {
-	bool interrupted = guard_enter(HL_KIND_FILLER, 0) != 0;
+	bool interrupted;
 
+	guard_enter(HL_KIND_FILLER, 0, NULL);
 	guard_leave();
+	interrupted = guard_depth() != 0;
 	log_fork_hold();
 	arena_fork_prepare(interrupted);
 	log_fork_prepare();
@@ -149,7 +157,7 @@ static void fork_parent(void)
 static void fork_child(void)
 {
 	arena_fork_child(thread_self.arena);
-	log_fork_child();
+	log_fork_child(guard_depth() != 0);
 }
 
 void heap_start(void)

@@ -19,11 +19,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define BUSY_ROUND_MS 1
+#define BUSY_ROUND_MS 1 /* also how often threads that log read the time, if not more often */
 #define IDLE_ROUND_MS 10
 #define CLOCK_NS UINT64_C(1000000000)
 #define SAMPLE_SHARE 10 /* sampling takes at most one part in this of our time */
 #define EVENTS 64
+#define BEHIND_PAGES 512u /* so many at once: they come faster than they can be compressed */
 
 /* In a batch the order of the pages of a process is that of their sequence. */
 struct order {
@@ -55,6 +56,7 @@ static uint32_t drain(struct collector *collector)
 		entry = atomic_load_explicit(&session->links[entry - 1], memory_order_relaxed);
 	}
 	processes_discover(&collector->processes);
+	processes_set_level(&collector->processes, count < BEHIND_PAGES);
 	if (count > 1)
 		qsort_r(collector->batch, count, sizeof(uint32_t), by_process_and_sequence, &order);
 	for (uint32_t i = 0; i < count; i++) {
@@ -241,14 +243,24 @@ static bool wait_events(struct collector *collector, int timeout_ms)
 	return ended;
 }
 
-static int next_timeout(const struct collector *collector, uint32_t drained, int before)
+/* The coarse clock of the recorded threads; 0 is no time of theirs. Returns whether any of them has
+ * looked at it since the last round. */
+static bool tick_round(struct hl_session *map)
+{
+	uint32_t next = atomic_load_explicit(&map->round, memory_order_relaxed) + 1;
+
+	atomic_store_explicit(&map->round, next != 0 ? next : 1, memory_order_relaxed);
+	return atomic_exchange_explicit(&map->stamped, 0, memory_order_relaxed) != 0;
+}
+
+static int next_timeout(const struct collector *collector, bool busy, int before)
 {
 	uint64_t now = session_monotonic(), due = collector->next_sample_ns;
-	int timeout = drained > 0 ? BUSY_ROUND_MS : before * 2;
+	int timeout = busy ? BUSY_ROUND_MS : before * 2;
 	uint64_t until = due > now ? (due - now + 999999) / 1000000 : 0;
 
 	/* Somebody waits for a page: come back at once while there are any to be had. */
-	if (drained > 0 && atomic_load(&collector->session.map->waiting) > 0)
+	if (busy && atomic_load(&collector->session.map->waiting) > 0)
 		return 0;
 	if (timeout < BUSY_ROUND_MS)
 		timeout = BUSY_ROUND_MS;
@@ -309,15 +321,14 @@ void collector_run(struct collector *collector)
 {
 	_Atomic uint64_t *beat = &collector->session.map->collector_beat;
 	int timeout = BUSY_ROUND_MS;
-	uint32_t drained;
-
 	collector->started_ns = session_monotonic();
 	while (!finished(collector)) {
-		bool ended = wait_events(collector, timeout);
+		bool ended = wait_events(collector, timeout), busy;
 
 		atomic_fetch_add(beat, 1);
+		busy = tick_round(collector->session.map);
 		processes_before_drain(&collector->processes);
-		drained = drain(collector);
+		busy = drain(collector) > 0 || busy;
 		processes_after_drain(&collector->processes);
 		if (ended)
 			reap(collector);
@@ -325,7 +336,7 @@ void collector_run(struct collector *collector)
 		keep_time(collector);
 		kernel_poll(collector->probe);
 		check_failure(collector);
-		timeout = next_timeout(collector, drained, timeout);
+		timeout = next_timeout(collector, busy, timeout);
 	}
 	if (collector->quit)
 		detach_all(collector);

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -250,7 +251,7 @@ void processes_discover(struct processes *all)
 /* The high-water mark of what this process touched in one page of the pool. */
 static void touch(struct processes *all, struct process *process, uint32_t number, uint32_t used)
 {
-	size_t bytes = (size_t)(used + 1) * sizeof(struct hl_slot);
+	size_t bytes = sizeof(struct hl_page) + used * sizeof(struct hl_packed);
 	uint8_t units = (uint8_t)((bytes + UNIT_BYTES - 1) / UNIT_BYTES);
 
 	if (process->touched == NULL) {
@@ -298,37 +299,45 @@ void processes_count_owned(struct processes *all)
 	}
 }
 
+/* Words of a record lie where they lie in record.h, but for the first two, which change places. */
+#define PACKED_WORD(type, member) (((uint64_t *)(void *)slots)[2 * at + offsetof(type, member) / 8])
+
 /* Counts the events of a page; returns how many slots hold whole, known records. */
 static uint32_t walk(
-	struct processes *all, struct process *process, struct hl_slot *slots, uint32_t used)
+	struct processes *all, struct process *process, struct hl_packed *slots, uint32_t used)
 {
+	uint64_t events = 0;
 	uint32_t at = 0;
 
 	while (at < used) {
-		unsigned kind = hl_kind_of(slots[at].word[1]);
-		unsigned length = hl_kind_slots(kind);
-		uint64_t cause;
+		unsigned kind = hl_packed_kind(slots[at].word[0]);
+		unsigned length = hl_packed_slots(slots[at].word[0]);
 
-		if (length == 0 || length > used - at || kind == HL_KIND_FILLER)
+		if (length == 0 || length > used - at)
 			break;
-		if (kind == HL_KIND_sample) {
-			((struct hl_sample_record *)(void *)&slots[at])->recorder =
+		if (kind < HL_KIND_brk)
+			events++;
+		else if (kind < HL_KIND_realloc_begin)
+			events += (PACKED_WORD(struct hl_syscall_record, cause) >> 8 & 0xff) !=
+				  HL_REASON_recorder;
+		else if (kind == HL_KIND_sample)
+			PACKED_WORD(struct hl_sample_record, recorder) =
 				processes_recorder_bytes(all, process);
-		} else if (kind < HL_KIND_brk) {
-			process->events++;
-		} else if (kind < HL_KIND_realloc_begin) {
-			cause = ((struct hl_syscall_record *)(void *)&slots[at])->cause;
-			process->events += (cause >> 8 & 0xff) != HL_REASON_recorder;
-		}
 		at += length;
 	}
+	process->events += events;
 	return at;
+}
+
+void processes_set_level(struct processes *all, int level)
+{
+	all->level = level;
 }
 
 void processes_take_page(struct processes *all, uint32_t number)
 {
 	struct hl_page *page = session_page(all->session, number);
-	struct hl_slot *slots = (struct hl_slot *)page + 1;
+	struct hl_packed *slots = (struct hl_packed *)(page + 1);
 	struct process *process = processes_by_serial(all, page->serial);
 	uint32_t used = used_slots(page), sound;
 
@@ -341,8 +350,10 @@ void processes_take_page(struct processes *all, uint32_t number)
 	sound = walk(all, process, slots, used);
 	if (sound != used)
 		process->damaged = true;
-	if (all->error == 0 && process->stream != NULL && sound > 0)
-		note_error(all, stream_append(process->stream, page->tid, slots, sound));
+	if (all->error != 0 || process->stream == NULL || sound == 0)
+		return;
+	stream_set_level(process->stream, all->level);
+	note_error(all, stream_append_packed(process->stream, page->tid, page->tick, slots, sound));
 }
 
 void processes_put(
@@ -354,7 +365,7 @@ void processes_put(
 
 void processes_put_clock(struct processes *all, struct process *process)
 {
-	struct hl_call_record clock = {.kind_addr = hl_kind_addr(HL_KIND_clock, 0)};
+	struct hl_mark_record clock = {.kind_addr = hl_kind_addr(HL_KIND_clock, 0)};
 
 	clock.tick = session_tick(all->session);
 	clock.size = session_monotonic();

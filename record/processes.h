@@ -43,6 +43,7 @@ struct processes {
 	struct session *session;
 	int dirfd;
 	int poll_fd;
+	int level;                  /* of compression */
 	int error;                  /* the first write error, -errno: nothing is written any more */
 	struct process **by_serial; /* index = serial */
 	uint32_t by_serial_size;
@@ -76,6 +77,9 @@ void processes_after_drain(struct processes *all);
 
 /* Takes the records of one page; the page can be freed afterwards. */
 void processes_take_page(struct processes *all, uint32_t number);
+
+/* zstd's level for all blocks from here on; 0 stores them. */
+void processes_set_level(struct processes *all, int level);
 
 /* Appends records of the recorder itself (tid 0). */
 void processes_put(

@@ -231,6 +231,7 @@ int session_create(struct session *session, uint64_t pool_bytes, enum hl_on_full
 		.pages_offset = pages_offset,
 		.session_bytes = session->bytes,
 		.next_serial = 1,
+		.round = 1,
 	};
 	start_clock(session);
 	map->magic = HL_SESSION_MAGIC;

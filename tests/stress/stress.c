@@ -157,7 +157,7 @@ static void drop(struct slot *slot, uint64_t choice)
 {
 	if (slot->block != NULL)
 		verify(slot, slot->block, slot->bytes);
-	log_enter(HL_KIND_free, 0);
+	log_enter(HL_KIND_free, 0, NULL);
 	if (choice % 64 == 0)
 		heap_free_aside(slot->block);
 	else
@@ -191,7 +191,7 @@ static void make(struct slot *slot, size_t bytes, uint64_t choice)
 {
 	void *block;
 
-	log_enter(HL_KIND_malloc, bytes);
+	log_enter(HL_KIND_malloc, bytes, NULL);
 	switch (choice % 8) {
 	case 0:
 		block = make_zeroed(bytes);
@@ -215,7 +215,7 @@ static void resize(struct slot *slot, size_t bytes, uint64_t choice)
 	if (bytes == 0 || slot->block == NULL)
 		return;
 	verify(slot, slot->block, slot->bytes);
-	log_enter(HL_KIND_realloc, bytes);
+	log_enter(HL_KIND_realloc, bytes, NULL);
 	block = choice % 256 == 0 ? heap_realloc_aside(slot->block, bytes)
 				  : heap_realloc(slot->block, bytes);
 	log_leave();
@@ -253,7 +253,7 @@ static void look(uint64_t choice)
 	struct mallinfo2 info;
 
 	if (choice % 4 == 0) {
-		log_enter(HL_KIND_malloc_trim, 0);
+		log_enter(HL_KIND_malloc_trim, 0, NULL);
 		heap_trim(choice / 4 % 100000);
 		log_leave();
 	}

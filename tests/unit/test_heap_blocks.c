@@ -274,7 +274,7 @@ static void trim_returns_inner_pages_in_batches(void **state)
 	}
 	for (int i = 0; i < COUNT; i += 2)
 		heap_free(block[i]);
-	log_enter(HL_KIND_malloc_trim, 0);
+	log_enter(HL_KIND_malloc_trim, 0, NULL);
 	assert_int_equal(heap_trim(0), 1);
 	log_leave();
 	assert_true(heap_log_count(HL_KIND_madvise, HL_REASON_trim_call) >= before + COUNT / 2 - 1);

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The log's hot path: one packed record of a call that the thread's cache serves. Used by preload.c
+ * within the short guard (guard.h); whatever is not plain is left to log.c.
+ *
+ * Budget: six tests, two words, one release of `used`; about 20 instructions.
+ */
+#ifndef HEAPLEDGER_LOG_FAST_H
+#define HEAPLEDGER_LOG_FAST_H
+
+#include "attach.h"
+#include "log.h"
+
+/* What the hot path knows of its thread. */
+struct log_hot {
+	struct hl_page *page; /* of depth 0; a full one if there is none */
+	uint32_t token;       /* *attach_token when the time was last read ... */
+	uint32_t round;       /* ... and *attach_round; 0 = read it anew */
+	uintptr_t home;       /* blocks from here on, home_bytes long, are the thread's (home.h) */
+	uintptr_t home_bytes;
+};
+
+extern __thread struct log_hot log_hot __attribute__((tls_model("initial-exec")));
+
+/* The record just made may have come after another thread's fork. */
+void log_tick_back(void);
+
+static inline struct hl_packed *log_slots(struct hl_page *page)
+{
+	return (struct hl_packed *)(page + 1);
+}
+
+/* Whether the record is written; if not, a full bracket must do it. The size is one that a cache
+ * holds, and the chunk that of the size. Two slots are left, so that log_tick_back has one. */
+static inline bool log_fast(
+	enum hl_kind kind, const void *block, size_t size, const void *caller)
+{
+	struct hl_page *page = log_hot.page;
+	uint32_t used = atomic_load_explicit(&page->used, memory_order_relaxed);
+	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
+	struct hl_packed *slot = log_slots(page) + used;
+
+	if (__builtin_expect(used > HL_PAGE_SLOTS - 2 || token != log_hot.token ||
+				     __atomic_load_n(attach_round, __ATOMIC_RELAXED) !=
+					     log_hot.round ||
+				     ((uintptr_t)block - log_hot.home >= log_hot.home_bytes &&
+					     block != NULL),
+		    0))
+		return false;
+	slot->word[0] = hl_packed_head(kind, 0, (uintptr_t)block);
+	slot->word[1] = (uint64_t)size << HL_PACKED_ADDRESS_BITS |
+			((uintptr_t)caller & HL_PACKED_ADDRESS_MASK);
+	/* From here on it survives the process. */
+	atomic_store_explicit(&page->used, used + 1, memory_order_release);
+	if (__builtin_expect(__atomic_load_n(attach_token, __ATOMIC_RELAXED) != token, 0))
+		log_tick_back();
+	return true;
+}
+
+#endif
