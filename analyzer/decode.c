@@ -3,10 +3,11 @@
  * Checks and decodes the bytes of a trace file (docs/trace-format.md). Pure functions: whatever the
  * bytes are, they read only what they were given and end with a record or a reason.
  *
- * Budget: a record of an allocation is five varints, about 15 ns; no branch on a varint's length
- * but "one byte or more".
+ * Budget: a record with a definition is three varints, less than 10 ns, and has no branch that
+ * depends on a varint's length or on whether its size varies.
  */
 #include "decode.h"
+#include "heapledger/packed.h"
 #include "heapledger/session.h"
 
 #include <zlib.h>
@@ -15,10 +16,16 @@
 #include <string.h>
 
 #define LENGTHS_BYTES (HL_COLUMN_LIMIT * sizeof(uint32_t))
-#define PLAIN_WORDS 10
+#define VARINT_BYTES 9
+#define WORDS_BEFORE 2 /* tick and kind with addr */
 #define WORD_RESULT 4
+#define WORD_LIMIT 12
+#define PLACE_SHIFT 4
+#define PLACE_MASK (HL_ADDRESS_MASK >> PLACE_SHIFT)
+#define DEFINE_KIND_MASK (HL_DEFINE_NULL - 1u)
 
-static_assert(DECODE_PADDING_BYTES >= PLAIN_WORDS * 10 + 16, "one record may run past a column");
+static_assert(DECODE_PADDING_BYTES >= 2 + (WORD_LIMIT + 1) * VARINT_BYTES,
+	"one record may run past a column");
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
 
 const char *decode_check_header(const struct hl_trace_header *header)
@@ -68,8 +75,8 @@ const char *decode_check_block(const struct hl_block_header *header)
 		return "the block is compressed in an unknown way";
 	if (header->raw_bytes < LENGTHS_BYTES || header->raw_bytes > HL_BLOCK_RAW_LIMIT)
 		return "the block's size is impossible";
-	/* The smallest record is a kind, a tick and an address of one byte each. */
-	if (!header->records || header->records > (header->raw_bytes - LENGTHS_BYTES) / 3)
+	/* The smallest record is a token of one byte: a free of NULL. */
+	if (!header->records || header->records > header->raw_bytes - LENGTHS_BYTES)
 		return "the block's number of records is impossible";
 	if (!header->stored_bytes || header->stored_bytes > header->raw_bytes)
 		return "the block's stored size is impossible";
@@ -105,56 +112,41 @@ const char *decode_start(
 	}
 	if (left)
 		return "the columns do not fill their block";
-	if (cursor->end[HL_COLUMN_KIND] - cursor->at[HL_COLUMN_KIND] != (ptrdiff_t)header->records)
-		return "the column of kinds has a wrong length";
 	cursor->tick = header->first_tick;
 	cursor->last_tick = header->last_tick;
-	cursor->addr = 0;
-	cursor->left = header->records;
+	cursor->place = cursor->other_addr = cursor->other_caller = cursor->defined_caller = 0;
+	cursor->records = cursor->left = header->records;
+	cursor->definitions = 0;
 	return NULL;
 }
 
-/* Nine or ten bytes, or no varint at all: then *at moves beyond anything allowed. */
-static __attribute__((noinline)) uint64_t get_long(const uint8_t **at)
+static uint64_t get_long(const uint8_t *p)
 {
-	uint64_t value = 0;
-	const uint8_t *p = *at;
-	for (unsigned shift = 0; shift < 70; shift += 7) {
-		uint8_t byte = *p++;
-		value |= (uint64_t)(byte & 0x7f) << (shift < 64 ? shift : 63);
-		if (byte < 0x80) {
-			*at = p;
-			return shift == 63 && byte > 1 ? 0 : value;
-		}
-	}
-	*at = p;
-	return 0;
+	uint64_t value;
+	memcpy(&value, p + 1, sizeof(value));
+	return value;
 }
 
-/* Loads eight bytes whatever is there: the padding makes that safe, and the callers check `at`
- * against the column's end before they use what came out. */
-static inline uint64_t get_varint(const uint8_t **at)
+/* Loads nine bytes whatever is there: the padding makes that safe, and the callers check where a
+ * column ended before they use what came out. Advances by the varint's length under `mask`. */
+static inline uint64_t get_varint_if(const uint8_t **at, uint64_t mask)
 {
 	const uint8_t *p = *at;
-	if (__builtin_expect(*p < 0x80, 1)) {
-		*at = p + 1;
-		return *p;
+	uint64_t word;
+	memcpy(&word, p, sizeof(word));
+	if (__builtin_expect(!(word & 0xff), 0)) {
+		*at = p + (VARINT_BYTES & mask);
+		return get_long(p);
 	}
-	uint64_t bytes;
-	memcpy(&bytes, p, sizeof(bytes));
-	uint64_t stops = ~bytes & UINT64_C(0x8080808080808080);
-	if (__builtin_expect(!stops, 0))
-		return get_long(at);
-	unsigned last = (unsigned)__builtin_ctzll(stops);
-	bytes &= stops ^ (stops - 1); /* up to and with the last byte's top bit, which is 0 */
-	bytes &= UINT64_C(0x7f7f7f7f7f7f7f7f);
-	*at = p + last / 8 + 1;
-	/* Close the gaps: 8 x 7 bits, pairwise. */
-	bytes = (bytes & UINT64_C(0x007f007f007f007f)) |
-		(bytes & UINT64_C(0x7f007f007f007f00)) >> 1;
-	bytes = (bytes & UINT64_C(0x00003fff00003fff)) |
-		(bytes & UINT64_C(0x3fff00003fff0000)) >> 2;
-	return (bytes & UINT64_C(0x000000000fffffff)) | (bytes & UINT64_C(0x0fffffff00000000)) >> 4;
+	unsigned bytes = (unsigned)__builtin_ctzll(word) + 1;
+	*at = p + (bytes & mask);
+	unsigned above = 64 - 8 * bytes;
+	return word << above >> above >> bytes;
+}
+
+static inline uint64_t get_varint(const uint8_t **at)
+{
+	return get_varint_if(at, UINT64_MAX);
 }
 
 static inline uint64_t unzigzag(uint64_t value)
@@ -162,13 +154,24 @@ static inline uint64_t unzigzag(uint64_t value)
 	return value >> 1 ^ (0 - (value & 1));
 }
 
-static inline uint64_t get_chunk(const uint8_t **at, uint64_t size)
+static uint64_t get_chunk(const uint8_t **at, uint64_t expected)
 {
 	uint64_t value = get_varint(at);
-	uint64_t chunk = (size + unzigzag(value >> 1)) & HL_ADDRESS_MASK;
+	uint64_t chunk = (expected + unzigzag(value >> 1)) & HL_ADDRESS_MASK;
 	if (value & 1)
 		chunk |= get_varint(at) << HL_ADDRESS_BITS;
 	return chunk;
+}
+
+/* The chunk that goes without saying. */
+static inline uint64_t expected_chunk(unsigned kind, uint64_t addr, uint64_t size)
+{
+	return addr && HL_KIND_ALLOCATES(kind) ? hl_packed_chunk(size) & HL_ADDRESS_MASK : 0;
+}
+
+static inline bool is_call_kind(unsigned kind)
+{
+	return (kind >= HL_KIND_malloc && kind <= HL_KIND_mallopt) || kind == HL_KIND_realloc_begin;
 }
 
 static inline bool is_syscall_kind(unsigned kind)
@@ -186,42 +189,137 @@ static const char *check_end(const struct decode_cursor *cursor)
 	return NULL;
 }
 
-const char *decode_next(struct decode_cursor *cursor, union decode_record *record)
+static const char *get_definition(struct decode_cursor *cursor)
 {
-	const uint8_t **at = cursor->at;
-	uint8_t kind_byte = *at[HL_COLUMN_KIND]++;
-	unsigned kind = kind_byte & (HL_KIND_BARE - 1);
-	unsigned slots = hl_kind_slots(kind);
-	if (!slots || kind == HL_KIND_FILLER)
-		return "a record is of an unknown kind";
+	const uint8_t **at = &cursor->at[HL_COLUMN_DEF];
+	if (cursor->definitions == HL_BLOCK_DEFINITIONS)
+		return "the block has too many definitions";
+	if (*at >= cursor->end[HL_COLUMN_DEF])
+		return "a definition is missing";
+	struct decode_definition *new = &cursor->definition[cursor->definitions];
+	unsigned byte = *(*at)++, kind = byte & DEFINE_KIND_MASK;
+	bool null = byte & HL_DEFINE_NULL;
+	if (!is_call_kind(kind))
+		return "a definition is of an unknown kind";
+	*new = (struct decode_definition){
+		.kind = (uint64_t)kind << HL_ADDRESS_BITS, .placed = null ? 0 : UINT64_MAX};
+	if (byte & HL_DEFINE_VARIES) {
+		new->varies = UINT64_MAX;
+		new->chunk = !null &&HL_KIND_ALLOCATES(kind) ? HL_ADDRESS_MASK : 0;
+	} else {
+		new->size = get_varint(at);
+		new->chunk = null ? 0 : get_chunk(at, expected_chunk(kind, 1, new->size));
+	}
+	new->caller = cursor->defined_caller += unzigzag(get_varint(at));
+	if (HL_KIND_ALIGNED(kind))
+		new->alignment = get_varint(at);
+	if (*at > cursor->end[HL_COLUMN_DEF])
+		return "a definition is cut off";
+	cursor->definitions++;
+	return NULL;
+}
 
-	uint64_t tick = cursor->tick + get_varint(&at[HL_COLUMN_TICK]);
+/* A call with a definition. */
+static inline const char *get_defined(struct decode_cursor *cursor, union decode_record *record,
+	const struct decode_definition *defined)
+{
+	uint64_t varies = defined->varies, placed = defined->placed;
+	uint64_t step = unzigzag(get_varint_if(&cursor->at[HL_COLUMN_ADDR], placed)) & placed;
+	uint64_t place = cursor->place = (cursor->place + step) & PLACE_MASK;
+	uint64_t varying = get_varint_if(&cursor->at[HL_COLUMN_SIZE], varies) & varies;
+	uint64_t size = varying >> 1 | defined->size;
+	uint64_t chunk = (hl_packed_chunk(size) | ~varies) & defined->chunk;
+	if (__builtin_expect(varying & 1, 0))
+		chunk = get_chunk(&cursor->at[HL_COLUMN_SIZE], chunk);
+	record->word[0] = cursor->tick;
+	record->word[1] = defined->kind | ((place << PLACE_SHIFT) & placed);
+	record->word[2] = size;
+	record->word[3] = chunk;
+	record->word[4] = defined->caller;
+	record->word[5] = defined->alignment;
+	record->word[6] = record->word[7] = 0;
+	if (cursor->at[HL_COLUMN_ADDR] > cursor->end[HL_COLUMN_ADDR] ||
+		cursor->at[HL_COLUMN_SIZE] > cursor->end[HL_COLUMN_SIZE])
+		return "a column ends in the middle of a record";
+	return --cursor->left ? NULL : check_end(cursor);
+}
+
+static const char *move_tick(struct decode_cursor *cursor, uint64_t passed)
+{
+	uint64_t tick = cursor->tick + passed;
 	if (tick < cursor->tick || tick > cursor->last_tick)
 		return "a record's tick is outside its block";
+	if (passed && cursor->left == cursor->records)
+		return "the block's first tick is not its first record's";
 	cursor->tick = tick;
-	cursor->addr = (cursor->addr + unzigzag(get_varint(&at[HL_COLUMN_ADDR]))) & HL_ADDRESS_MASK;
-	record->word[0] = tick;
-	record->word[1] = (uint64_t)kind << HL_ADDRESS_BITS | cursor->addr;
+	return NULL;
+}
 
-	unsigned plain = 4;
-	if (slots == 3) {
-		plain = 2;
-		if (kind_byte & HL_KIND_BARE)
-			return "a record is of an unknown kind";
-	} else if (kind_byte & HL_KIND_BARE) {
-		record->word[2] = record->word[3] = 0;
-	} else {
-		uint64_t size = get_varint(&at[HL_COLUMN_SIZE]);
-		record->word[2] = size;
-		record->word[3] = get_chunk(&at[HL_COLUMN_CHUNK], size);
+static void get_other_call(struct decode_cursor *cursor, union decode_record *record, unsigned kind)
+{
+	const uint8_t **at = &cursor->at[HL_COLUMN_OTHER];
+	uint64_t size = record->word[2] = get_varint(at);
+	record->word[3] = get_chunk(at, expected_chunk(kind, cursor->other_addr, size));
+	record->word[4] = cursor->other_caller += unzigzag(get_varint(at));
+	record->word[5] = get_varint(at);
+	record->word[6] = record->word[7] = 0;
+}
+
+/* What is next in OTHER. *is_record says whether it was one. */
+static const char *get_other(
+	struct decode_cursor *cursor, union decode_record *record, bool *is_record)
+{
+	const uint8_t **at = &cursor->at[HL_COLUMN_OTHER];
+	if (*at >= cursor->end[HL_COLUMN_OTHER])
+		return "a spelled-out record is missing";
+	unsigned kind = *(*at)++, slots = hl_kind_slots(kind);
+	*is_record = kind != HL_TRACE_TICK;
+	if (*is_record && (!slots || kind == HL_KIND_FILLER))
+		return "a record is of an unknown kind";
+	const char *wrong = move_tick(cursor, get_varint(at));
+	if (wrong)
+		return wrong;
+	if (*is_record) {
+		cursor->other_addr += unzigzag(get_varint(at));
+		cursor->other_addr &= HL_ADDRESS_MASK;
+		record->word[0] = cursor->tick;
+		record->word[1] = (uint64_t)kind << HL_ADDRESS_BITS | cursor->other_addr;
 	}
-	for (unsigned i = plain; i < slots * 4; i++)
-		record->word[i] = get_varint(&at[HL_COLUMN_PLAIN]);
-	if (slots == 3 && is_syscall_kind(kind))
+	if (is_call_kind(kind))
+		get_other_call(cursor, record, kind);
+	else
+		for (unsigned i = WORDS_BEFORE; i < slots * 4; i++)
+			record->word[i] = get_varint(at);
+	if (is_syscall_kind(kind))
 		record->word[WORD_RESULT] = unzigzag(record->word[WORD_RESULT]);
+	return *at > cursor->end[HL_COLUMN_OTHER] ? "a spelled-out record is cut off" : NULL;
+}
 
-	for (int i = HL_COLUMN_TICK; i < HL_COLUMN_LIMIT; i++)
-		if (at[i] > cursor->end[i])
-			return "a column ends in the middle of a record";
-	return --cursor->left ? NULL : check_end(cursor);
+const char *decode_next(struct decode_cursor *cursor, union decode_record *record)
+{
+	const uint8_t **at = &cursor->at[HL_COLUMN_SITE];
+	for (;;) {
+		if (*at >= cursor->end[HL_COLUMN_SITE])
+			return "the column of tokens is too short";
+		uint64_t number = get_varint(at) - 1;
+		if (*at > cursor->end[HL_COLUMN_SITE])
+			return "a token is cut off";
+		if (__builtin_expect(number < cursor->definitions, 1))
+			return get_defined(cursor, record, &cursor->definition[number]);
+
+		bool is_record = true;
+		const char *wrong;
+		if (number == cursor->definitions) {
+			wrong = get_definition(cursor);
+			return wrong ? wrong
+				     : get_defined(cursor, record, &cursor->definition[number]);
+		}
+		if (number != UINT64_MAX)
+			return "a token names a definition that does not exist";
+		wrong = get_other(cursor, record, &is_record);
+		if (wrong)
+			return wrong;
+		if (is_record)
+			return --cursor->left ? NULL : check_end(cursor);
+	}
 }

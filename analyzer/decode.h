@@ -23,18 +23,37 @@
 union decode_record {
 	uint64_t word[12];
 	struct hl_call_record call;
-	struct hl_aligned_record aligned;
+	struct hl_mark_record mark;
 	struct hl_syscall_record syscall;
 	struct hl_sample_record sample;
 };
 
+/* What calls have in common. The masks are all ones or 0, so that a record is put together without
+ * a branch. */
+struct decode_definition {
+	uint64_t kind;   /* in the place that it has in a record */
+	uint64_t size;   /* 0 if it varies */
+	uint64_t chunk;  /* if the size varies, a mask for the chunk that this size would have */
+	uint64_t varies; /* mask: the size comes from SIZE */
+	uint64_t placed; /* mask: the address comes from ADDR */
+	uint64_t caller;
+	uint64_t alignment;
+};
+
+/* About 57 KiB, of which only the definitions that a block has are touched. */
 struct decode_cursor {
 	const uint8_t *at[HL_COLUMN_LIMIT];
 	const uint8_t *end[HL_COLUMN_LIMIT];
 	uint64_t tick;
-	uint64_t addr;
 	uint64_t last_tick;
+	uint64_t place; /* addr / 16 of the last record that had a definition with an address */
+	uint64_t other_addr;
+	uint64_t other_caller;
+	uint64_t defined_caller;
+	uint32_t records;
 	uint32_t left; /* records */
+	uint32_t definitions;
+	struct decode_definition definition[HL_BLOCK_DEFINITIONS];
 };
 
 /* What is wrong, as a sentence without the file's name; NULL if nothing is. `bytes` of the header

@@ -63,12 +63,17 @@ static void put_block(struct writer *out, const struct hl_call_record *call)
 		writer_text(out, " mmapped");
 }
 
-static void put_call(struct writer *out, unsigned kind, const union decode_record *record)
+static void put_caller(struct writer *out, uint64_t caller)
 {
-	const struct hl_call_record *call = &record->call;
+	if (caller)
+		put_address(out, " caller=", caller);
+}
+
+static void put_call(struct writer *out, unsigned kind, const struct hl_call_record *call)
+{
 	switch (name_shape(kind)) {
 	case NAME_SHAPE_ALIGNED:
-		put_number(out, " alignment=", record->aligned.alignment);
+		put_number(out, " alignment=", call->alignment);
 		/* fall through */
 	case NAME_SHAPE_ALLOC:
 	case NAME_SHAPE_REALLOC:
@@ -91,6 +96,7 @@ static void put_call(struct writer *out, unsigned kind, const union decode_recor
 		}
 		put_number(out, " = ", call->chunk);
 	}
+	put_caller(out, call->caller);
 }
 
 static void put_syscall_arguments(
@@ -147,6 +153,7 @@ static void put_cause(struct writer *out, const struct hl_syscall_record *record
 	else
 		put_number(out, " trim_threshold=", record->trim_threshold);
 	put_number(out, " top_pad=", record->top_pad);
+	put_caller(out, record->caller);
 }
 
 static void put_syscall(struct dump *dump, unsigned kind, const struct hl_syscall_record *record)
@@ -179,15 +186,16 @@ static void put_mark(struct writer *out, unsigned kind, const union decode_recor
 	switch (kind) {
 	case HL_KIND_realloc_begin:
 		put_address(out, " ", hl_addr_of(record->call.kind_addr));
+		put_caller(out, record->call.caller);
 		break;
 	case HL_KIND_fork:
-		put_number(out, " id=", record->call.size);
+		put_number(out, " id=", record->mark.size);
 		break;
 	case HL_KIND_lost:
-		put_number(out, " events=", record->call.size);
+		put_number(out, " events=", record->mark.size);
 		break;
 	case HL_KIND_clock:
-		put_number(out, " monotonic_ns=", record->call.size);
+		put_number(out, " monotonic_ns=", record->mark.size);
 		break;
 	case HL_KIND_sample:
 		put_sample(out, &record->sample);
@@ -218,7 +226,7 @@ static void put_event(struct dump *dump, const char *name, const struct stream_e
 	if (name_is_syscall(kind))
 		put_syscall(dump, kind, &record->syscall);
 	else if (name_shape(kind) != NAME_SHAPE_NONE)
-		put_call(out, kind, record);
+		put_call(out, kind, &record->call);
 	else
 		put_mark(out, kind, record);
 	writer_char(out, '\n');

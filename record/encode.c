@@ -14,9 +14,10 @@
 #include <string.h>
 
 #define BATCH_RECORDS 16
-#define VARINT_BYTES 10
-#define PLAIN_WORDS 10 /* the most that one record puts into PLAIN */
-#define WORD_RESULT 4  /* hl_syscall_record.result */
+#define WORD_RESULT 4 /* hl_syscall_record.result */
+#define WORD_LIMIT 12 /* of system calls and samples */
+#define PLACE_SHIFT 4
+#define PLACE_BYTES 16 /* addresses with a token are multiples of it */
 
 static_assert(HL_BLOCK_RAW_LIMIT >= (512u << 10), "a block holds what stream.c gathers");
 
@@ -54,57 +55,22 @@ static int reserve(struct encode_column *column, uint32_t bytes)
 	return rc;
 }
 
+/* For each record of the batch, and before it a tick. */
 static int reserve_batch(struct encode_block *block)
 {
 	static const uint32_t bytes[HL_COLUMN_LIMIT] = {
-		[HL_COLUMN_KIND] = BATCH_RECORDS,
-		[HL_COLUMN_TICK] = BATCH_RECORDS * VARINT_BYTES,
-		[HL_COLUMN_ADDR] = BATCH_RECORDS * VARINT_BYTES,
-		[HL_COLUMN_SIZE] = BATCH_RECORDS * VARINT_BYTES,
-		[HL_COLUMN_CHUNK] = BATCH_RECORDS * VARINT_BYTES * 2,
-		[HL_COLUMN_PLAIN] = BATCH_RECORDS * VARINT_BYTES * PLAIN_WORDS,
+		[HL_COLUMN_SITE] = 1 + VARINT_BYTES,
+		[HL_COLUMN_DEF] = DEFINE_COLUMN_BYTES,
+		[HL_COLUMN_SIZE] = 3 * VARINT_BYTES,
+		[HL_COLUMN_ADDR] = VARINT_BYTES,
+		[HL_COLUMN_OTHER] = 2 + (WORD_LIMIT + 1) * VARINT_BYTES,
 	};
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++) {
-		int rc = reserve(&block->column[i], bytes[i]);
+		int rc = reserve(&block->column[i], bytes[i] * BATCH_RECORDS + VARINT_SLACK);
 		if (rc)
 			return rc;
 	}
-	return 0;
-}
-
-static inline void put_varint(struct encode_column *column, uint64_t value)
-{
-	uint8_t *p = column->data + column->used;
-	while (value >= 0x80) {
-		*p++ = (uint8_t)(value | 0x80);
-		value >>= 7;
-	}
-	*p++ = (uint8_t)value;
-	column->used = (uint32_t)(p - column->data);
-}
-
-static inline uint64_t zigzag(uint64_t value)
-{
-	return value << 1 ^ (value >> 63 ? UINT64_MAX : 0);
-}
-
-/* chunk bytes are 56 bits wide, so their distance to any size is too. */
-static inline void put_chunk(struct encode_column *column, uint64_t size, uint64_t chunk)
-{
-	const unsigned above = 64 - HL_ADDRESS_BITS;
-	uint64_t distance = (uint64_t)((int64_t)((chunk - size) << above) >> above);
-	uint64_t flags = chunk >> HL_ADDRESS_BITS;
-
-	put_varint(column, zigzag(distance) << 1 | (flags != 0));
-	if (flags)
-		put_varint(column, flags);
-}
-
-static inline void put_words(struct encode_column *column, const uint64_t *word, unsigned from,
-	unsigned to, bool is_syscall)
-{
-	for (unsigned i = from; i < to; i++)
-		put_varint(column, is_syscall && i == WORD_RESULT ? zigzag(word[i]) : word[i]);
+	return define_ready(&block->definitions);
 }
 
 static inline bool is_syscall_kind(unsigned kind)
@@ -112,31 +78,94 @@ static inline bool is_syscall_kind(unsigned kind)
 	return kind >= HL_KIND_brk && kind <= HL_KIND_other;
 }
 
-static void put_record(struct encode_block *block, const uint64_t *word, unsigned slots)
+static inline bool is_call_kind(unsigned kind)
 {
-	unsigned kind = hl_kind_of(word[1]);
-	uint64_t addr = hl_addr_of(word[1]);
-	struct encode_column *column = block->column;
+	return (kind >= HL_KIND_malloc && kind <= HL_KIND_mallopt) || kind == HL_KIND_realloc_begin;
+}
 
-	if (!block->records)
-		block->first_tick = block->last_tick = word[0];
-	put_varint(&column[HL_COLUMN_TICK], word[0] - block->last_tick);
-	put_varint(&column[HL_COLUMN_ADDR], zigzag(addr - block->last_addr));
-	block->last_tick = word[0];
-	block->last_addr = addr;
-	block->records++;
-	unsigned bare = 0;
-	if (slots == 3) {
-		put_words(&column[HL_COLUMN_PLAIN], word, 2, 12, is_syscall_kind(kind));
-	} else {
-		bare = word[2] || word[3] ? 0 : HL_KIND_BARE;
-		if (!bare) {
-			put_varint(&column[HL_COLUMN_SIZE], word[2]);
-			put_chunk(&column[HL_COLUMN_CHUNK], word[2], word[3]);
-		}
-		put_words(&column[HL_COLUMN_PLAIN], word, 4, 4 * slots, false);
+static inline bool goes_back(const struct encode_block *block, uint64_t tick)
+{
+	return block->records && tick < block->last_tick;
+}
+
+/* The record's own time; returns how far it is from that of the last record. */
+static uint64_t count_record(struct encode_block *block, uint64_t tick)
+{
+	if (!block->records++)
+		block->first_tick = block->last_tick = tick;
+	uint64_t passed = tick - block->last_tick;
+	block->last_tick = tick;
+	return passed;
+}
+
+static void put_other_head(struct encode_block *block, uint64_t tick, unsigned kind, uint64_t addr)
+{
+	struct encode_column *other = &block->column[HL_COLUMN_OTHER];
+
+	put_varint(&block->column[HL_COLUMN_SITE], 0);
+	put_byte(other, kind);
+	put_varint(other, count_record(block, tick));
+	put_varint(other, zigzag(address_difference(addr, block->other_addr)));
+	block->other_addr = addr;
+}
+
+static void put_other_call(
+	struct encode_block *block, uint64_t tick, const struct define_call *call)
+{
+	struct encode_column *other = &block->column[HL_COLUMN_OTHER];
+
+	put_other_head(block, tick, call->kind, call->addr);
+	put_varint(other, call->size);
+	put_chunk(other, define_chunk(call->kind, call->addr, call->size), call->chunk);
+	put_varint(other, zigzag(call->caller - block->other_caller));
+	put_varint(other, call->alignment);
+	block->other_caller = call->caller;
+}
+
+/* `word` are those from the third on. */
+static void put_other_words(struct encode_block *block, uint64_t tick, unsigned kind, uint64_t addr,
+	const uint64_t *word)
+{
+	struct encode_column *other = &block->column[HL_COLUMN_OTHER];
+	unsigned words = 4 * hl_kind_slots(kind) - 2;
+
+	put_other_head(block, tick, kind, addr);
+	for (unsigned i = 0; i < words; i++)
+		put_varint(other,
+			is_syscall_kind(kind) && i == WORD_RESULT - 2 ? zigzag(word[i]) : word[i]);
+}
+
+static void put_tick(struct encode_block *block, uint64_t passed)
+{
+	put_varint(&block->column[HL_COLUMN_SITE], 0);
+	put_byte(&block->column[HL_COLUMN_OTHER], HL_TRACE_TICK);
+	put_varint(&block->column[HL_COLUMN_OTHER], passed);
+}
+
+static void put_call(struct encode_block *block, uint64_t tick, const struct define_call *call)
+{
+	struct encode_column *column = block->column;
+	struct define_token token = define_find(&block->definitions, &column[HL_COLUMN_DEF], call);
+
+	if (!token.number) {
+		put_other_call(block, tick, call);
+		return;
 	}
-	column[HL_COLUMN_KIND].data[column[HL_COLUMN_KIND].used++] = (uint8_t)(kind | bare);
+	uint64_t passed = count_record(block, tick);
+	if (passed)
+		put_tick(block, passed);
+	put_varint(&column[HL_COLUMN_SITE], token.number);
+	if (token.varies) {
+		uint64_t expected = define_chunk(call->kind, call->addr, call->size);
+		put_varint(&column[HL_COLUMN_SIZE], call->size << 1 | (call->chunk != expected));
+		if (call->chunk != expected)
+			put_chunk(&column[HL_COLUMN_SIZE], expected, call->chunk);
+	}
+	if (call->addr) {
+		uint64_t place = call->addr >> PLACE_SHIFT;
+		put_varint(&column[HL_COLUMN_ADDR], zigzag(place - block->last_place));
+		block->last_place = place;
+	}
 }
 
 static uint32_t columns_bytes(const struct encode_block *block)
@@ -145,6 +174,18 @@ static uint32_t columns_bytes(const struct encode_block *block)
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++)
 		bytes += block->column[i].used;
 	return bytes;
+}
+
+static void put_record(struct encode_block *block, const uint64_t *word)
+{
+	unsigned kind = hl_kind_of(word[1]);
+	uint64_t addr = hl_addr_of(word[1]);
+
+	if (is_call_kind(kind))
+		put_call(block, word[0],
+			&(struct define_call){kind, addr, word[2], word[3], word[4], word[5]});
+	else
+		put_other_words(block, word[0], kind, addr, word + 2);
 }
 
 ptrdiff_t encode_append(
@@ -162,11 +203,11 @@ ptrdiff_t encode_append(
 			if (!width || width > count - at)
 				return -EINVAL;
 			if (kind != HL_KIND_FILLER) {
-				if (block->records && word[0] < block->last_tick) {
+				if (goes_back(block, word[0])) {
 					block->raw_bytes = columns_bytes(block);
 					return (ptrdiff_t)at;
 				}
-				put_record(block, word, width);
+				put_record(block, word);
 			}
 			at += width;
 		}
@@ -175,8 +216,141 @@ ptrdiff_t encode_append(
 	return (ptrdiff_t)at;
 }
 
+/* Compact records of known definitions at the time of the last record, as long as nothing else
+ * comes and another slot follows; returns how many. Budget: 6 ns each, no branch on what a varint's
+ * length is or on whether a size varies. A site's key has an address of 0 and kinds that are calls,
+ * so that everything else falls through the look-up. */
+static size_t put_compact(struct encode_block *block, const struct hl_packed *slots, size_t count)
+{
+	const struct define_site *sites = block->definitions.sites;
+	const uint32_t bits = block->definitions.site_bits;
+	const uint32_t site_mask = (UINT32_C(1) << bits) - 1;
+	struct encode_column *column = block->column;
+	uint8_t *site_at = column[HL_COLUMN_SITE].data + column[HL_COLUMN_SITE].used;
+	uint8_t *size_at = column[HL_COLUMN_SIZE].data + column[HL_COLUMN_SIZE].used;
+	uint8_t *addr_at = column[HL_COLUMN_ADDR].data + column[HL_COLUMN_ADDR].used;
+	uint64_t last = block->last_place;
+	size_t at = 0;
+
+	for (; at < count; at++) {
+		uint64_t head = slots[at].word[0], tail = slots[at].word[1];
+		uint64_t addr = head & HL_PACKED_ADDRESS_MASK;
+		uint64_t key = (head >> HL_ADDRESS_BITS << HL_ADDRESS_BITS) |
+			       (tail & HL_PACKED_ADDRESS_MASK);
+		uint32_t place = define_hash(key, bits);
+		while (sites[place].key && sites[place].key != key)
+			place = (place + 1) & site_mask;
+		const struct define_site *site = &sites[place];
+		uint64_t size = tail >> HL_PACKED_ADDRESS_BITS;
+		uint32_t exact = (uint32_t)(size << 8 | hl_packed_extra(head));
+		if (!site->key || (exact & site->mask) != site->exact || !addr ||
+			addr % PLACE_BYTES)
+			break;
+		if (hl_packed_kind(slots[at + 1].word[0]) == HL_PACKED_TICK_BACK)
+			break;
+
+		memcpy(site_at, &site->code, sizeof(site->code));
+		site_at += site->code_bytes;
+
+		uint64_t word = varint_word(size << 1, varint_bytes(size << 1));
+		memcpy(size_at, &word, sizeof(word));
+		size_at += site->varies ? varint_bytes(size << 1) : 0;
+
+		uint64_t step = zigzag((addr >> PLACE_SHIFT) - last);
+		unsigned step_bytes = varint_bytes(step);
+		last = addr >> PLACE_SHIFT;
+		word = varint_word(step, step_bytes);
+		memcpy(addr_at, &word, sizeof(word));
+		addr_at += step_bytes;
+	}
+	column[HL_COLUMN_SITE].used = (uint32_t)(site_at - column[HL_COLUMN_SITE].data);
+	column[HL_COLUMN_SIZE].used = (uint32_t)(size_at - column[HL_COLUMN_SIZE].data);
+	column[HL_COLUMN_ADDR].used = (uint32_t)(addr_at - column[HL_COLUMN_ADDR].data);
+	block->last_place = last;
+	block->records += (uint32_t)at;
+	return at;
+}
+
+static struct define_call unpack_call(const struct hl_packed *slot)
+{
+	uint64_t head = slot->word[0], tail = slot->word[1];
+	struct define_call call = {
+		.kind = hl_packed_kind(head), .addr = head & HL_PACKED_ADDRESS_MASK};
+
+	if (hl_packed_extra(head) == HL_PACKED_WIDE) {
+		call.caller = tail;
+		call.size = slot[1].word[0];
+		call.chunk = slot[1].word[1];
+		call.alignment = slot[2].word[0];
+		return call;
+	}
+	call.size = tail >> HL_PACKED_ADDRESS_BITS;
+	call.caller = tail & HL_PACKED_ADDRESS_MASK;
+	call.chunk = define_chunk(call.kind, call.addr, call.size);
+	if (call.chunk)
+		call.chunk += hl_packed_extra(head) * HL_PACKED_EXTRA_BYTES;
+	return call;
+}
+
+/* Any record; how many slots it took, 0 if its tick goes back. */
+static ptrdiff_t put_packed(
+	struct encode_block *block, uint64_t *tick, const struct hl_packed *slot, size_t count)
+{
+	unsigned kind = hl_packed_kind(slot->word[0]), width = hl_packed_slots(slot->word[0]);
+
+	if (!width || width > count)
+		return -EINVAL;
+	if (kind == HL_PACKED_TICK || kind == HL_PACKED_TICK_BACK) {
+		*tick = slot->word[1];
+	} else if (is_call_kind(kind)) {
+		bool back =
+			width < count && hl_packed_kind(slot[width].word[0]) == HL_PACKED_TICK_BACK;
+		uint64_t when = back ? slot[width].word[1] : *tick;
+		if (goes_back(block, when))
+			return 0;
+		struct define_call call = unpack_call(slot);
+		put_call(block, when, &call);
+	} else {
+		*tick = slot->word[1];
+		if (goes_back(block, *tick))
+			return 0;
+		put_other_words(
+			block, *tick, kind, slot->word[0] & HL_PACKED_ADDRESS_MASK, slot[1].word);
+	}
+	return (ptrdiff_t)width;
+}
+
+ptrdiff_t encode_append_packed(struct encode_block *block, uint64_t *tick,
+	const struct hl_packed *slots, size_t count, uint32_t limit_bytes)
+{
+	size_t at = 0;
+	ptrdiff_t width = 1;
+	while (width && at < count && block->raw_bytes < limit_bytes) {
+		int rc = reserve_batch(block);
+		if (rc)
+			return rc;
+		for (size_t left = BATCH_RECORDS; width && left && at < count;) {
+			if (block->records && *tick == block->last_tick) {
+				size_t most = count - at - 1 < left ? count - at - 1 : left;
+				size_t put = put_compact(block, slots + at, most);
+				at += put;
+				left -= put;
+				if (!left)
+					break;
+			}
+			width = put_packed(block, tick, slots + at, count - at);
+			if (width < 0)
+				return width;
+			at += (size_t)width;
+			left--;
+		}
+		block->raw_bytes = columns_bytes(block);
+	}
+	return (ptrdiff_t)at;
+}
+
 /* The payload before compression: the lengths of the columns, then the columns. */
-static int lay_out(const struct encode_block *block, uint8_t *raw)
+static void lay_out(const struct encode_block *block, uint8_t *raw)
 {
 	uint8_t *p = raw + HL_COLUMN_LIMIT * sizeof(uint32_t);
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++) {
@@ -186,7 +360,6 @@ static int lay_out(const struct encode_block *block, uint8_t *raw)
 			memcpy(p, block->column[i].data, used);
 		p += used;
 	}
-	return (int)(p - raw);
 }
 
 int encode_finish(const struct encode_block *block, uint32_t tid, uint64_t sequence, int level,
@@ -215,8 +388,8 @@ int encode_finish(const struct encode_block *block, uint32_t tid, uint64_t seque
 
 	uint8_t *payload = scratch.out + sizeof(header);
 	size_t stored = raw_bytes;
-	lay_out(block, scratch.raw);
 	if (level) {
+		lay_out(block, scratch.raw);
 		stored = ZSTD_compressCCtx(
 			scratch.zstd, payload, bound, scratch.raw, raw_bytes, level);
 		if (ZSTD_isError(stored))
@@ -224,7 +397,7 @@ int encode_finish(const struct encode_block *block, uint32_t tid, uint64_t seque
 		header.compression = HL_BLOCK_ZSTD;
 	}
 	if (!level || stored >= raw_bytes) {
-		memcpy(payload, scratch.raw, raw_bytes);
+		lay_out(block, payload);
 		stored = raw_bytes;
 		header.compression = HL_BLOCK_STORED;
 	}
@@ -242,14 +415,17 @@ void encode_reset(struct encode_block *block)
 {
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++)
 		block->column[i].used = 0;
+	define_reset(&block->definitions);
 	block->records = 0;
 	block->raw_bytes = 0;
-	block->first_tick = block->last_tick = block->last_addr = 0;
+	block->first_tick = block->last_tick = 0;
+	block->last_place = block->other_addr = block->other_caller = 0;
 }
 
 void encode_free(struct encode_block *block)
 {
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++)
 		free(block->column[i].data);
+	define_free(&block->definitions);
 	memset(block, 0, sizeof(*block));
 }

@@ -6,26 +6,26 @@
 #ifndef HEAPLEDGER_ENCODE_H
 #define HEAPLEDGER_ENCODE_H
 
+#include "define.h"
+#include "varint.h"
+#include "heapledger/packed.h"
 #include "heapledger/record.h"
 #include "heapledger/trace.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
-struct encode_column {
-	uint8_t *data;
-	uint32_t used;
-	uint32_t capacity;
-};
-
 /* The records of one thread gathered so far. All zero is an empty block. */
 struct encode_block {
 	uint64_t first_tick;
 	uint64_t last_tick;
-	uint64_t last_addr;
+	uint64_t last_place; /* addr / 16 of the last record with a token and an address */
+	uint64_t other_addr; /* of the last record that was spelled out ... */
+	uint64_t other_caller;
 	uint32_t records;
 	uint32_t raw_bytes; /* of all columns */
 	struct encode_column column[HL_COLUMN_LIMIT];
+	struct define_table definitions;
 };
 
 /* Appends records from `slots` until they are all in, the block holds `limit_bytes`, or a tick goes
@@ -33,6 +33,11 @@ struct encode_block {
  * a kind that does not exist or a record that is cut off. */
 ptrdiff_t encode_append(struct encode_block *block, const struct hl_slot *slots, size_t count,
 	uint32_t limit_bytes);
+
+/* The same for what a target wrote into a page (heapledger/packed.h). *tick is the page's at first
+ * and moves along: it belongs to the slots that were not taken yet. */
+ptrdiff_t encode_append_packed(struct encode_block *block, uint64_t *tick,
+	const struct hl_packed *slots, size_t count, uint32_t limit_bytes);
 
 /* Makes header and payload, one run of bytes that stays valid until the next call in this thread.
  * `level` is zstd's; 0 stores the payload as it is. The block is left as it was. */

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,7 @@ struct thread {
 struct stream {
 	int fd;
 	int error;       /* the first failure, -errno */
+	int level;       /* zstd's, 0 = store */
 	uint64_t offset; /* end of the last whole block */
 	uint64_t gathered;
 	uint64_t begun;
@@ -145,6 +147,7 @@ int stream_create(
 	if (!stream)
 		return -ENOMEM;
 	stream->header = *header;
+	stream->level = ZSTD_LEVEL;
 	stream->fd = openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
 	int rc = stream->fd < 0 ? -errno : stream_start(stream, command);
 	if (rc) {
@@ -223,7 +226,7 @@ static int thread_write(struct stream *stream, struct thread *thread)
 	const void *bytes;
 	size_t length;
 	int rc = encode_finish(
-		&thread->block, thread->tid, thread->sequence, ZSTD_LEVEL, &bytes, &length);
+		&thread->block, thread->tid, thread->sequence, stream->level, &bytes, &length);
 	if (!rc)
 		rc = write_at(stream->fd, bytes, length, stream->offset);
 	if (rc)
@@ -250,32 +253,61 @@ static int write_oldest(struct stream *stream)
 	return oldest ? thread_write(stream, oldest) : 0;
 }
 
+void stream_set_level(struct stream *stream, int level)
+{
+	stream->level = level;
+}
+
+/* After records went into the thread's block: writes it if it is full, or if more must follow it
+ * (`cut`), and others if all of them are too many. */
+static int appended(struct stream *stream, struct thread *thread, uint32_t before, bool cut)
+{
+	int rc = 0;
+	stream->gathered += thread->block.raw_bytes - before;
+	if (!thread->begun && thread->block.records)
+		thread->begun = ++stream->begun;
+	if (cut || thread->block.raw_bytes >= BLOCK_BYTES)
+		rc = thread_write(stream, thread);
+	while (!rc && stream->gathered > GATHER_LIMIT_BYTES)
+		rc = write_oldest(stream);
+	return rc;
+}
+
 int stream_append(struct stream *stream, uint32_t tid, const struct hl_slot *slots, size_t count)
 {
 	if (stream->error)
 		return stream->error;
 	struct thread *thread = thread_find(stream, tid);
-	if (!thread)
-		return fail(stream, -ENOMEM);
-	while (count) {
+	int rc = thread ? 0 : fail(stream, -ENOMEM);
+	while (!rc && count) {
 		uint32_t before = thread->block.raw_bytes;
 		ptrdiff_t taken = encode_append(&thread->block, slots, count, BLOCK_BYTES);
 		if (taken < 0)
 			return fail(stream, (int)taken);
 		slots += taken;
 		count -= (size_t)taken;
-		stream->gathered += thread->block.raw_bytes - before;
-		if (!thread->begun && thread->block.records)
-			thread->begun = ++stream->begun;
-		if (count || thread->block.raw_bytes >= BLOCK_BYTES) {
-			int rc = thread_write(stream, thread);
-			if (rc)
-				return rc;
-		}
+		rc = appended(stream, thread, before, count != 0);
 	}
-	int rc = 0;
-	while (!rc && stream->gathered > GATHER_LIMIT_BYTES)
-		rc = write_oldest(stream);
+	return rc;
+}
+
+int stream_append_packed(struct stream *stream, uint32_t tid, uint64_t tick,
+	const struct hl_packed *slots, size_t count)
+{
+	if (stream->error)
+		return stream->error;
+	struct thread *thread = thread_find(stream, tid);
+	int rc = thread ? 0 : fail(stream, -ENOMEM);
+	while (!rc && count) {
+		uint32_t before = thread->block.raw_bytes;
+		ptrdiff_t taken =
+			encode_append_packed(&thread->block, &tick, slots, count, BLOCK_BYTES);
+		if (taken < 0)
+			return fail(stream, (int)taken);
+		slots += taken;
+		count -= (size_t)taken;
+		rc = appended(stream, thread, before, count != 0);
+	}
 	return rc;
 }
 

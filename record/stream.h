@@ -7,6 +7,7 @@
 #ifndef HEAPLEDGER_STREAM_H
 #define HEAPLEDGER_STREAM_H
 
+#include "heapledger/packed.h"
 #include "heapledger/record.h"
 #include "heapledger/trace.h"
 
@@ -23,6 +24,13 @@ int stream_create(
 /* Appends records of one thread, complete records only, in the order they were made. They are
  * gathered in memory and written as blocks of up to about 256 KiB raw a thread. */
 int stream_append(struct stream *stream, uint32_t tid, const struct hl_slot *slots, size_t count);
+
+/* The same for the packed records of one page of one thread, whose tick it is. */
+int stream_append_packed(struct stream *stream, uint32_t tid, uint64_t tick,
+	const struct hl_packed *slots, size_t count);
+
+/* How blocks are compressed from now on: zstd's level, 0 = stored as they are. 1 at first. */
+void stream_set_level(struct stream *stream, int level);
 
 /* Writes out what is gathered, for all threads. */
 int stream_flush(struct stream *stream);

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define HL_TRACE_MAGIC "HLTRACE\n"
-#define HL_TRACE_VERSION 1
+#define HL_TRACE_VERSION 2
 #define HL_TRACE_SUFFIX ".hlt"
 #define HL_TRACE_SESSION_FILE "session.json"
 #define HL_TRACE_SESSION_SCHEMA "heapledger-session/1"
@@ -87,21 +87,41 @@ struct hl_block_header {
 };
 static_assert(sizeof(struct hl_block_header) == 56, "block header");
 
-/* The payload, after decompression: HL_COLUMN_LIMIT u32 column lengths, then the columns.
- * Each record appends to them: its kind to KIND, its tick to TICK, its addr to ADDR. One-slot and
- * ALIGNED records append their size and chunk to SIZE and CHUNK, unless both are 0, which the bit
- * HL_KIND_BARE in KIND says. All other words go to PLAIN. Within a block the "previous" values
- * start at first_tick and 0. */
+/* The payload, after decompression: HL_COLUMN_LIMIT u32 column lengths, then the columns. Each
+ * record appends a token to SITE: 0 = it is spelled out in OTHER, else the number of a definition
+ * in this block. Definitions are numbered from 1 in the order in which they are first named, when
+ * they are read from DEF. Within a block all "previous" values start at 0. A record has the current
+ * tick: first_tick to begin with, moved by what is in OTHER. A varint is as docs/trace-format.md
+ * says, not as elsewhere. */
 enum hl_column {
-	HL_COLUMN_KIND,  /* u8: kind, HL_KIND_BARE */
-	HL_COLUMN_TICK,  /* varint of tick - previous tick */
-	HL_COLUMN_ADDR,  /* zigzag varint of addr - previous addr */
-	HL_COLUMN_SIZE,  /* varint */
-	HL_COLUMN_CHUNK, /* varint of zigzag(chunk bytes - size, 56 bits) * 2 + 1 if there are flags,
-			    then varint of the flags if there are */
-	HL_COLUMN_PLAIN, /* varint; the result of a system call as zigzag */
+	HL_COLUMN_SITE,  /* varint */
+	HL_COLUMN_DEF,   /* u8 kind with HL_DEFINE_*; unless VARIES: varint size and, unless NULL,
+			    chunk; zigzag varint of caller - previous definition's caller; of ALIGNED
+			    calls varint alignment */
+	HL_COLUMN_SIZE,  /* of records whose definition has VARIES: varint of size * 2 + 1 if the
+			    chunk follows */
+	HL_COLUMN_ADDR,  /* of records with a definition without NULL: zigzag varint of
+			    addr / 16 - previous addr / 16 */
+	HL_COLUMN_OTHER, /* u8 kind; varint of tick - current tick; unless HL_TRACE_TICK: zigzag
+			    varint of addr - previous addr here; calls: varint size, chunk, zigzag
+			    varint of caller - previous caller here, varint alignment; marks:
+			    varints; system calls and samples: varints, a result as zigzag */
 	HL_COLUMN_LIMIT
 };
-#define HL_KIND_BARE UINT8_C(0x80)
+
+#define HL_BLOCK_DEFINITIONS 1024
+
+/* With the kind of a definition. */
+#define HL_DEFINE_VARIES UINT8_C(0x80) /* the size comes with each record, from SIZE */
+#define HL_DEFINE_NULL UINT8_C(0x40)   /* the address is 0, and the chunk */
+
+/* In OTHER: no record (and not counted as one), it moves the current tick. */
+#define HL_TRACE_TICK 62
+
+/* Whether a call of this kind gives a block: its chunk is then stored as its distance to that of
+ * hl_packed_chunk(size). The chunk of other kinds, or with addr 0, is stored as its distance to 0.
+ */
+#define HL_KIND_ALLOCATES(kind) ((kind) >= HL_KIND_malloc && (kind) <= HL_KIND_pvalloc)
+#define HL_KIND_ALIGNED(kind) ((kind) >= HL_KIND_aligned_alloc && (kind) <= HL_KIND_pvalloc)
 
 #endif

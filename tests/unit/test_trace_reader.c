@@ -53,17 +53,19 @@ static void put_block(uint32_t tid, uint64_t sequence, uint64_t tick, int level)
 	const void *bytes;
 	size_t length;
 	for (unsigned i = 0; i < RECORDS; i++) {
-		struct hl_aligned_record record = {
-			.call = {.tick = tick + i * 3,
-				.kind_addr = hl_kind_addr(
-					i % 3 ? HL_KIND_malloc : HL_KIND_memalign, 0x5000 + i * 64),
-				.size = i * 10,
-				.chunk = i * 10 + 16},
-			.alignment = 64,
+		struct hl_call_record record = {
+			.tick = tick + i * 3,
+			.kind_addr = hl_kind_addr(
+				i % 3 ? HL_KIND_malloc : HL_KIND_memalign, 0x5000 + i * 64),
+			.size = i * 10,
+			.chunk = i * 10 + 16,
+			.caller = 0x401000 + i % 5,
+			.alignment = i % 3 ? 0 : 64,
 		};
-		assert_int_equal(encode_append(&block, (const struct hl_slot *)&record,
-					 i % 3 ? 1 : 2, 1 << 18),
-			i % 3 ? 1 : 2);
+		if (i % 7 == 6)
+			record.kind_addr = hl_kind_addr(HL_KIND_free, 0x5008 + i); /* spelled out */
+		assert_int_equal(
+			encode_append(&block, (const struct hl_slot *)&record, 2, 1 << 18), 2);
 	}
 	assert_int_equal(encode_finish(&block, tid, sequence, level, &bytes, &length), 0);
 	memcpy(file + file_size, bytes, length);
@@ -238,11 +240,11 @@ static void another_version_is_named(void **unused)
 	struct stream_reader *reader;
 	(void)unused;
 	make_file(0);
-	file[8] = 2;
+	file[8] = 1;
 	struct stream_input input = {.fd = -1, .bytes = file, .size = file_size, .name = "x.hlt"};
 	assert_int_equal(stream_reader_open(&reader, &input), -EBADMSG);
 	assert_string_equal(stream_reader_error(reader),
-		"x.hlt: offset 8: trace format version 2; this heapledger reads version 1 only");
+		"x.hlt: offset 8: trace format version 1; this heapledger reads version 2 only");
 	stream_reader_close(reader);
 }
 

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: MIT
  *
  * What stream.c writes, stream_reader.c gives back: every word of every record, in time order, over
- * threads, block limits and ticks that go back; and what a failed write leaves is readable.
+ * threads, block limits and ticks that go back; packed records as a slow expansion of their own has
+ * them; and what a failed write leaves is readable.
  */
 #include "stream.h"
 #include "stream_reader.h"
+#include "heapledger/session.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +55,43 @@ static unsigned random_kind(void)
 	}
 }
 
+static bool is_call(unsigned kind)
+{
+	return kind < HL_KIND_brk || kind == HL_KIND_realloc_begin;
+}
+
+static uint64_t usual_chunk(unsigned kind, uint64_t addr, uint64_t size)
+{
+	uint64_t bytes = size + 8 <= 32 ? 32 : (size + 8 + 15) / 16 * 16;
+	return addr && kind <= HL_KIND_pvalloc ? bytes : 0;
+}
+
+/* More callers than a block can have definitions, a few of which make most calls; one in two has
+ * one size only. */
+static uint64_t usual_caller(void)
+{
+	return 0x401000 + (next_random() % 4 ? next_random() % 20 : next_random() % 3000) * 7;
+}
+
+static uint64_t usual_size(uint64_t caller)
+{
+	return caller % 2 ? caller % 1000 : next_random() % 500;
+}
+
+static void make_usual(uint64_t *word, unsigned kind)
+{
+	uint64_t addr = next_random() % 20 ? next_random() % 100000 * 16 : 0;
+	word[4] = usual_caller();
+	word[2] = kind == HL_KIND_free || kind == HL_KIND_realloc_begin ? 0 : usual_size(word[4]);
+	word[3] = usual_chunk(kind, addr, word[2]);
+	if (word[3] && !(next_random() % 10))
+		word[3] += next_random() % 300 * 16;
+	word[5] = kind >= HL_KIND_aligned_alloc && kind <= HL_KIND_pvalloc
+			  ? UINT64_C(1) << next_random() % 64
+			  : 0;
+	word[1] = hl_kind_addr((enum hl_kind)kind, addr);
+}
+
 static unsigned random_record(uint64_t *word, uint64_t tick)
 {
 	unsigned kind = random_kind(), slots = hl_kind_slots(kind);
@@ -61,6 +101,10 @@ static unsigned random_record(uint64_t *word, uint64_t tick)
 	word[1] = hl_kind_addr((enum hl_kind)kind, word[1]);
 	if (slots < 3 && !(next_random() & 3))
 		word[2] = word[3] = 0;
+	if (is_call(kind))
+		word[6] = word[7] = 0;
+	if (is_call(kind) && next_random() % 4)
+		make_usual(word, kind);
 	return slots;
 }
 
@@ -99,7 +143,7 @@ static void every_word_comes_back(void **unused)
 	struct stream *stream = create(1);
 	uint64_t tick = 5;
 	for (size_t i = 0; i < COUNT; i++) {
-		tick += random_word() >> 20;
+		tick += next_random() % 3 ? 0 : random_word() >> 20;
 		unsigned slots = random_record(records[i], tick);
 		assert_int_equal(
 			stream_append(stream, 9, (const struct hl_slot *)records[i], slots), 0);
@@ -143,7 +187,7 @@ static void threads_are_merged_by_time(void **unused)
 		struct hl_call_record record = {
 			.tick = i * 10, .kind_addr = hl_kind_addr(HL_KIND_malloc, i), .size = i};
 		uint32_t tid = 1 + (uint32_t)(next_random() % THREADS);
-		assert_int_equal(stream_append(stream, tid, (const struct hl_slot *)&record, 1), 0);
+		assert_int_equal(stream_append(stream, tid, (const struct hl_slot *)&record, 2), 0);
 	}
 	finish(stream, 1);
 
@@ -181,7 +225,7 @@ static void ticks_that_go_back_are_put_in_order(void **unused)
 	for (size_t i = 0; i < 9; i++) {
 		struct hl_call_record record = {
 			.tick = ticks[i], .kind_addr = hl_kind_addr(HL_KIND_free, 16)};
-		assert_int_equal(stream_append(stream, 4, (const struct hl_slot *)&record, 1), 0);
+		assert_int_equal(stream_append(stream, 4, (const struct hl_slot *)&record, 2), 0);
 	}
 	finish(stream, 0);
 	assert_int_equal(open_stream(3, &reader, &fd), 0);
@@ -192,6 +236,206 @@ static void ticks_that_go_back_are_put_in_order(void **unused)
 	}
 	stream_reader_close(reader);
 	close(fd);
+}
+
+/* A page being filled, and what it must be read as. */
+struct packing {
+	struct hl_packed page[HL_PAGE_SLOTS];
+	uint32_t used;
+	bool after_call; /* the last slots hold a call */
+	uint64_t page_tick;
+	uint64_t tick;
+	uint64_t (*expected)[12];
+	size_t count;
+};
+
+static void pack_words(struct packing *packing, unsigned kind, unsigned extra, uint64_t addr,
+	const uint64_t *word, unsigned words)
+{
+	struct hl_packed *slot = &packing->page[packing->used];
+	memset(slot, 0, sizeof(*slot) * 6);
+	slot->word[0] = hl_packed_head(kind, extra, addr);
+	memcpy(&slot->word[1], word, words * sizeof(*word));
+	packing->used += (words + 2) / 2;
+	packing->after_call = false;
+}
+
+static uint64_t *expect(struct packing *packing, unsigned kind, uint64_t addr)
+{
+	uint64_t *expected = packing->expected[packing->count++];
+	expected[0] = packing->tick;
+	expected[1] = (uint64_t)kind << 56 | addr;
+	return expected;
+}
+
+static void pack_tick(struct packing *packing)
+{
+	bool back = next_random() & 1;
+	packing->tick += next_random() % 4 ? next_random() % 5000 : random_word() >> 24;
+	if (back && packing->after_call)
+		packing->expected[packing->count - 1][0] = packing->tick;
+	pack_words(packing, back ? HL_PACKED_TICK_BACK : HL_PACKED_TICK, 0, 0, &packing->tick, 1);
+}
+
+static void pack_compact(struct packing *packing, unsigned kind, uint64_t addr)
+{
+	unsigned extra = next_random() % 10 ? 0 : (unsigned)(next_random() % HL_PACKED_WIDE);
+	uint64_t caller = usual_caller(), size = usual_size(caller);
+	if (kind == HL_KIND_free || kind == HL_KIND_realloc_begin)
+		size = extra = 0;
+	uint64_t *expected = expect(packing, kind, addr);
+	expected[2] = size;
+	expected[3] = usual_chunk(kind, addr, size);
+	expected[3] += expected[3] ? extra * 16 : 0;
+	expected[4] = caller;
+	pack_words(packing, kind, extra, addr, &(uint64_t){size << 48 | caller}, 1);
+	packing->after_call = true;
+}
+
+static void pack_wide(struct packing *packing, unsigned kind, uint64_t addr)
+{
+	uint64_t *expected = expect(packing, kind, addr);
+	make_usual(expected, kind);
+	expected[1] = (uint64_t)kind << 56 | addr;
+	for (unsigned i = 2; i < 6; i++)
+		if (!(next_random() & 3))
+			expected[i] = random_word();
+	const uint64_t word[] = {expected[4], expected[2], expected[3], expected[5], 0};
+	pack_words(packing, kind, HL_PACKED_WIDE, addr, word, 5);
+	packing->after_call = true;
+}
+
+static void pack_random(struct packing *packing)
+{
+	unsigned kind = random_kind();
+	uint64_t addr = next_random() % 20 ? next_random() % 100000 * 16 : random_word() >> 16;
+	if (!(next_random() % 10)) {
+		pack_tick(packing);
+	} else if (is_call(kind) && next_random() % 8) {
+		pack_compact(packing, kind, addr);
+	} else if (is_call(kind)) {
+		pack_wide(packing, kind, addr);
+	} else if (!(next_random() % 10)) {
+		packing->tick += random_word() >> 24;
+		uint64_t *expected = expect(packing, kind, addr), word[11] = {packing->tick};
+		unsigned words = hl_kind_slots(kind) * 4 - 2;
+		for (unsigned i = 0; i < words; i++)
+			expected[2 + i] = word[1 + i] = random_word();
+		pack_words(packing, kind, 0, addr, word, 1 + words);
+	}
+}
+
+static void append_page(struct packing *packing, struct stream *stream)
+{
+	assert_int_equal(
+		stream_append_packed(stream, 9, packing->page_tick, packing->page, packing->used),
+		0);
+	/* At times a page begins later than the last one ended. */
+	packing->tick += next_random() & 1 ? next_random() % 1000 : 0;
+	packing->page_tick = packing->tick;
+	packing->used = 0;
+	packing->after_call = false;
+}
+
+static void packed_records_are_expanded(void **unused)
+{
+	enum { COUNT = 400000 };
+	static struct packing packing;
+	(void)unused;
+	packing.expected = calloc(COUNT, sizeof(*packing.expected));
+	assert_non_null(packing.expected);
+	struct stream *stream = create(7);
+	packing.page_tick = packing.tick = 1000;
+	while (packing.count < COUNT) {
+		pack_random(&packing);
+		if (packing.used + 6 > HL_PAGE_SLOTS || !(next_random() % 200))
+			append_page(&packing, stream);
+	}
+	append_page(&packing, stream);
+	finish(stream, 1);
+
+	struct stream_reader *reader;
+	const struct stream_event *event;
+	int fd;
+	assert_int_equal(open_stream(7, &reader, &fd), 0);
+	assert_int_equal(stream_reader_info(reader)->records, COUNT);
+	assert_true(stream_reader_info(reader)->blocks > 2);
+	for (size_t i = 0; i < COUNT; i++) {
+		assert_int_equal(stream_reader_next(reader, &event), 1);
+		unsigned slots = hl_kind_slots(hl_kind_of(packing.expected[i][1]));
+		assert_memory_equal(&event->record, packing.expected[i], slots * 32);
+	}
+	assert_int_equal(stream_reader_next(reader, &event), 0);
+	stream_reader_close(reader);
+	close(fd);
+	free(packing.expected);
+}
+
+static struct hl_packed packed_free(uint64_t addr)
+{
+	return (struct hl_packed){{hl_packed_head(HL_KIND_free, 0, addr), 0x401000}};
+}
+
+static struct hl_packed packed_tick(unsigned kind, uint64_t tick)
+{
+	return (struct hl_packed){{hl_packed_head(kind, 0, 0), tick}};
+}
+
+/* A TICK_BACK is about the call just before it in the page, and about nothing else; a page's tick
+ * and a TICK may go back, to another block. */
+static void ticks_of_packed_records(void **unused)
+{
+	const struct hl_packed first[] = {
+		packed_tick(HL_PACKED_TICK_BACK, 110), /* first in its page */
+		packed_free(0x10),
+		packed_free(0x20),
+		packed_tick(HL_PACKED_TICK_BACK, 120),
+		packed_tick(HL_PACKED_TICK_BACK, 130), /* behind a tick */
+		packed_free(0x30),
+		{{hl_packed_head(HL_KIND_thread_exit, 0, 0), 140}},
+		{{0, 0}},
+		packed_tick(HL_PACKED_TICK_BACK, 150), /* behind a timed record */
+		packed_free(0x40),
+		packed_tick(HL_PACKED_TICK, 105), /* back */
+		packed_free(0x50),
+	};
+	const struct hl_packed second[] = {packed_free(0x60)};
+	static const uint64_t expected[][2] = {{100, 0x60}, {105, 0x50}, {110, 0x10}, {120, 0x20},
+		{130, 0x30}, {140, 0}, {150, 0x40}};
+	struct stream *stream = create(8);
+	struct stream_reader *reader;
+	const struct stream_event *event;
+	int fd;
+	(void)unused;
+	assert_int_equal(stream_append_packed(stream, 4, 100, first, 12), 0);
+	assert_int_equal(stream_append_packed(stream, 4, 100, second, 1), 0);
+	finish(stream, 1);
+	assert_int_equal(open_stream(8, &reader, &fd), 0);
+	assert_int_equal(stream_reader_info(reader)->blocks, 3);
+	for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++) {
+		assert_int_equal(stream_reader_next(reader, &event), 1);
+		assert_int_equal(event->record.call.tick, expected[i][0]);
+		assert_int_equal(hl_addr_of(event->record.call.kind_addr), expected[i][1]);
+	}
+	assert_int_equal(stream_reader_next(reader, &event), 0);
+	stream_reader_close(reader);
+	close(fd);
+}
+
+static void a_damaged_page_is_refused(void **unused)
+{
+	const struct hl_packed slots[] = {{{hl_packed_head(HL_KIND_malloc, HL_PACKED_WIDE, 16), 1}},
+		packed_free(16), {{hl_packed_head(61, 0, 16), 1}}, {{hl_packed_head(0, 0, 16), 1}},
+		{{hl_packed_head(200, 0, 16), 1}}};
+	(void)unused;
+	for (size_t i = 0; i < 4; i++) {
+		struct stream *stream = create(9);
+		int rc = stream_append_packed(stream, 4, 100, &slots[i ? i + 1 : 0], i ? 1 : 2);
+		assert_int_equal(rc, -EINVAL);
+		assert_int_equal(stream_append_packed(stream, 4, 100, &slots[1], 1), -EINVAL);
+		stream_close(stream, 1, HL_TRACE_END_EXIT, 0, 0, 0, NULL, 0);
+		unlinkat(dirfd_of_test, "77.9.hlt", 0);
+	}
 }
 
 static void a_cut_off_record_is_refused(void **unused)
@@ -228,7 +472,7 @@ static void a_full_disk_leaves_whole_blocks(void **unused)
 		rc = stream_append(stream, 1, (const struct hl_slot *)word, slots);
 		appended++;
 	}
-	int again = stream_append(stream, 1, (const struct hl_slot *)word, 1);
+	int again = stream_append(stream, 1, (const struct hl_slot *)word, 3);
 	int closed = stream_close(stream, 1, HL_TRACE_END_EXIT, 0, tick, 0, NULL, 0);
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
 	assert_int_equal(rc, -EFBIG);
@@ -278,6 +522,9 @@ int main(void)
 		cmocka_unit_test(every_word_comes_back),
 		cmocka_unit_test(threads_are_merged_by_time),
 		cmocka_unit_test(ticks_that_go_back_are_put_in_order),
+		cmocka_unit_test(packed_records_are_expanded),
+		cmocka_unit_test(ticks_of_packed_records),
+		cmocka_unit_test(a_damaged_page_is_refused),
 		cmocka_unit_test(a_cut_off_record_is_refused),
 		cmocka_unit_test(a_full_disk_leaves_whole_blocks),
 	};

@@ -78,17 +78,16 @@ static void do_flush(void)
 		die("stream_flush failed");
 }
 
-/* call TID TICK KIND ADDR SIZE CHUNK FLAGS ALIGNMENT: one or two slots, marks too */
+/* call TID TICK KIND ADDR SIZE CHUNK FLAGS ALIGNMENT CALLER: marks too, which take the first words
+ */
 static void do_call(void)
 {
-	struct hl_aligned_record record = {
-		.call =
-			{
-				.tick = arguments[1],
-				.kind_addr = hl_kind_addr((enum hl_kind)arguments[2], arguments[3]),
-				.size = arguments[4],
-				.chunk = arguments[5] | arguments[6] << HL_ADDRESS_BITS,
-			},
+	struct hl_call_record record = {
+		.tick = arguments[1],
+		.kind_addr = hl_kind_addr((enum hl_kind)arguments[2], arguments[3]),
+		.size = arguments[4],
+		.chunk = arguments[5] | arguments[6] << HL_ADDRESS_BITS,
+		.caller = arguments[8],
 		.alignment = arguments[7],
 	};
 	unsigned slots = hl_kind_slots((unsigned)arguments[2]);
@@ -97,7 +96,7 @@ static void do_call(void)
 	append((uint32_t)arguments[0], &record, slots);
 }
 
-/* syscall TID TICK KIND ADDR LENGTH ARGUMENT RESULT DURATION CALL REASON REGION */
+/* syscall TID TICK KIND ADDR LENGTH ARGUMENT RESULT DURATION CALL REASON REGION CALLER */
 static void do_syscall(void)
 {
 	struct hl_syscall_record record = {
@@ -112,6 +111,7 @@ static void do_syscall(void)
 		.mmap_threshold = 131072,
 		.trim_threshold = 131072,
 		.top_pad = 131072,
+		.caller = arguments[11],
 	};
 	if (hl_kind_slots((unsigned)arguments[2]) != 3)
 		die("not a system call");
@@ -141,8 +141,8 @@ static const struct {
 	{"stream", 5, do_stream},
 	{"close", 5, do_close},
 	{"flush", 0, do_flush},
-	{"call", 8, do_call},
-	{"syscall", 11, do_syscall},
+	{"call", 9, do_call},
+	{"syscall", 12, do_syscall},
 	{"sample", 6, do_sample},
 };
 
@@ -190,7 +190,7 @@ static void random_call(uint32_t tid, enum hl_kind kind, uint64_t addr, uint64_t
 		.kind_addr = hl_kind_addr(kind, addr),
 		.size = size,
 		.chunk = kind == HL_KIND_free ? 0 : (size + 8 + 15) & ~UINT64_C(15)};
-	append(tid, &record, 1);
+	append(tid, &record, 2);
 }
 
 /* A heap of `live` places of 1,024 bytes; each event frees a place or fills it again. */
