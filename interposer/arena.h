@@ -32,12 +32,12 @@ struct arena {
 	_Atomic(struct chunk *) deferred; /* freed without the lock; linked by link.next */
 	size_t system_bytes;              /* taken from the kernel and not given back */
 	size_t system_bytes_max;
-	size_t foreign_bytes;         /* main arena: moved over by somebody else's sbrk */
-	char *base;                   /* main arena: the first break */
-	_Atomic(struct arena *) next; /* all arenas, in a ring that only grows */
-	struct arena *next_free;      /* guarded by the list lock */
-	size_t threads;               /* that use it; guarded by the list lock */
-	bool fork_held;               /* by the fork under way */
+	size_t foreign_bytes;                /* main arena: moved over by somebody else's sbrk */
+	char *base;                          /* main arena: the first break */
+	_Atomic(struct arena *) next;        /* all arenas, in a ring that only grows */
+	struct arena *next_free;             /* guarded by the list lock */
+	size_t threads;                      /* that use it; guarded by the list lock */
+	bool fork_held;                      /* by the fork under way */
 	_Atomic(const struct thread *) home; /* home.h; NULL = none */
 
 	bool in_segments;                  /* grows by segments (grow.h), not by the break */

@@ -289,8 +289,8 @@ static bool move_session(void)
 {
 	struct hl_session *old = attached.session;
 	size_t bytes = old->session_bytes;
-	int64_t map = attach_early(HL_KIND_mremap, SYS_mremap, address_of(old), 0, bytes,
-		MREMAP_MAYMOVE, 0, 0);
+	int64_t map = attach_early(
+		HL_KIND_mremap, SYS_mremap, address_of(old), 0, bytes, MREMAP_MAYMOVE, 0, 0);
 
 	if (map < 0 && map > -4096)
 		return false;
@@ -317,8 +317,7 @@ void attach_process(uint64_t fork_id, bool interrupted)
 	 * another thread be first: ld.so allocates before there is one, a copy has only one. */
 	if (atomic_exchange(&attaching, 1) != 0)
 		return;
-	recording = attached.session == NULL ? attach_image()
-					: attach_copy(fork_id, interrupted);
+	recording = attached.session == NULL ? attach_image() : attach_copy(fork_id, interrupted);
 	atomic_store(&attached.recording, recording);
 	atomic_store(&log_off, !recording);
 	if (recording) {
@@ -356,9 +355,8 @@ void attach_change_token(void)
 	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
 		return;
 	seen = __atomic_load_n(token, __ATOMIC_RELAXED);
-	while (seen != 0 &&
-		!__atomic_compare_exchange_n(token, &seen, seen + 1 != 0 ? seen + 1 : 1, false,
-			__ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
+	while (seen != 0 && !__atomic_compare_exchange_n(token, &seen, seen + 1 != 0 ? seen + 1 : 1,
+				    false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) {
 	}
 }
 

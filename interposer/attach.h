@@ -55,8 +55,8 @@ void attach_change_token(void);
 extern const _Atomic uint32_t *attach_round;
 
 /* Registers this process, as a new image or as a copy of the one registered before. interrupted:
- * the copy goes on with a call that was interrupted by a signal handler and may be about to write to
- * its parent's page. */
+ * the copy goes on with a call that was interrupted by a signal handler and may be about to write
+ * to its parent's page. */
 void attach_process(uint64_t fork_id, bool interrupted);
 
 /* A page for this thread, header filled but for tid; NULL if there is none or recording is off. */

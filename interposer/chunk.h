@@ -71,9 +71,9 @@ static inline size_t chunk_bytes_for(size_t request)
 }
 
 /* The owner of a block reads the head and writes its top byte without a lock, while whoever frees,
- * takes or cuts the chunk below changes CHUNK_BELOW_IN_USE in the same word, under the arena's lock.
- * So each is done in one piece, which on x86-64 is what it is anyway, and both write single bytes.
- * Nobody else changes the head of a block in use, and no owner looks at that bit. */
+ * takes or cuts the chunk below changes CHUNK_BELOW_IN_USE in the same word, under the arena's
+ * lock. So each is done in one piece, which on x86-64 is what it is anyway, and both write single
+ * bytes. Nobody else changes the head of a block in use, and no owner looks at that bit. */
 static inline size_t chunk_head(const struct chunk *chunk)
 {
 	return __atomic_load_n(&chunk->head, __ATOMIC_RELAXED);

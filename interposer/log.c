@@ -14,7 +14,8 @@
 #include <sys/single_threaded.h>
 
 #define LOG_DEPTHS 3
-#define LOG_CALL_SLOTS 5 /* the most: a tick, three slots, a tick back */
+#define LOG_STAMP_SLOTS 128 /* the time is read again after so many, at the latest */
+#define LOG_CALL_SLOTS 5    /* the most: a tick, three slots, a tick back */
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define cold __attribute__((noinline, cold))
@@ -67,10 +68,12 @@ static inline struct hl_page *log_page(const struct log_thread *thread, unsigned
 
 static inline void log_set_page(struct log_thread *thread, unsigned level, struct hl_page *page)
 {
-	if (level == 0)
-		log_hot.page = page != NULL ? page : &no_page;
-	else
+	if (level != 0) {
 		thread->cursor[level].page = page;
+		return;
+	}
+	log_hot.page = page != NULL ? page : &no_page;
+	log_hot.limit = 0;
 }
 
 static inline uint32_t log_used(const struct hl_page *page)
@@ -89,8 +92,7 @@ static inline void log_publish(struct hl_page *page, unsigned slots)
 	atomic_store_explicit(&page->used, log_used(page) + slots, memory_order_release);
 }
 
-static inline void log_put(
-	struct hl_page *page, unsigned at, uint64_t head, uint64_t word)
+static inline void log_put(struct hl_page *page, unsigned at, uint64_t head, uint64_t word)
 {
 	struct hl_packed *slot = log_slots(page) + log_used(page) + at;
 
@@ -203,9 +205,13 @@ static inline bool log_is_new_process(void)
 }
 
 /* The time is about to be read. While a fork is pending, it is to be read again each time. */
-static void log_stamped(void)
+static void log_stamped(const struct hl_page *page)
 {
 	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
+	uint32_t next = log_used(page) + LOG_STAMP_SLOTS;
+
+	if (log_depth == 1)
+		log_hot.limit = next < HL_PAGE_SLOTS - 1 ? next : HL_PAGE_SLOTS - 1;
 
 	log_hot.token = token != 0 ? token : UINT32_MAX;
 	log_hot.round = __atomic_load_n(attach_round, __ATOMIC_RELAXED);
@@ -214,9 +220,10 @@ static void log_stamped(void)
 		atomic_store_explicit(&attached.session->stamped, 1, memory_order_relaxed);
 }
 
-static inline bool log_is_stale(void)
+static inline bool log_is_stale(const struct hl_page *page)
 {
-	return log_hot.token != __atomic_load_n(attach_token, __ATOMIC_RELAXED) ||
+	return log_used(page) >= log_hot.limit ||
+	       log_hot.token != __atomic_load_n(attach_token, __ATOMIC_RELAXED) ||
 	       log_hot.round != __atomic_load_n(attach_round, __ATOMIC_RELAXED);
 }
 
@@ -248,7 +255,8 @@ static cold void log_begin(struct log_thread *thread, unsigned level, bool may_w
 {
 	struct log_cursor *cursor = &thread->cursor[level];
 
-	if (log_is_off()) /* once off, always off, in copies of the process too: guard.h relies on it */
+	if (log_is_off()) /* once off, always off, in copies of the process too: guard.h relies on
+			     it */
 		return;
 	if (log_hot.page == NULL)
 		log_hot.page = &no_page;
@@ -341,9 +349,9 @@ static inline struct hl_page *log_room(unsigned slots, enum hl_kind kind)
 
 /* Whether the time must be read for this record. A thread that has read it since others could have
  * had the block need not: nobody else is there, or the block never left it. */
-static inline bool log_wants_tick(const struct log_call *call)
+static inline bool log_wants_tick(const struct log_call *call, const struct hl_page *page)
 {
-	return log_depth > 1 || log_is_stale() || (call->handed && !__libc_single_threaded);
+	return log_depth > 1 || log_is_stale(page) || (call->handed && !__libc_single_threaded);
 }
 
 static inline bool log_is_compact(const struct log_call *call, unsigned *extra)
@@ -382,8 +390,8 @@ static void log_write_call(const struct log_call *call)
 
 	if (unlikely(page == NULL))
 		return;
-	if (log_wants_tick(call)) {
-		log_stamped();
+	if (log_wants_tick(call, page)) {
+		log_stamped(page);
 		token = log_hot.token;
 		log_put(page, 0, hl_packed_head(HL_PACKED_TICK, 0, 0), attach_tick());
 		slots = 1;

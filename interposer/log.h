@@ -12,8 +12,9 @@
  * serves are logged without all that, by log_fast.h.
  *
  * When the time is read, told once. A record's tick says "not before", and reading the time costs
- * more than malloc. So a thread reads it only where it matters for the order of all threads' events,
- * which must have each block allocated before it is freed, and freed before it is handed out again:
+ * more than malloc. So a thread reads it only where it matters for the order of all threads'
+ * events, which must have each block allocated before it is freed, and freed before it is handed
+ * out again:
  *
  *   - Between what one thread does with a block, its own order is enough.
  *   - A tick that is too early does no harm to an allocation that another thread's free follows,

@@ -14,6 +14,7 @@
 /* What the hot path knows of its thread. */
 struct log_hot {
 	struct hl_page *page; /* of depth 0; a full one if there is none */
+	uint32_t limit;       /* slots used when the time is to be read or the page is full */
 	uint32_t token;       /* *attach_token when the time was last read ... */
 	uint32_t round;       /* ... and *attach_round; 0 = read it anew */
 	uintptr_t home;       /* blocks from here on, home_bytes long, are the thread's (home.h) */
@@ -31,20 +32,20 @@ static inline struct hl_packed *log_slots(struct hl_page *page)
 }
 
 /* Whether the record is written; if not, a full bracket must do it. The size is one that a cache
- * holds, and the chunk that of the size. Two slots are left, so that log_tick_back has one. */
-static inline bool log_fast(
-	enum hl_kind kind, const void *block, size_t size, const void *caller)
+ * holds, and the chunk that of the size. The limit leaves two slots, so that log_tick_back has one.
+ */
+static inline bool log_fast(enum hl_kind kind, const void *block, size_t size, const void *caller)
 {
 	struct hl_page *page = log_hot.page;
 	uint32_t used = atomic_load_explicit(&page->used, memory_order_relaxed);
 	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
 	struct hl_packed *slot = log_slots(page) + used;
 
-	if (__builtin_expect(used > HL_PAGE_SLOTS - 2 || token != log_hot.token ||
-				     __atomic_load_n(attach_round, __ATOMIC_RELAXED) !=
-					     log_hot.round ||
-				     ((uintptr_t)block - log_hot.home >= log_hot.home_bytes &&
-					     block != NULL),
+	if (__builtin_expect(
+		    used >= log_hot.limit || token != log_hot.token ||
+			    __atomic_load_n(attach_round, __ATOMIC_RELAXED) != log_hot.round ||
+			    ((uintptr_t)block - log_hot.home >= log_hot.home_bytes &&
+				    block != NULL),
 		    0))
 		return false;
 	slot->word[0] = hl_packed_head(kind, 0, (uintptr_t)block);

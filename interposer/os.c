@@ -160,8 +160,8 @@ bool os_unmap(void *address, size_t bytes, struct os_why why)
 	if (why.region == HL_REGION_arena)
 		log_restamp_all();
 	start = log_tick();
-	done = os_done((int)syscall(SYS_munmap, address, bytes), start, HL_KIND_munmap,
-		address, bytes, 0, why);
+	done = os_done((int)syscall(SYS_munmap, address, bytes), start, HL_KIND_munmap, address,
+		bytes, 0, why);
 
 	if (!done && !is_refusal(errno))
 		fatal_os("munmap", address, bytes, errno);

@@ -62,7 +62,8 @@ static __attribute__((noinline)) void *malloc_full(size_t size, const void *call
 {
 	unsigned depth = enter(HL_KIND_malloc, size, caller);
 
-	return done(HL_KIND_malloc, depth == 0 ? heap_alloc(size) : heap_alloc_aside(size), size, 0);
+	return done(
+		HL_KIND_malloc, depth == 0 ? heap_alloc(size) : heap_alloc_aside(size), size, 0);
 }
 
 /* The short guard serves here, too, unless system calls want a cause. */
@@ -94,8 +95,7 @@ static __attribute__((noinline)) void log_taken_late(
 	guard_end_late();
 }
 
-static inline void log_taken_hot(
-	enum hl_kind kind, void *block, size_t size, const void *caller)
+static inline void log_taken_hot(enum hl_kind kind, void *block, size_t size, const void *caller)
 {
 	if (!log_is_off() && !log_fast(kind, block, size, caller))
 		log_taken_late(kind, block, size, caller);
@@ -120,8 +120,8 @@ static __attribute__((noinline)) void *calloc_full(size_t total, const void *cal
 {
 	unsigned depth = enter(HL_KIND_calloc, total, caller);
 
-	return done(HL_KIND_calloc, depth == 0 ? heap_calloc(total) : heap_calloc_aside(total), total,
-		0);
+	return done(HL_KIND_calloc, depth == 0 ? heap_calloc(total) : heap_calloc_aside(total),
+		total, 0);
 }
 
 EXPORT void *calloc(size_t count, size_t size)

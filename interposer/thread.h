@@ -17,9 +17,9 @@ struct thread {
 	struct arena *arena;  /* NULL: not chosen yet */
 	struct cache *resume; /* guard.h: what `hot` was before the call under way */
 	enum thread_state state;
-	bool has_hot; /* guard.h: `hot` is NULL only within a call */
+	bool has_hot;         /* guard.h: `hot` is NULL only within a call */
 	bool hot_interrupted; /* guard.h: depth 1 is above a call of the hot path */
-	bool armed;   /* the destructor will run */
+	bool armed;           /* the destructor will run */
 };
 
 extern __thread struct thread thread_self __attribute__((tls_model("initial-exec")));

@@ -91,9 +91,9 @@ struct hl_session {
 	_Atomic uint64_t ready_pages;    /* the same */
 	_Atomic uint32_t fresh_pages;    /* pages from here on were never used */
 	_Atomic uint32_t waiting;        /* threads waiting for a page */
-	/* The collector's coarse clock: changes with each of its rounds. A thread whose last tick was
-	 * read before the change reads the time anew; it says so in `stamped`, without which the
-	 * collector lets its rounds become longer. On cache lines of their own. */
+	/* The collector's coarse clock: changes with each of its rounds. A thread whose last tick
+	 * was read before the change reads the time anew; it says so in `stamped`, without which
+	 * the collector lets its rounds become longer. On cache lines of their own. */
 	_Atomic uint32_t stamped __attribute__((aligned(64)));
 	_Atomic uint32_t round __attribute__((aligned(64)));
 };
