@@ -224,7 +224,6 @@ static size_t put_compact(struct encode_block *block, const struct hl_packed *sl
 {
 	const struct define_site *sites = block->definitions.sites;
 	const uint32_t bits = block->definitions.site_bits;
-	const uint32_t site_mask = (UINT32_C(1) << bits) - 1;
 	struct encode_column *column = block->column;
 	uint8_t *site_at = column[HL_COLUMN_SITE].data + column[HL_COLUMN_SITE].used;
 	uint8_t *size_at = column[HL_COLUMN_SIZE].data + column[HL_COLUMN_SIZE].used;
@@ -238,12 +237,11 @@ static size_t put_compact(struct encode_block *block, const struct hl_packed *sl
 		uint64_t key = (head >> HL_ADDRESS_BITS << HL_ADDRESS_BITS) |
 			       (tail & HL_PACKED_ADDRESS_MASK);
 		uint32_t place = define_hash(key, bits);
-		while (sites[place].key && sites[place].key != key)
-			place = (place + 1) & site_mask;
+		place |= sites[place].key != key;
 		const struct define_site *site = &sites[place];
 		uint64_t size = tail >> HL_PACKED_ADDRESS_BITS;
 		uint32_t exact = (uint32_t)(size << 8 | hl_packed_extra(head));
-		if (!site->key || (exact & site->mask) != site->exact || !addr ||
+		if (site->key != key || (exact & site->mask) != site->exact || !addr ||
 			addr % PLACE_BYTES)
 			break;
 		if (hl_packed_kind(slots[at + 1].word[0]) == HL_PACKED_TICK_BACK)
@@ -252,16 +250,17 @@ static size_t put_compact(struct encode_block *block, const struct hl_packed *sl
 		memcpy(site_at, &site->code, sizeof(site->code));
 		site_at += site->code_bytes;
 
-		uint64_t word = varint_word(size << 1, varint_bytes(size << 1));
+		unsigned bytes = varint_bytes(size << 1);
+		uint64_t word = varint_word(size << 1, bytes);
 		memcpy(size_at, &word, sizeof(word));
-		size_at += site->varies ? varint_bytes(size << 1) : 0;
+		size_at += bytes & ~site->mask >> 8; /* nothing if the size must be exact */
 
 		uint64_t step = zigzag((addr >> PLACE_SHIFT) - last);
-		unsigned step_bytes = varint_bytes(step);
 		last = addr >> PLACE_SHIFT;
-		word = varint_word(step, step_bytes);
+		bytes = varint_bytes(step);
+		word = varint_word(step, bytes);
 		memcpy(addr_at, &word, sizeof(word));
-		addr_at += step_bytes;
+		addr_at += bytes;
 	}
 	column[HL_COLUMN_SITE].used = (uint32_t)(site_at - column[HL_COLUMN_SITE].data);
 	column[HL_COLUMN_SIZE].used = (uint32_t)(size_at - column[HL_COLUMN_SIZE].data);
