@@ -70,7 +70,23 @@ static int reserve_batch(struct encode_block *block)
 		if (rc)
 			return rc;
 	}
+	if (!block->recent && !(block->recent = calloc(1, sizeof(*block->recent))))
+		return -ENOMEM;
 	return define_ready(&block->definitions);
+}
+
+/* What ADDR says of an address, and remembers it. Without a branch: in a program with a random
+ * order of blocks none could be foretold. */
+static inline uint64_t address_code(struct encode_recent *recent, uint64_t place)
+{
+	uint8_t next = recent->count++, last = (uint8_t)(next - 1);
+	uint8_t *index = &recent->index[place * UINT64_C(0x9e3779b97f4a7c15) >> 54];
+	uint64_t near = (uint64_t)(uint8_t)(last - *index) << 1 | 1;
+	uint64_t far = zigzag(place - recent->place[last]) << 1;
+	uint64_t is_near = 0 - (uint64_t)(recent->place[*index] == place);
+	*index = next;
+	recent->place[next] = place;
+	return far ^ ((far ^ near) & is_near);
 }
 
 static inline bool is_syscall_kind(unsigned kind)
@@ -161,11 +177,9 @@ static void put_call(struct encode_block *block, uint64_t tick, const struct def
 		if (call->chunk != expected)
 			put_chunk(&column[HL_COLUMN_SIZE], expected, call->chunk);
 	}
-	if (call->addr) {
-		uint64_t place = call->addr >> PLACE_SHIFT;
-		put_varint(&column[HL_COLUMN_ADDR], zigzag(place - block->last_place));
-		block->last_place = place;
-	}
+	if (call->addr)
+		put_varint(&column[HL_COLUMN_ADDR],
+			address_code(block->recent, call->addr >> PLACE_SHIFT));
 }
 
 static uint32_t columns_bytes(const struct encode_block *block)
@@ -216,6 +230,14 @@ ptrdiff_t encode_append(
 	return (ptrdiff_t)at;
 }
 
+/* The address of a packed record by 16; 0 if it has none or it is not a multiple. */
+static inline uint64_t address_place(uint64_t head)
+{
+	uint64_t addr = head & HL_PACKED_ADDRESS_MASK;
+
+	return addr % PLACE_BYTES ? 0 : addr >> PLACE_SHIFT;
+}
+
 /* Compact records of known definitions at the time of the last record, as long as nothing else
  * comes and another slot follows; returns how many. Budget: 6 ns each, no branch on what a varint's
  * length is or on whether a size varies. A site's key has an address of 0 and kinds that are calls,
@@ -228,21 +250,19 @@ static size_t put_compact(struct encode_block *block, const struct hl_packed *sl
 	uint8_t *site_at = column[HL_COLUMN_SITE].data + column[HL_COLUMN_SITE].used;
 	uint8_t *size_at = column[HL_COLUMN_SIZE].data + column[HL_COLUMN_SIZE].used;
 	uint8_t *addr_at = column[HL_COLUMN_ADDR].data + column[HL_COLUMN_ADDR].used;
-	uint64_t last = block->last_place;
 	size_t at = 0;
 
 	for (; at < count; at++) {
 		uint64_t head = slots[at].word[0], tail = slots[at].word[1];
-		uint64_t addr = head & HL_PACKED_ADDRESS_MASK;
+		uint64_t place = address_place(head);
 		uint64_t key = (head >> HL_ADDRESS_BITS << HL_ADDRESS_BITS) |
 			       (tail & HL_PACKED_ADDRESS_MASK);
-		uint32_t place = define_hash(key, bits);
-		place |= sites[place].key != key;
-		const struct define_site *site = &sites[place];
+		uint32_t found = define_hash(key, bits);
+		found |= sites[found].key != key;
+		const struct define_site *site = &sites[found];
 		uint64_t size = tail >> HL_PACKED_ADDRESS_BITS;
 		uint32_t exact = (uint32_t)(size << 8 | hl_packed_extra(head));
-		if (site->key != key || (exact & site->mask) != site->exact || !addr ||
-			addr % PLACE_BYTES)
+		if (site->key != key || (exact & site->mask) != site->exact || !place)
 			break;
 		if (hl_packed_kind(slots[at + 1].word[0]) == HL_PACKED_TICK_BACK)
 			break;
@@ -255,8 +275,7 @@ static size_t put_compact(struct encode_block *block, const struct hl_packed *sl
 		memcpy(size_at, &word, sizeof(word));
 		size_at += bytes & ~site->mask >> 8; /* nothing if the size must be exact */
 
-		uint64_t step = zigzag((addr >> PLACE_SHIFT) - last);
-		last = addr >> PLACE_SHIFT;
+		uint64_t step = address_code(block->recent, place);
 		bytes = varint_bytes(step);
 		word = varint_word(step, bytes);
 		memcpy(addr_at, &word, sizeof(word));
@@ -265,7 +284,6 @@ static size_t put_compact(struct encode_block *block, const struct hl_packed *sl
 	column[HL_COLUMN_SITE].used = (uint32_t)(site_at - column[HL_COLUMN_SITE].data);
 	column[HL_COLUMN_SIZE].used = (uint32_t)(size_at - column[HL_COLUMN_SIZE].data);
 	column[HL_COLUMN_ADDR].used = (uint32_t)(addr_at - column[HL_COLUMN_ADDR].data);
-	block->last_place = last;
 	block->records += (uint32_t)at;
 	return at;
 }
@@ -415,10 +433,12 @@ void encode_reset(struct encode_block *block)
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++)
 		block->column[i].used = 0;
 	define_reset(&block->definitions);
+	if (block->recent)
+		memset(block->recent, 0, sizeof(*block->recent));
 	block->records = 0;
 	block->raw_bytes = 0;
 	block->first_tick = block->last_tick = 0;
-	block->last_place = block->other_addr = block->other_caller = 0;
+	block->other_addr = block->other_caller = 0;
 }
 
 void encode_free(struct encode_block *block)
@@ -426,5 +446,6 @@ void encode_free(struct encode_block *block)
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++)
 		free(block->column[i].data);
 	define_free(&block->definitions);
+	free(block->recent);
 	memset(block, 0, sizeof(*block));
 }

@@ -83,7 +83,7 @@ class Decoder:
     def __init__(self, columns, first_tick):
         self.site, self.define, self.size, self.addr, self.other = columns
         self.tick = first_tick
-        self.definitions, self.place = [], 0
+        self.definitions, self.places = [], [0]
         self.other_addr = self.other_caller = 0
 
     def record(self):
@@ -113,8 +113,10 @@ class Decoder:
     def defined(self, definition):
         record = definition | {'tick': self.tick, 'addr': 0}
         if not definition['null']:
-            self.place += self.addr.zigzag()
-            record['addr'] = self.place * 16
+            code = self.addr.varint()
+            self.places.append(self.places[-1 - (code >> 1)] if code & 1 else
+                               self.places[-1] + unzigzag(code >> 1))
+            record['addr'] = self.places[-1] * 16
         if definition['varies']:
             size = self.size.varint()
             record['size'] = size >> 1
