@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BATCH_RECORDS 16
+#define BATCH_RECORDS 32
 #define WORD_RESULT 4 /* hl_syscall_record.result */
 #define WORD_LIMIT 12 /* of system calls and samples */
 #define PLACE_SHIFT 4
@@ -25,8 +25,6 @@ static_assert(HL_BLOCK_RAW_LIMIT >= (512u << 10), "a block holds what stream.c g
  * records then costs only its columns. */
 static _Thread_local struct {
 	ZSTD_CCtx *zstd;
-	uint8_t *raw;
-	size_t raw_capacity;
 	uint8_t *out;
 	size_t out_capacity;
 } scratch;
@@ -77,9 +75,9 @@ static int reserve_batch(struct encode_block *block)
 
 /* What ADDR says of an address, and remembers it. Without a branch: in a program with a random
  * order of blocks none could be foretold. */
-static inline uint64_t address_code(struct encode_recent *recent, uint64_t place)
+static inline uint64_t address_code(struct encode_recent *recent, uint8_t next, uint64_t place)
 {
-	uint8_t next = recent->count++, last = (uint8_t)(next - 1);
+	uint8_t last = (uint8_t)(next - 1);
 	uint8_t *index = &recent->index[place * UINT64_C(0x9e3779b97f4a7c15) >> 54];
 	uint64_t near = (uint64_t)(uint8_t)(last - *index) << 1 | 1;
 	uint64_t far = zigzag(place - recent->place[last]) << 1;
@@ -178,8 +176,9 @@ static void put_call(struct encode_block *block, uint64_t tick, const struct def
 			put_chunk(&column[HL_COLUMN_SIZE], expected, call->chunk);
 	}
 	if (call->addr)
-		put_varint(&column[HL_COLUMN_ADDR],
-			address_code(block->recent, call->addr >> PLACE_SHIFT));
+		put_varint(
+			&column[HL_COLUMN_ADDR], address_code(block->recent, block->recent->count++,
+							 call->addr >> PLACE_SHIFT));
 }
 
 static uint32_t columns_bytes(const struct encode_block *block)
@@ -247,6 +246,8 @@ static size_t put_compact(struct encode_block *block, const struct hl_packed *sl
 	const struct define_site *sites = block->definitions.sites;
 	const uint32_t bits = block->definitions.site_bits;
 	struct encode_column *column = block->column;
+	struct encode_recent *recent = block->recent;
+	uint8_t next = recent->count;
 	uint8_t *site_at = column[HL_COLUMN_SITE].data + column[HL_COLUMN_SITE].used;
 	uint8_t *size_at = column[HL_COLUMN_SIZE].data + column[HL_COLUMN_SIZE].used;
 	uint8_t *addr_at = column[HL_COLUMN_ADDR].data + column[HL_COLUMN_ADDR].used;
@@ -275,15 +276,16 @@ static size_t put_compact(struct encode_block *block, const struct hl_packed *sl
 		memcpy(size_at, &word, sizeof(word));
 		size_at += bytes & ~site->mask >> 8; /* nothing if the size must be exact */
 
-		uint64_t step = address_code(block->recent, place);
-		bytes = varint_bytes(step);
-		word = varint_word(step, bytes);
+		uint64_t code = address_code(recent, next++, place);
+		bytes = varint_bytes(code);
+		word = varint_word(code, bytes);
 		memcpy(addr_at, &word, sizeof(word));
 		addr_at += bytes;
 	}
 	column[HL_COLUMN_SITE].used = (uint32_t)(site_at - column[HL_COLUMN_SITE].data);
 	column[HL_COLUMN_SIZE].used = (uint32_t)(size_at - column[HL_COLUMN_SIZE].data);
 	column[HL_COLUMN_ADDR].used = (uint32_t)(addr_at - column[HL_COLUMN_ADDR].data);
+	recent->count = next;
 	block->records += (uint32_t)at;
 	return at;
 }
@@ -366,17 +368,50 @@ ptrdiff_t encode_append_packed(struct encode_block *block, uint64_t *tick,
 	return (ptrdiff_t)at;
 }
 
-/* The payload before compression: the lengths of the columns, then the columns. */
-static void lay_out(const struct encode_block *block, uint8_t *raw)
+static void column_lengths(const struct encode_block *block, uint32_t *length)
 {
-	uint8_t *p = raw + HL_COLUMN_LIMIT * sizeof(uint32_t);
+	for (int i = 0; i < HL_COLUMN_LIMIT; i++)
+		length[i] = block->column[i].used;
+}
+
+/* The payload as it is: the lengths of the columns, then the columns. */
+static void lay_out(const struct encode_block *block, uint8_t *p)
+{
+	uint32_t length[HL_COLUMN_LIMIT];
+
+	column_lengths(block, length);
+	memcpy(p, length, sizeof(length));
+	p += sizeof(length);
+	for (int i = 0; i < HL_COLUMN_LIMIT; p += length[i++])
+		if (length[i])
+			memcpy(p, block->column[i].data, length[i]);
+}
+
+/* The same as one zstd frame; returns its bytes, 0 if it failed. Each column begins a zstd block,
+ * so that it has an entropy table of its own: 6 % smaller for 0.5 ns an event. */
+static size_t compress_columns(
+	const struct encode_block *block, size_t raw_bytes, int level, uint8_t *to, size_t room)
+{
+	uint32_t length[HL_COLUMN_LIMIT];
+	ZSTD_outBuffer out = {to, room, 0};
+	ZSTD_inBuffer in = {length, sizeof(length), 0};
+	size_t rest = 0;
+
+	column_lengths(block, length);
+	if (ZSTD_isError(ZSTD_CCtx_reset(scratch.zstd, ZSTD_reset_session_only)) ||
+		ZSTD_isError(
+			ZSTD_CCtx_setParameter(scratch.zstd, ZSTD_c_compressionLevel, level)) ||
+		ZSTD_isError(ZSTD_CCtx_setPledgedSrcSize(scratch.zstd, raw_bytes)) ||
+		ZSTD_isError(ZSTD_compressStream2(scratch.zstd, &out, &in, ZSTD_e_continue)))
+		return 0;
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++) {
-		uint32_t used = block->column[i].used;
-		memcpy(raw + (size_t)i * sizeof(used), &used, sizeof(used));
-		if (used)
-			memcpy(p, block->column[i].data, used);
-		p += used;
+		in = (ZSTD_inBuffer){block->column[i].data, length[i], 0};
+		rest = ZSTD_compressStream2(scratch.zstd, &out, &in,
+			i == HL_COLUMN_LIMIT - 1 ? ZSTD_e_end : ZSTD_e_flush);
+		if (rest) /* an error, or no room: it would be larger than stored */
+			return 0;
 	}
+	return out.pos;
 }
 
 int encode_finish(const struct encode_block *block, uint32_t tid, uint64_t sequence, int level,
@@ -392,28 +427,19 @@ int encode_finish(const struct encode_block *block, uint32_t tid, uint64_t seque
 		.last_tick = block->last_tick,
 	};
 	size_t raw_bytes = columns_bytes(block) + HL_COLUMN_LIMIT * sizeof(uint32_t);
-	size_t bound = ZSTD_compressBound(raw_bytes);
 	if (raw_bytes > HL_BLOCK_RAW_LIMIT)
 		return -EFBIG;
-	int rc = grow(&scratch.raw, &scratch.raw_capacity, raw_bytes);
-	if (!rc)
-		rc = grow(&scratch.out, &scratch.out_capacity, sizeof(header) + bound);
+	int rc = grow(&scratch.out, &scratch.out_capacity, sizeof(header) + raw_bytes);
 	if (rc)
 		return rc;
-	if (!scratch.zstd && !(scratch.zstd = ZSTD_createCCtx()))
+	if (level && !scratch.zstd && !(scratch.zstd = ZSTD_createCCtx()))
 		return -ENOMEM;
 
 	uint8_t *payload = scratch.out + sizeof(header);
-	size_t stored = raw_bytes;
-	if (level) {
-		lay_out(block, scratch.raw);
-		stored = ZSTD_compressCCtx(
-			scratch.zstd, payload, bound, scratch.raw, raw_bytes, level);
-		if (ZSTD_isError(stored))
-			return -ENOMEM;
+	size_t stored = level ? compress_columns(block, raw_bytes, level, payload, raw_bytes) : 0;
+	if (stored && stored < raw_bytes) {
 		header.compression = HL_BLOCK_ZSTD;
-	}
-	if (!level || stored >= raw_bytes) {
+	} else {
 		lay_out(block, payload);
 		stored = raw_bytes;
 		header.compression = HL_BLOCK_STORED;
