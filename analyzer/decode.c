@@ -114,9 +114,10 @@ const char *decode_start(
 		return "the columns do not fill their block";
 	cursor->tick = header->first_tick;
 	cursor->last_tick = header->last_tick;
-	cursor->place = cursor->other_addr = cursor->other_caller = cursor->defined_caller = 0;
+	cursor->other_addr = cursor->other_caller = cursor->defined_caller = 0;
 	cursor->records = cursor->left = header->records;
-	cursor->definitions = 0;
+	cursor->definitions = cursor->recent = 0;
+	memset(cursor->place, 0, sizeof(cursor->place));
 	return NULL;
 }
 
@@ -219,20 +220,34 @@ static const char *get_definition(struct decode_cursor *cursor)
 	return NULL;
 }
 
+/* The address of a record, by 16; 0, and nothing is read, if `placed` is 0. */
+static inline uint64_t get_place(struct decode_cursor *cursor, uint64_t placed)
+{
+	const unsigned mask = HL_BLOCK_RECENT - 1;
+	uint64_t code = get_varint_if(&cursor->at[HL_COLUMN_ADDR], placed);
+	uint64_t *next = &cursor->place[cursor->recent & mask];
+	uint64_t is_near = 0 - (code & 1);
+	uint64_t place = cursor->place[(cursor->recent - 1 - (code >> 1 & is_near)) & mask];
+	place += unzigzag(code >> 1) & ~is_near;
+	place &= PLACE_MASK & placed;
+	*next ^= (*next ^ place) & placed;
+	cursor->recent += placed & 1;
+	return place;
+}
+
 /* A call with a definition. */
 static inline const char *get_defined(struct decode_cursor *cursor, union decode_record *record,
 	const struct decode_definition *defined)
 {
 	uint64_t varies = defined->varies, placed = defined->placed;
-	uint64_t step = unzigzag(get_varint_if(&cursor->at[HL_COLUMN_ADDR], placed)) & placed;
-	uint64_t place = cursor->place = (cursor->place + step) & PLACE_MASK;
+	uint64_t place = get_place(cursor, placed);
 	uint64_t varying = get_varint_if(&cursor->at[HL_COLUMN_SIZE], varies) & varies;
 	uint64_t size = varying >> 1 | defined->size;
 	uint64_t chunk = (hl_packed_chunk(size) | ~varies) & defined->chunk;
 	if (__builtin_expect(varying & 1, 0))
 		chunk = get_chunk(&cursor->at[HL_COLUMN_SIZE], chunk);
 	record->word[0] = cursor->tick;
-	record->word[1] = defined->kind | ((place << PLACE_SHIFT) & placed);
+	record->word[1] = defined->kind | place << PLACE_SHIFT;
 	record->word[2] = size;
 	record->word[3] = chunk;
 	record->word[4] = defined->caller;
@@ -241,6 +256,8 @@ static inline const char *get_defined(struct decode_cursor *cursor, union decode
 	if (cursor->at[HL_COLUMN_ADDR] > cursor->end[HL_COLUMN_ADDR] ||
 		cursor->at[HL_COLUMN_SIZE] > cursor->end[HL_COLUMN_SIZE])
 		return "a column ends in the middle of a record";
+	if (__builtin_expect(!place && placed, 0))
+		return "a record's address is 0 or refers to none";
 	return --cursor->left ? NULL : check_end(cursor);
 }
 

@@ -40,19 +40,20 @@ struct decode_definition {
 	uint64_t alignment;
 };
 
-/* About 57 KiB, of which only the definitions that a block has are touched. */
+/* About 60 KiB, of which only the definitions that a block has are touched. */
 struct decode_cursor {
 	const uint8_t *at[HL_COLUMN_LIMIT];
 	const uint8_t *end[HL_COLUMN_LIMIT];
 	uint64_t tick;
 	uint64_t last_tick;
-	uint64_t place; /* addr / 16 of the last record that had a definition with an address */
 	uint64_t other_addr;
 	uint64_t other_caller;
 	uint64_t defined_caller;
 	uint32_t records;
 	uint32_t left; /* records */
 	uint32_t definitions;
+	uint32_t recent;                 /* addresses from ADDR so far */
+	uint64_t place[HL_BLOCK_RECENT]; /* the last ones, divided by 16, a ring */
 	struct decode_definition definition[HL_BLOCK_DEFINITIONS];
 };
 

@@ -105,10 +105,25 @@ static void take_fork(struct verify *verify, uint32_t stream, const struct strea
 	}
 }
 
-/* The call's stamp is younger than its mapping's. */
+/* When a block was there for sure. Its tick says "not before" and may be that of the start of the
+ * system call that made its mapping, the last one that its thread had read. */
+static uint64_t block_ns(
+	const struct verify *verify, uint32_t stream, uint32_t tid, uint64_t tick_ns)
+{
+	for (size_t i = verify->logged.count; i-- > 0;) {
+		const struct verify_call *call = &verify->logged.call[i];
+		if (call->stream != stream || call->start_ns < tick_ns)
+			break;
+		if (call->tid == tid)
+			return call->end_ns > tick_ns ? call->end_ns : tick_ns;
+	}
+	return tick_ns;
+}
+
 static int take_block(struct verify *verify, uint32_t stream, const struct stream_event *event)
 {
 	const struct hl_call_record *record = &event->record.call;
+	uint32_t tid = event->tid & TID_MASK;
 	struct verify_call *call;
 
 	if (!hl_addr_of(record->kind_addr) ||
@@ -118,12 +133,12 @@ static int take_block(struct verify *verify, uint32_t stream, const struct strea
 	if (!call)
 		return -ENOMEM;
 	*call = (struct verify_call){
-		.start_ns = log_ns(verify, stream, record->tick),
+		.start_ns = block_ns(verify, stream, tid, log_ns(verify, stream, record->tick)),
 		.addr = hl_addr_of(record->kind_addr),
 		.length = record->size,
 		.result = (int64_t)hl_addr_of(record->kind_addr),
 		.pid = verify->trace->streams[stream].info.header.pid,
-		.tid = event->tid & TID_MASK,
+		.tid = tid,
 		.stream = stream,
 		.kind = (uint8_t)hl_kind_of(record->kind_addr),
 	};

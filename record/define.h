@@ -64,10 +64,10 @@ struct define_token {
 	bool varies;     /* put its size and chunk into SIZE */
 };
 
-/* The site's place in the hash of that many bits. */
+/* Where to look for a site in a hash of 1 << bits: there, in the odd place behind it, and so on. */
 static inline uint32_t define_hash(uint64_t key, uint32_t bits)
 {
-	return (uint32_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> (64 - bits));
+	return (uint32_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> (64 - bits)) & ~UINT32_C(1);
 }
 
 /* The chunk that goes without saying. */

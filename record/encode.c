@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BATCH_RECORDS 16
+#define BATCH_RECORDS 32
 #define WORD_RESULT 4 /* hl_syscall_record.result */
 #define WORD_LIMIT 12 /* of system calls and samples */
 #define PLACE_SHIFT 4
@@ -25,8 +25,6 @@ static_assert(HL_BLOCK_RAW_LIMIT >= (512u << 10), "a block holds what stream.c g
  * records then costs only its columns. */
 static _Thread_local struct {
 	ZSTD_CCtx *zstd;
-	uint8_t *raw;
-	size_t raw_capacity;
 	uint8_t *out;
 	size_t out_capacity;
 } scratch;
@@ -70,7 +68,23 @@ static int reserve_batch(struct encode_block *block)
 		if (rc)
 			return rc;
 	}
+	if (!block->recent && !(block->recent = calloc(1, sizeof(*block->recent))))
+		return -ENOMEM;
 	return define_ready(&block->definitions);
+}
+
+/* What ADDR says of an address, and remembers it. Without a branch: in a program with a random
+ * order of blocks none could be foretold. */
+static inline uint64_t address_code(struct encode_recent *recent, uint8_t next, uint64_t place)
+{
+	uint8_t last = (uint8_t)(next - 1);
+	uint8_t *index = &recent->index[place * UINT64_C(0x9e3779b97f4a7c15) >> 54];
+	uint64_t near = (uint64_t)(uint8_t)(last - *index) << 1 | 1;
+	uint64_t far = zigzag(place - recent->place[last]) << 1;
+	uint64_t is_near = 0 - (uint64_t)(recent->place[*index] == place);
+	*index = next;
+	recent->place[next] = place;
+	return far ^ ((far ^ near) & is_near);
 }
 
 static inline bool is_syscall_kind(unsigned kind)
@@ -161,11 +175,10 @@ static void put_call(struct encode_block *block, uint64_t tick, const struct def
 		if (call->chunk != expected)
 			put_chunk(&column[HL_COLUMN_SIZE], expected, call->chunk);
 	}
-	if (call->addr) {
-		uint64_t place = call->addr >> PLACE_SHIFT;
-		put_varint(&column[HL_COLUMN_ADDR], zigzag(place - block->last_place));
-		block->last_place = place;
-	}
+	if (call->addr)
+		put_varint(
+			&column[HL_COLUMN_ADDR], address_code(block->recent, block->recent->count++,
+							 call->addr >> PLACE_SHIFT));
 }
 
 static uint32_t columns_bytes(const struct encode_block *block)
@@ -216,6 +229,14 @@ ptrdiff_t encode_append(
 	return (ptrdiff_t)at;
 }
 
+/* The address of a packed record by 16; 0 if it has none or it is not a multiple. */
+static inline uint64_t address_place(uint64_t head)
+{
+	uint64_t addr = head & HL_PACKED_ADDRESS_MASK;
+
+	return addr % PLACE_BYTES ? 0 : addr >> PLACE_SHIFT;
+}
+
 /* Compact records of known definitions at the time of the last record, as long as nothing else
  * comes and another slot follows; returns how many. Budget: 6 ns each, no branch on what a varint's
  * length is or on whether a size varies. A site's key has an address of 0 and kinds that are calls,
@@ -224,27 +245,25 @@ static size_t put_compact(struct encode_block *block, const struct hl_packed *sl
 {
 	const struct define_site *sites = block->definitions.sites;
 	const uint32_t bits = block->definitions.site_bits;
-	const uint32_t site_mask = (UINT32_C(1) << bits) - 1;
 	struct encode_column *column = block->column;
+	struct encode_recent *recent = block->recent;
+	uint8_t next = recent->count;
 	uint8_t *site_at = column[HL_COLUMN_SITE].data + column[HL_COLUMN_SITE].used;
 	uint8_t *size_at = column[HL_COLUMN_SIZE].data + column[HL_COLUMN_SIZE].used;
 	uint8_t *addr_at = column[HL_COLUMN_ADDR].data + column[HL_COLUMN_ADDR].used;
-	uint64_t last = block->last_place;
 	size_t at = 0;
 
 	for (; at < count; at++) {
 		uint64_t head = slots[at].word[0], tail = slots[at].word[1];
-		uint64_t addr = head & HL_PACKED_ADDRESS_MASK;
+		uint64_t place = address_place(head);
 		uint64_t key = (head >> HL_ADDRESS_BITS << HL_ADDRESS_BITS) |
 			       (tail & HL_PACKED_ADDRESS_MASK);
-		uint32_t place = define_hash(key, bits);
-		while (sites[place].key && sites[place].key != key)
-			place = (place + 1) & site_mask;
-		const struct define_site *site = &sites[place];
+		uint32_t found = define_hash(key, bits);
+		found |= sites[found].key != key;
+		const struct define_site *site = &sites[found];
 		uint64_t size = tail >> HL_PACKED_ADDRESS_BITS;
 		uint32_t exact = (uint32_t)(size << 8 | hl_packed_extra(head));
-		if (!site->key || (exact & site->mask) != site->exact || !addr ||
-			addr % PLACE_BYTES)
+		if (site->key != key || (exact & site->mask) != site->exact || !place)
 			break;
 		if (hl_packed_kind(slots[at + 1].word[0]) == HL_PACKED_TICK_BACK)
 			break;
@@ -252,21 +271,21 @@ static size_t put_compact(struct encode_block *block, const struct hl_packed *sl
 		memcpy(site_at, &site->code, sizeof(site->code));
 		site_at += site->code_bytes;
 
-		uint64_t word = varint_word(size << 1, varint_bytes(size << 1));
+		unsigned bytes = varint_bytes(size << 1);
+		uint64_t word = varint_word(size << 1, bytes);
 		memcpy(size_at, &word, sizeof(word));
-		size_at += site->varies ? varint_bytes(size << 1) : 0;
+		size_at += bytes & ~site->mask >> 8; /* nothing if the size must be exact */
 
-		uint64_t step = zigzag((addr >> PLACE_SHIFT) - last);
-		unsigned step_bytes = varint_bytes(step);
-		last = addr >> PLACE_SHIFT;
-		word = varint_word(step, step_bytes);
+		uint64_t code = address_code(recent, next++, place);
+		bytes = varint_bytes(code);
+		word = varint_word(code, bytes);
 		memcpy(addr_at, &word, sizeof(word));
-		addr_at += step_bytes;
+		addr_at += bytes;
 	}
 	column[HL_COLUMN_SITE].used = (uint32_t)(site_at - column[HL_COLUMN_SITE].data);
 	column[HL_COLUMN_SIZE].used = (uint32_t)(size_at - column[HL_COLUMN_SIZE].data);
 	column[HL_COLUMN_ADDR].used = (uint32_t)(addr_at - column[HL_COLUMN_ADDR].data);
-	block->last_place = last;
+	recent->count = next;
 	block->records += (uint32_t)at;
 	return at;
 }
@@ -349,17 +368,50 @@ ptrdiff_t encode_append_packed(struct encode_block *block, uint64_t *tick,
 	return (ptrdiff_t)at;
 }
 
-/* The payload before compression: the lengths of the columns, then the columns. */
-static void lay_out(const struct encode_block *block, uint8_t *raw)
+static void column_lengths(const struct encode_block *block, uint32_t *length)
 {
-	uint8_t *p = raw + HL_COLUMN_LIMIT * sizeof(uint32_t);
+	for (int i = 0; i < HL_COLUMN_LIMIT; i++)
+		length[i] = block->column[i].used;
+}
+
+/* The payload as it is: the lengths of the columns, then the columns. */
+static void lay_out(const struct encode_block *block, uint8_t *p)
+{
+	uint32_t length[HL_COLUMN_LIMIT];
+
+	column_lengths(block, length);
+	memcpy(p, length, sizeof(length));
+	p += sizeof(length);
+	for (int i = 0; i < HL_COLUMN_LIMIT; p += length[i++])
+		if (length[i])
+			memcpy(p, block->column[i].data, length[i]);
+}
+
+/* The same as one zstd frame; returns its bytes, 0 if it failed. Each column begins a zstd block,
+ * so that it has an entropy table of its own: 6 % smaller for 0.5 ns an event. */
+static size_t compress_columns(
+	const struct encode_block *block, size_t raw_bytes, int level, uint8_t *to, size_t room)
+{
+	uint32_t length[HL_COLUMN_LIMIT];
+	ZSTD_outBuffer out = {to, room, 0};
+	ZSTD_inBuffer in = {length, sizeof(length), 0};
+	size_t rest = 0;
+
+	column_lengths(block, length);
+	if (ZSTD_isError(ZSTD_CCtx_reset(scratch.zstd, ZSTD_reset_session_only)) ||
+		ZSTD_isError(
+			ZSTD_CCtx_setParameter(scratch.zstd, ZSTD_c_compressionLevel, level)) ||
+		ZSTD_isError(ZSTD_CCtx_setPledgedSrcSize(scratch.zstd, raw_bytes)) ||
+		ZSTD_isError(ZSTD_compressStream2(scratch.zstd, &out, &in, ZSTD_e_continue)))
+		return 0;
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++) {
-		uint32_t used = block->column[i].used;
-		memcpy(raw + (size_t)i * sizeof(used), &used, sizeof(used));
-		if (used)
-			memcpy(p, block->column[i].data, used);
-		p += used;
+		in = (ZSTD_inBuffer){block->column[i].data, length[i], 0};
+		rest = ZSTD_compressStream2(scratch.zstd, &out, &in,
+			i == HL_COLUMN_LIMIT - 1 ? ZSTD_e_end : ZSTD_e_flush);
+		if (rest) /* an error, or no room: it would be larger than stored */
+			return 0;
 	}
+	return out.pos;
 }
 
 int encode_finish(const struct encode_block *block, uint32_t tid, uint64_t sequence, int level,
@@ -375,28 +427,19 @@ int encode_finish(const struct encode_block *block, uint32_t tid, uint64_t seque
 		.last_tick = block->last_tick,
 	};
 	size_t raw_bytes = columns_bytes(block) + HL_COLUMN_LIMIT * sizeof(uint32_t);
-	size_t bound = ZSTD_compressBound(raw_bytes);
 	if (raw_bytes > HL_BLOCK_RAW_LIMIT)
 		return -EFBIG;
-	int rc = grow(&scratch.raw, &scratch.raw_capacity, raw_bytes);
-	if (!rc)
-		rc = grow(&scratch.out, &scratch.out_capacity, sizeof(header) + bound);
+	int rc = grow(&scratch.out, &scratch.out_capacity, sizeof(header) + raw_bytes);
 	if (rc)
 		return rc;
-	if (!scratch.zstd && !(scratch.zstd = ZSTD_createCCtx()))
+	if (level && !scratch.zstd && !(scratch.zstd = ZSTD_createCCtx()))
 		return -ENOMEM;
 
 	uint8_t *payload = scratch.out + sizeof(header);
-	size_t stored = raw_bytes;
-	if (level) {
-		lay_out(block, scratch.raw);
-		stored = ZSTD_compressCCtx(
-			scratch.zstd, payload, bound, scratch.raw, raw_bytes, level);
-		if (ZSTD_isError(stored))
-			return -ENOMEM;
+	size_t stored = level ? compress_columns(block, raw_bytes, level, payload, raw_bytes) : 0;
+	if (stored && stored < raw_bytes) {
 		header.compression = HL_BLOCK_ZSTD;
-	}
-	if (!level || stored >= raw_bytes) {
+	} else {
 		lay_out(block, payload);
 		stored = raw_bytes;
 		header.compression = HL_BLOCK_STORED;
@@ -416,10 +459,12 @@ void encode_reset(struct encode_block *block)
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++)
 		block->column[i].used = 0;
 	define_reset(&block->definitions);
+	if (block->recent)
+		memset(block->recent, 0, sizeof(*block->recent));
 	block->records = 0;
 	block->raw_bytes = 0;
 	block->first_tick = block->last_tick = 0;
-	block->last_place = block->other_addr = block->other_caller = 0;
+	block->other_addr = block->other_caller = 0;
 }
 
 void encode_free(struct encode_block *block)
@@ -427,5 +472,6 @@ void encode_free(struct encode_block *block)
 	for (int i = 0; i < HL_COLUMN_LIMIT; i++)
 		free(block->column[i].data);
 	define_free(&block->definitions);
+	free(block->recent);
 	memset(block, 0, sizeof(*block));
 }

@@ -15,17 +15,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* The addresses that ADDR can refer to, divided by 16, and where some of them are. */
+struct encode_recent {
+	uint64_t place[HL_BLOCK_RECENT]; /* a ring */
+	uint8_t index[1024];             /* into it, by hash; whether it is there is looked up */
+	uint8_t count;                   /* modulo the ring's length */
+};
+
 /* The records of one thread gathered so far. All zero is an empty block. */
 struct encode_block {
 	uint64_t first_tick;
 	uint64_t last_tick;
-	uint64_t last_place; /* addr / 16 of the last record with a token and an address */
 	uint64_t other_addr; /* of the last record that was spelled out ... */
 	uint64_t other_caller;
 	uint32_t records;
 	uint32_t raw_bytes; /* of all columns */
 	struct encode_column column[HL_COLUMN_LIMIT];
 	struct define_table definitions;
+	struct encode_recent *recent;
 };
 
 /* Appends records from `slots` until they are all in, the block holds `limit_bytes`, or a tick goes

@@ -94,14 +94,15 @@ static_assert(sizeof(struct hl_block_header) == 56, "block header");
  * tick: first_tick to begin with, moved by what is in OTHER. A varint is as docs/trace-format.md
  * says, not as elsewhere. */
 enum hl_column {
-	HL_COLUMN_SITE,  /* varint */
-	HL_COLUMN_DEF,   /* u8 kind with HL_DEFINE_*; unless VARIES: varint size and, unless NULL,
-			    chunk; zigzag varint of caller - previous definition's caller; of ALIGNED
-			    calls varint alignment */
-	HL_COLUMN_SIZE,  /* of records whose definition has VARIES: varint of size * 2 + 1 if the
-			    chunk follows */
-	HL_COLUMN_ADDR,  /* of records with a definition without NULL: zigzag varint of
-			    addr / 16 - previous addr / 16 */
+	HL_COLUMN_SITE, /* varint */
+	HL_COLUMN_DEF,  /* u8 kind with HL_DEFINE_*; unless VARIES: varint size and, unless NULL,
+			   chunk; zigzag varint of caller - previous definition's caller; of ALIGNED
+			   calls varint alignment */
+	HL_COLUMN_SIZE, /* of records whose definition has VARIES: varint of size * 2 + 1 if the
+			   chunk follows */
+	HL_COLUMN_ADDR, /* of records with a definition without NULL, whose addr is a multiple of 16
+			   and not 0: varint of n * 2 + 1 if addr is that of the record before the
+			   n last ones here, else of 2 * zigzag(addr / 16 - previous addr / 16) */
 	HL_COLUMN_OTHER, /* u8 kind; varint of tick - current tick; unless HL_TRACE_TICK: zigzag
 			    varint of addr - previous addr here; calls: varint size, chunk, zigzag
 			    varint of caller - previous caller here, varint alignment; marks:
@@ -110,6 +111,7 @@ enum hl_column {
 };
 
 #define HL_BLOCK_DEFINITIONS 1024
+#define HL_BLOCK_RECENT 256 /* n in ADDR is below */
 
 /* With the kind of a definition. */
 #define HL_DEFINE_VARIES UINT8_C(0x80) /* the size comes with each record, from SIZE */

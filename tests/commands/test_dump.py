@@ -38,6 +38,30 @@ def test_lines_are_in_time_order_and_say_everything(heapledger, trace):
     assert text.endswith(' 7 exit\n')
 
 
+CALLERS = '''
+stream 100 1 0 0 1000
+syscall 7 1000 33 0 4096 3 0x7ffff7fb0000 1500 1 4 3 0x401000
+call 7 1000 1 0x555555560010 100 112 0 0 0x401000
+call 7 1000 48 0x555555560010 0 0 0 0 0x401010
+call 7 1000 3 0x7ffff7fb0010 4000 4096 1 0 0x401010
+call 7 1000 9 0x7ffff7fb0010 0 0 0 0 0x401020
+call 7 1000 5 0x555555560100 200 208 0 64 0x401030
+close 1 1 0 2300 0
+'''
+
+
+def test_callers_are_the_last_word(heapledger, build, tmp_path):
+    trace = make_trace(build, tmp_path / 'callers', CALLERS)
+    lines = dump(heapledger, '--no-time', trace).stdout.decode().splitlines()
+    assert lines[0].endswith(' top_pad=131072 caller=0x401000')
+    assert lines[1:] == [
+        '100.1 7 malloc size=100 = 0x555555560010 chunk=112 caller=0x401000',
+        '100.1 7 realloc_begin 0x555555560010 caller=0x401010',
+        '100.1 7 realloc size=4000 = 0x7ffff7fb0010 chunk=4096 mmapped caller=0x401010',
+        '100.1 7 free 0x7ffff7fb0010 caller=0x401020',
+        '100.1 7 memalign alignment=64 size=200 = 0x555555560100 chunk=208 caller=0x401030']
+
+
 def test_kinds_streams_and_no_time(heapledger, trace):
     frees = dump(heapledger, '--kind', 'free,munmap', '--no-time', trace).stdout.decode()
     assert [line.split()[2] for line in frees.splitlines()] == ['free', 'munmap', 'free', 'free']
@@ -63,7 +87,7 @@ def test_unreadable_is_3_and_names_file_and_offset(heapledger, trace):
         whole[:50]: b'offset 0: too short for a trace',
         b'X' + whole[1:]: b'offset 0: not a heapledger trace',
         whole[:8] + b'\x09' + whole[9:]: b'offset 8: trace format version 9; this heapledger reads '
-                                         b'version 1 only',
+                                         b'version 2 only',
         whole[:-1] + bytes([whole[-1] ^ 1]): b'the block is damaged (checksum)',
     }
     for content, message in cases.items():

@@ -13,6 +13,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -226,6 +227,122 @@ static void huge_lengths_are_refused(void **unused)
 	}
 }
 
+/* Blocks of two records at ticks 10 to 20, as columns in hexadecimal: a byte that is odd is the
+ * varint of its half. 01 = malloc, 09 = free, 30 = realloc_begin, 33 = thread_start, 3e = TICK. */
+static const struct {
+	const char *column[HL_COLUMN_LIMIT];
+	const char *wrong;
+} impossible[] = {
+	{{"0303", "09010103", "", "2101", "3e15"},
+		"the block's last tick is not its last record's"},
+	{{"030103", "09010103", "", "2105", "3e15"}, NULL},
+	{{"010301", "09010103", "", "21",
+		 "3315010101"
+		 "3e01"},
+		"the block's first tick is not its first record's"},
+	{{"0103", "09010103", "", "21", "3301010101"},
+		"the block's last tick is not its last record's"},
+	{{"03", "09010103", "", "21", ""}, "the column of tokens is too short"},
+	{{"0302", "09010103", "", "21", ""}, "a token is cut off"},
+	{{"0307", "09010103", "", "21", ""}, "a token names a definition that does not exist"},
+	{{"05", "09010103", "", "21", ""}, "a token names a definition that does not exist"},
+	{{"0305", "09010103", "", "2121", ""}, "a definition is missing"},
+	{{"03", "0901", "", "21", ""}, "a definition is cut off"},
+	{{"03", "04010103", "", "21", ""}, "a definition is cut off"}, /* an alignment is missing */
+	{{"03", "00010103", "", "21", ""}, "a definition is of an unknown kind"},
+	{{"03", "20010103", "", "21", ""}, "a definition is of an unknown kind"},
+	{{"03", "33010103", "", "21", ""}, "a definition is of an unknown kind"},
+	{{"01", "", "", "", ""}, "a spelled-out record is missing"},
+	{{"01", "", "", "", "330101"}, "a spelled-out record is cut off"},
+	{{"01", "", "", "", "3d01010101"}, "a record is of an unknown kind"},
+	{{"01", "", "", "", "0001010101"}, "a record is of an unknown kind"},
+	{{"0301", "09010103", "", "21", "3e17"}, "a record's tick is outside its block"},
+	{{"0301", "09010103", "", "21", "3e00ffffffffffffffff"},
+		"a record's tick is outside its block"},
+	{{"03", "09010103", "", "", ""}, "a column ends in the middle of a record"},
+	{{"03", "8103", "", "21", ""}, "a column ends in the middle of a record"},
+	{{"03", "8103", "03", "21", ""}, "a column ends in the middle of a record"},
+	{{"03", "09010103", "", "03", ""}, "a record's address is 0 or refers to none"},
+	{{"03", "09010103", "", "01", ""}, "a record's address is 0 or refers to none"},
+	{{"030103", "49010303", "", "", "3e15"}, "the block holds more than its records"},
+	{{"030103", "490103", "", "", "3e15"}, NULL},
+	{{"030103", "490103", "", "21", "3e15"}, "the block holds more than its records"},
+	{{"03010301", "490103", "", "",
+		 "3e15"
+		 "3e01"},
+		"the block holds more than its records"},
+};
+
+static uint32_t from_hex(uint8_t *bytes, const char *text)
+{
+	uint32_t length = 0;
+	unsigned byte;
+	for (; sscanf(text, "%2x", &byte) == 1; text += 2)
+		bytes[length++] = (uint8_t)byte;
+	return length;
+}
+
+static const char *decode_columns(const char *const *column)
+{
+	static struct decode_cursor cursor;
+	union decode_record record;
+	struct hl_block_header header = {.records = 2, .first_tick = 10, .last_tick = 20};
+	uint8_t *raw = calloc(1, 512), *exact;
+	assert_non_null(raw);
+	header.raw_bytes = HL_COLUMN_LIMIT * sizeof(uint32_t);
+	for (int i = 0; i < HL_COLUMN_LIMIT; i++) {
+		uint32_t length = from_hex(raw + header.raw_bytes, column[i]);
+		memcpy(raw + (size_t)i * sizeof(length), &length, sizeof(length));
+		header.raw_bytes += length;
+	}
+	exact = realloc(raw, header.raw_bytes + DECODE_PADDING_BYTES);
+	assert_non_null(exact);
+	const char *wrong = decode_start(&cursor, &header, exact);
+	while (!wrong && cursor.left)
+		wrong = decode_next(&cursor, &record);
+	free(exact);
+	return wrong;
+}
+
+static void impossible_columns_are_named(void **unused)
+{
+	(void)unused;
+	for (size_t i = 0; i < sizeof(impossible) / sizeof(impossible[0]); i++) {
+		const char *wrong = decode_columns(impossible[i].column);
+		if (!impossible[i].wrong)
+			assert_null(wrong);
+		else
+			assert_string_equal(wrong ? wrong : "nothing", impossible[i].wrong);
+	}
+}
+
+static void too_many_definitions_are_refused(void **unused)
+{
+	static struct decode_cursor cursor;
+	static uint8_t raw[1 << 16];
+	union decode_record record;
+	struct hl_block_header header = {.records = HL_BLOCK_DEFINITIONS + 1};
+	uint8_t *p = raw + HL_COLUMN_LIMIT * sizeof(uint32_t);
+	uint32_t lengths[HL_COLUMN_LIMIT] = {
+		2 * (HL_BLOCK_DEFINITIONS + 1), 3 * (HL_BLOCK_DEFINITIONS + 1)};
+	const char *wrong = NULL;
+	(void)unused;
+	for (unsigned i = 1; i <= HL_BLOCK_DEFINITIONS + 1; i++) {
+		uint16_t two_bytes = (uint16_t)(i << 2 | 2);
+		memcpy(p, &two_bytes, 2);
+		p += 2;
+	}
+	for (unsigned i = 0; i <= HL_BLOCK_DEFINITIONS; i++, p += 3)
+		memcpy(p, "\x49\x01\x01", 3); /* a free of NULL */
+	memcpy(raw, lengths, sizeof(lengths));
+	header.raw_bytes = (uint32_t)(p - raw);
+	assert_null(decode_start(&cursor, &header, raw));
+	while (!wrong && cursor.left)
+		wrong = decode_next(&cursor, &record);
+	assert_string_equal(wrong ? wrong : "nothing", "the block has too many definitions");
+	assert_int_equal(cursor.left, 1);
+}
+
 static void a_missing_block_is_noticed(void **unused)
 {
 	(void)unused;
@@ -257,6 +374,8 @@ int main(void)
 		cmocka_unit_test(every_flipped_byte_is_noticed),
 		cmocka_unit_test(lies_with_right_checksums),
 		cmocka_unit_test(huge_lengths_are_refused),
+		cmocka_unit_test(impossible_columns_are_named),
+		cmocka_unit_test(too_many_definitions_are_refused),
 		cmocka_unit_test(a_missing_block_is_noticed),
 		cmocka_unit_test(another_version_is_named),
 	};

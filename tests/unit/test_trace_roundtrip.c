@@ -78,9 +78,15 @@ static uint64_t usual_size(uint64_t caller)
 	return caller % 2 ? caller % 1000 : next_random() % 500;
 }
 
+/* Often one of few, so that it was there a while ago. */
+static uint64_t usual_addr(void)
+{
+	return next_random() % (next_random() & 1 ? 300 : 100000) * 16;
+}
+
 static void make_usual(uint64_t *word, unsigned kind)
 {
-	uint64_t addr = next_random() % 20 ? next_random() % 100000 * 16 : 0;
+	uint64_t addr = next_random() % 20 ? usual_addr() : 0;
 	word[4] = usual_caller();
 	word[2] = kind == HL_KIND_free || kind == HL_KIND_realloc_begin ? 0 : usual_size(word[4]);
 	word[3] = usual_chunk(kind, addr, word[2]);
@@ -308,7 +314,7 @@ static void pack_wide(struct packing *packing, unsigned kind, uint64_t addr)
 static void pack_random(struct packing *packing)
 {
 	unsigned kind = random_kind();
-	uint64_t addr = next_random() % 20 ? next_random() % 100000 * 16 : random_word() >> 16;
+	uint64_t addr = next_random() % 20 ? usual_addr() : random_word() >> 16;
 	if (!(next_random() % 10)) {
 		pack_tick(packing);
 	} else if (is_call(kind) && next_random() % 8) {
