@@ -187,7 +187,9 @@ int launch_find(struct launch *launch, const char *program, char *why, size_t wh
 	}
 	if (rc == ENOENT || rc == ENOTDIR) {
 		snprintf(why, why_bytes, "%s: no such program%s", program,
-			strchr(program, '/') == NULL ? " in PATH" : "");
+			strchr(program, '/') == NULL
+				? " in PATH; check its name, or give the path to it"
+				: "; check the path to it");
 		return TOOL_NOT_FOUND;
 	}
 	if (rc == EACCES)

@@ -133,7 +133,8 @@ def figure_section(analysis, module):
     if figure is None:
         inner = '<p class="missing">Nothing of this kind was measured in this run.</p>\n'
     else:
-        inner = (f"<figure>\n{style.svg(figure, escape(module.TITLE))}\n"
+        drawing = style.svg(figure, escape(module.TITLE))
+        inner = (f'<figure>\n<div class="wide">{drawing}</div>\n'
                  f"<figcaption>{escape(CAPTIONS[module.NAME])}</figcaption>\n</figure>\n")
         style.close(figure)
     table = {"syscalls": syscall_table, "ledger": ledger_table}.get(module.NAME)

@@ -3,6 +3,7 @@
 that says whether programs can be recorded."""
 
 import os
+import re
 
 import pytest
 
@@ -27,6 +28,14 @@ def test_where_it_works(heapledger):
     assert status == 0, text
     assert found['library'] == found['recording'] == found['shared memory'] == 'ok', text
     assert 'Programs can be recorded here.' in text
+
+
+def test_the_cost_of_the_clock_is_measured(heapledger):
+    """A system call takes what it takes on this machine, and never less than 20 ns."""
+    _, found, text = doctor(heapledger)
+    cost = re.search(r'costs a system call, (\d+) ns', ' '.join(text.split()))
+    assert (cost is None) == (found['clock'] == 'ok'), text
+    assert cost is None or 20 < int(cost[1]) < 1_000_000, text
 
 
 def test_a_missing_library(heapledger, tmp_path):

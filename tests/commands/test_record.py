@@ -361,7 +361,7 @@ def compile_c(folder, name, *options):
 
 @pytest.mark.parametrize('program', ['no-such-program-anywhere', '/no/such/path', './missing'])
 def test_not_found(record, trace, program):
-    one_line(record(program), 127, program, 'no such program')
+    one_line(record(program), 127, program, 'no such program', 'check')
     assert not trace.exists()
 
 

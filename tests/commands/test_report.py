@@ -84,6 +84,14 @@ def test_the_page_has_four_figures_with_something_in_them(situation):
         assert 'role="img" aria-label="' in drawing
 
 
+def test_a_narrow_screen_scrolls_a_figure_and_does_not_shrink_it(situation):
+    """On 312 of 720 pixels the smallest text would be 4 pixels high. Paper has no scroll bar."""
+    page = page_of(situation)
+    assert len(re.findall(r'<div class="wide"><svg [^>]*>.*?</svg>\s*</div>', page.source, re.S)) == 4
+    assert '.wide{overflow-x:auto' in page.source
+    assert '@media screen{svg{min-width:600px}}' in page.source
+
+
 def test_colours_follow_the_page_between_light_and_dark(situation):
     page = page_of(situation)
     for drawing in re.findall(r'<svg [^>]*>.*?</svg>', page.source, re.S):
