@@ -11,6 +11,7 @@
 
 #include "log.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -254,15 +255,24 @@ static bool register_process(uint32_t parent_serial, uint64_t fork_id, uint64_t 
 	return true;
 }
 
-/* The first calls were made before the session said what a tick is: by the TSC, as nearly always.
- * In the other case their durations are not known. */
+static bool has_rdtscp(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid(0x80000001, &a, &b, &c, &d) != 0 && (d >> 27 & 1) != 0;
+}
+
+/* The first calls were made before the session said what a tick is: by the TSC where there is one,
+ * as nearly always. In the other case their durations are not known. */
 static void settle_clock(void)
 {
-	attached.tsc = attached.session->clock == HL_CLOCK_TSC;
-	if (attached.tsc)
+	bool tsc = attached.session->clock == HL_CLOCK_TSC;
+
+	if (tsc == attached.tsc)
 		return;
+	attached.tsc = tsc;
 	for (uint32_t i = 0; i < attached.call_count; i++) {
-		attached.calls[i].tick = attach_monotonic();
+		attached.calls[i].tick = attach_tick();
 		attached.calls[i].duration = 0;
 	}
 }
@@ -273,9 +283,10 @@ static bool attach_image(void)
 
 	if (!find_session(envp))
 		return false;
+	attached.clock = argv != NULL ? vdso_find_clock(envp) : NULL;
 	keep_command(argv);
 	policy = settings_policy_of(envp);
-	attached.tsc = true;
+	attached.tsc = has_rdtscp();
 	attached.session = map_session();
 	if (attached.session == NULL)
 		return false;

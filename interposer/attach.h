@@ -10,6 +10,8 @@
 #include "heapledger/record.h"
 #include "heapledger/session.h"
 
+#include "vdso.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/syscall.h>
@@ -26,6 +28,7 @@ struct attachment {
 	struct hl_process *process;
 	uint32_t serial;
 	bool tsc;
+	vdso_clock clock; /* where there is no tsc; NULL: ask by a system call */
 	_Atomic bool recording;
 	_Atomic uint64_t sequence; /* of the process's next page */
 	_Atomic uint32_t forks;
@@ -94,13 +97,15 @@ static inline int64_t attach_raw(
 	return result;
 }
 
-/* Where the TSC cannot be trusted. The vDSO is not safe to call this early, the kernel always is.
- */
+/* Where the TSC cannot be trusted. */
 static inline uint64_t attach_monotonic(void)
 {
 	struct timespec now = {0};
 
-	attach_raw(SYS_clock_gettime, CLOCK_MONOTONIC, (uint64_t)(uintptr_t)&now, 0, 0, 0, 0);
+	if (attached.clock != NULL)
+		attached.clock(CLOCK_MONOTONIC, &now);
+	else
+		attach_raw(SYS_clock_gettime, CLOCK_MONOTONIC, (uint64_t)(uintptr_t)&now, 0, 0, 0, 0);
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
