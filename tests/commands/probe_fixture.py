@@ -14,9 +14,11 @@ import pytest
 BLOCK = '<IHBBIIQQQIIII'
 BLOCK_BYTES = struct.calcsize(BLOCK)
 SYSCALL_KINDS = {'brk': 32, 'mmap': 33, 'munmap': 34, 'mremap': 35, 'madvise': 36, 'mprotect': 37}
-WIDE = {*range(32, 39), 53}
-ALIGNED = {4, 5, 6, 7, 8}
-RESULT = 2  # among the words in PLAIN
+SYSCALLS = range(32, 39)
+WIDE = {*SYSCALLS, 53}
+MARKS = {49, 50, 51, 52, 54, 55}
+RESULT = 2  # among the words of a system call
+TICK = 62
 
 
 def skip_without_probe(build):
@@ -32,22 +34,17 @@ def skip_without_probe(build):
 
 
 def varint(data, at):
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7f) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
+    if data[at] == 0:
+        return int.from_bytes(data[at + 1:at + 9], 'little'), at + 9
+    more = (data[at] & -data[at]).bit_length()
+    return int.from_bytes(data[at:at + more], 'little') >> more, at + more
 
 
 def put_varint(value):
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7f | 0x80)
-        value >>= 7
-    out.append(value)
-    return out
+    if value >> 56:
+        return b'\0' + value.to_bytes(8, 'little')
+    length = max(1, (value.bit_length() + 6) // 7)
+    return ((value << 1 | 1) << length - 1).to_bytes(length, 'little')
 
 
 def unzigzag(value):
@@ -67,53 +64,76 @@ def decompress(data, length):
     return out.raw
 
 
-def unpack(payload, count, tick):
-    """Records as dictionaries: tick and addr as numbers, PLAIN as a list, the rest as it lies."""
-    lengths = struct.unpack_from('<6I', payload)
-    columns, start = [], 24
+class Spelled:
+    """Takes what is in OTHER: kind, tick and addr as numbers, the rest as a list."""
+
+    def __init__(self, data, tick):
+        self.data, self.at, self.tick, self.addr = data, 0, tick, 0
+
+    def varint(self):
+        value, self.at = varint(self.data, self.at)
+        return value
+
+    def words(self, kind):
+        if kind in MARKS:
+            return [self.varint(), self.varint()]
+        if kind in WIDE:
+            words = [self.varint() for _ in range(10)]
+            if kind in SYSCALLS:
+                words[RESULT] = unzigzag(words[RESULT])
+            return words
+        words = [self.varint(), self.varint()]  # a call: size, chunk, perhaps flags ...
+        for _ in range(3 if words[1] & 1 else 2):
+            words.append(self.varint())  # ... caller, alignment
+        return words
+
+    def record(self):
+        """None for a TICK."""
+        kind = self.data[self.at]
+        self.at += 1
+        self.tick += self.varint()
+        if kind == TICK:
+            return None
+        self.addr += unzigzag(self.varint())
+        return {'token': 0, 'kind': kind, 'tick': self.tick, 'addr': self.addr,
+                'words': self.words(kind)}
+
+
+def unpack(payload, tick):
+    """Records as dictionaries, those with a token without what it stands for; and the columns that
+    belong to the tokens, as they are."""
+    lengths = struct.unpack_from('<5I', payload)
+    columns, start = [], 20
     for length in lengths:
         columns.append(payload[start:start + length])
         start += length
-    kinds, ticks, addresses, sizes, chunks, plain = columns
-    at = [0] * 6
-    addr = 0
-    for i in range(count):
-        kind, bare = kinds[i] & 0x7f, kinds[i] & 0x80
-        delta, at[1] = varint(ticks, at[1])
-        tick += delta
-        delta, at[2] = varint(addresses, at[2])
-        addr += unzigzag(delta)
-        size = chunk = b''
-        if kind not in WIDE and not bare:
-            _, end = varint(sizes, at[3])
-            size, at[3] = sizes[at[3]:end], end
-            value, end = varint(chunks, at[4])
-            if value & 1:
-                _, end = varint(chunks, end)
-            chunk, at[4] = chunks[at[4]:end], end
-        words = []
-        for word in range(10 if kind in WIDE else 4 if kind in ALIGNED else 0):
-            value, at[5] = varint(plain, at[5])
-            words.append(unzigzag(value) if kind in range(32, 39) and word == RESULT else value)
-        yield {'kind': kind, 'bare': bare, 'tick': tick, 'addr': addr, 'size': size, 'chunk': chunk,
-               'words': words}
+    spelled, records, at = Spelled(columns[4], tick), [], 0
+    while at < len(columns[0]):
+        token, at = varint(columns[0], at)
+        record = spelled.record() if token == 0 else {
+            'token': token, 'kind': 0, 'tick': spelled.tick, 'addr': 0}
+        if record:
+            records.append(record)
+    return records, columns[1:4]
 
 
-def pack(records, tick):
-    columns = [bytearray() for _ in range(6)]
-    addr = 0
+def pack(records, columns, tick):
+    site, other, addr = bytearray(), bytearray(), 0
     for record in records:
-        kind = record['kind']
-        columns[0].append(kind | record['bare'])
-        columns[1] += put_varint(record['tick'] - tick)
-        columns[2] += put_varint(zigzag(record['addr'] - addr))
-        columns[3] += record['size']
-        columns[4] += record['chunk']
+        kind, token, passed = record['kind'], record['token'], record['tick'] - tick
+        tick = record['tick']
+        if token and passed:
+            site += put_varint(0)
+            other += bytes([TICK]) + put_varint(passed)
+        site += put_varint(token)
+        if token:
+            continue
+        other += bytes([kind]) + put_varint(passed) + put_varint(zigzag(record['addr'] - addr))
+        addr = record['addr']
         for word, value in enumerate(record['words']):
-            is_result = kind in range(32, 39) and word == RESULT
-            columns[5] += put_varint(zigzag(value) if is_result else value)
-        tick, addr = record['tick'], record['addr']
-    return struct.pack('<6I', *map(len, columns)) + b''.join(columns)
+            other += put_varint(zigzag(value) if kind in SYSCALLS and word == RESULT else value)
+    columns = [site, *columns, other]
+    return struct.pack('<5I', *map(len, columns)) + b''.join(columns)
 
 
 def rewrite(path, edit):
@@ -128,10 +148,11 @@ def rewrite(path, edit):
         at += fields[1] + fields[10]
         if fields[2]:
             payload = decompress(payload, fields[9])
-        assert pack(unpack(payload, fields[5], fields[7]), fields[7]) == payload
-        records = edit(list(unpack(payload, fields[5], fields[7])))
+        records, columns = unpack(payload, fields[7])
+        assert len(records) == fields[5] and pack(records, columns, fields[7]) == payload
+        records = edit(records)
         fields[5], fields[7], fields[8] = len(records), records[0]['tick'], records[-1]['tick']
-        payload = pack(records, fields[7])
+        payload = pack(records, columns, fields[7])
         fields[2], fields[9:13] = 0, [len(payload), len(payload), zlib.crc32(payload), 0]
         fields[12] = zlib.crc32(struct.pack(BLOCK, *fields))
         out += struct.pack(BLOCK, *fields) + payload
