@@ -27,6 +27,11 @@ PEERS = {
 }
 LIBRARY_FOLDERS = [Path('/usr/lib/x86_64-linux-gnu'), Path('/usr/lib64'), Path('/usr/local/lib')]
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / 'fidelity'))
+sys.dont_write_bytecode = True
+REAL_PROGRAMS = ['sqlite3', 'gcc', 'python3 malloc', 'redis-server']
+# What a run gives: wall seconds, CPU seconds, peak RSS in bytes, and of a recording, bytes an event.
+WALL, CPU, RSS, EVENT_BYTES = range(4)
 
 
 class Candidate:
@@ -35,14 +40,35 @@ class Candidate:
     def __init__(self, name, preload=None, prefix=()):
         self.name, self.preload, self.prefix = name, preload, list(prefix)
 
-    def run(self, argv, folder, build):
-        """Wall seconds, CPU seconds and peak RSS in bytes of one run. A small program starts it:
-        what Python held before exec would count as the program's."""
+    def words(self, folder, plain=''):
+        """What stands before the program. `plain`: what it needs to run on glibc's malloc."""
+        words = [word.replace('@OUT@', str(folder / 'out')) for word in self.prefix]
+        variable = f'LD_PRELOAD={self.preload}' if self.preload else '' if words else plain
+        return (['/usr/bin/env', variable] if variable else []) + words
+
+
+def bytes_an_event(folder):
+    """Of a recording; None if there is none."""
+    try:
+        session = json.loads((folder / 'out' / 'session.json').read_text())
+    except (OSError, NotADirectoryError):
+        return None
+    events = sum(stream['events'] for stream in session['streams'])
+    size = sum(file.stat().st_size for file in (folder / 'out').glob('*.hlt'))
+    return size / events if events else None
+
+
+class Workload:
+    """A command of our own, started by a small program: what Python held before exec would count as
+    the program's."""
+
+    def __init__(self, argv):
+        self.argv = argv
+
+    def run(self, candidate, folder, build):
         environment = {key: value for key, value in os.environ.items() if key != 'LD_PRELOAD'}
-        argv = [word.replace('@OUT@', str(folder / 'out')) for word in self.prefix] + argv
-        if self.preload:
-            argv = ['/usr/bin/env', f'LD_PRELOAD={self.preload}'] + argv
-        argv = [str(build / 'tests/fidelity/peak'), str(folder / 'peak')] + argv
+        argv = [str(build / 'tests/fidelity/peak'), str(folder / 'peak'),
+                *candidate.words(folder), *self.argv]
         shutil.rmtree(folder / 'out', ignore_errors=True)
         start = time.perf_counter()
         child = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL,
@@ -51,9 +77,35 @@ class Candidate:
         seconds = time.perf_counter() - start
         child.returncode = status
         if status != 0:
-            sys.exit(f'bench: {self.name}: {" ".join(argv)}: wait status {status}')
+            sys.exit(f'bench: {candidate.name}: {" ".join(argv)}: wait status {status}')
         peak = int((folder / 'peak').read_text()) * 1024
-        return seconds, usage.ru_utime + usage.ru_stime, peak
+        return seconds, usage.ru_utime + usage.ru_stime, peak, bytes_an_event(folder)
+
+
+class RealProgram:
+    """One of the fidelity table's, in a folder of its own for each run; what loads it is part of
+    the time."""
+
+    def __init__(self, program):
+        self.program = program
+
+    def run(self, candidate, folder, build):
+        place = folder / 'program'
+        shutil.rmtree(folder / 'out', ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        self.program.prepare(place)
+        prefix = [str(build / 'tests/fidelity/peak'), str(folder / 'peak'),
+                  *candidate.words(folder, self.program.plain)]
+        before = os.times()
+        start = time.perf_counter()
+        self.program.run(place, prefix)
+        seconds = time.perf_counter() - start
+        after = os.times()
+        cpu = (after.children_user + after.children_system - before.children_user -
+               before.children_system)
+        peak = int((folder / 'peak').read_text()) * 1024
+        return seconds, cpu, peak, bytes_an_event(folder)
 
 
 def peers():
@@ -66,14 +118,14 @@ def peers():
             print(f'bench: {name}: {file} is not installed, left out', file=sys.stderr)
 
 
-def measure(candidates, workloads, rounds, folder, build):
-    """results[workload][candidate] = list of (wall, cpu, rss), one a round."""
-    results = {name: {c.name: [] for c in candidates} for name in workloads}
+def measure(candidates, tasks, rounds, folder, build):
+    """results[task][candidate] = list of what a run gives, one a round."""
+    results = {name: {c.name: [] for c in candidates} for name in tasks}
     for turn in range(rounds):
-        for name, argv in workloads.items():
+        for name, task in tasks.items():
             shift = turn % len(candidates)
             for candidate in candidates[shift:] + candidates[:shift]:
-                results[name][candidate.name].append(candidate.run(argv, folder, build))
+                results[name][candidate.name].append(task.run(candidate, folder, build))
         print(f'bench: round {turn + 1} of {rounds}', file=sys.stderr)
     return results
 
@@ -106,37 +158,60 @@ def table(results, names, column, base, title):
     return lines
 
 
+def event_table(results):
+    lines = ['| workload | bytes on disk an event |', '|---|---|']
+    for workload, runs in results.items():
+        sizes = [run[EVENT_BYTES] for run in runs['recorded']]
+        lines.append(f'| {workload} | {statistics.median(sizes):.2f} |')
+    return lines
+
+
 def report(results, candidates, arguments, elapsed):
     names = [c.name for c in candidates if c.name != 'glibc']
     lines = [f'`./dev bench {arguments.what} --rounds {arguments.rounds}`, {elapsed:.0f} s, '
              f'{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, '
-             f'glibc {platform.libc_ver()[1]}', '']
-    lines += table(results, names, 0, 'glibc', 'Time') + ['']
-    lines += table(results, names, 2, 'glibc', 'Peak RSS')
+             f'glibc {platform.libc_ver()[1]}']
+    sets = {'': {name: runs for name, runs in results.items() if name not in REAL_PROGRAMS},
+            ', real programs': {name: results[name] for name in results if name in REAL_PROGRAMS}}
+    for title, part in sets.items():
+        if part:
+            lines += ['', *table(part, names, WALL, 'glibc', 'Time' + title)]
+            lines += ['', *table(part, names, RSS, 'glibc', 'Peak RSS' + title)]
+    if 'recorded' in names:
+        lines += ['', *event_table(results)]
     return '\n'.join(lines)
 
 
-def allocator(arguments, build, _folder):
+def library(build):
+    return build / 'interposer/libheapledger.so'
+
+
+def workloads(build):
     program = str(build / 'tests/bench/workloads')
     names = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
-    candidates = [Candidate('glibc'),
-                  Candidate('heapledger', preload=build / 'interposer/libheapledger.so')]
-    return candidates + list(peers()), {name: [program, name] for name in names}
+    return {name: Workload([program, name]) for name in names}
 
 
-def recording(arguments, build, folder):
-    _, workloads = allocator(arguments, build, folder)
+def allocator(build):
+    candidates = [Candidate('glibc'), Candidate('heapledger', preload=library(build)), *peers()]
+    return candidates, workloads(build)
+
+
+def recording(build):
+    from programs import programs
+
     record = [str(build / 'analyzer/heapledger'), 'record', '-q', '--kernel', 'off', '-o', '@OUT@',
               '--']
-    candidates = [Candidate('glibc'),
-                  Candidate('unrecorded', preload=build / 'interposer/libheapledger.so'),
+    candidates = [Candidate('glibc'), Candidate('unrecorded', preload=library(build)),
                   Candidate('recorded', prefix=record)]
     heaptrack = shutil.which('heaptrack')
     if heaptrack:
         candidates.append(Candidate('heaptrack', prefix=[heaptrack, '-r', '-o', '@OUT@']))
     else:
         print('bench: heaptrack is not installed, left out', file=sys.stderr)
-    return candidates, workloads
+    real = {program.name: RealProgram(program) for program in programs()
+            if program.name in REAL_PROGRAMS}
+    return candidates, {**workloads(build), **real}
 
 
 def main():
@@ -151,16 +226,16 @@ def main():
 
     with tempfile.TemporaryDirectory(prefix='heapledger-bench-') as folder:
         make = allocator if arguments.what == 'allocator' else recording
-        candidates, workloads = make(arguments, build, Path(folder))
+        candidates, tasks = make(build)
         candidates = [c for c in candidates if c.name not in arguments.without.split(',')]
         if arguments.only:
             wanted = arguments.only.split(',')
-            unknown = set(wanted) - set(workloads)
+            unknown = set(wanted) - set(tasks)
             if unknown:
                 parser.error(f'no workload {", ".join(sorted(unknown))}')
-            workloads = {name: workloads[name] for name in wanted}
+            tasks = {name: tasks[name] for name in wanted}
         start = time.perf_counter()
-        results = measure(candidates, workloads, arguments.rounds, Path(folder), build)
+        results = measure(candidates, tasks, arguments.rounds, Path(folder), build)
         text = report(results, candidates, arguments, time.perf_counter() - start)
     print(text)
     if arguments.json:
