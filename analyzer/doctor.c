@@ -258,7 +258,8 @@ static void check_clock(struct finding *finding)
 		find(finding, OK, "time stamp counter, %.0f MHz", (double)session.tick_hz / 1e6);
 	else
 		find(finding, LIMITED,
-			"clock_gettime, %.0f ns each time: the kernel does not trust the time stamp "
+			"clock_gettime, %.0f ns each time: the kernel does not trust the time "
+			"stamp "
 			"counter here; it is read at every 128th event, and for blocks that pass "
 			"between threads",
 			clock_call_ns());

@@ -527,15 +527,26 @@ struct hl_page *attach_take_page(uint32_t tid, bool may_wait)
 	return page;
 }
 
+static uint64_t page_offset(const struct hl_page *page)
+{
+	return address_of(page) - address_of(attached.session) - attached.session->pages_offset;
+}
+
+bool attach_has_page(const struct hl_page *page)
+{
+	return page_offset(page) / HL_PAGE_BYTES < attached.session->page_count;
+}
+
 void attach_give_page(struct hl_page *page)
 {
 	struct hl_session *session = attached.session;
-	char *pool = (char *)session + session->pages_offset;
 
+	if (!attach_has_page(page))
+		return;
 	atomic_store_explicit(&page->state, HL_PAGE_READY, memory_order_release);
 	hl_stack_push(&session->ready_pages,
 		(_Atomic uint32_t *)((char *)session + session->links_offset),
-		(uint32_t)((uint64_t)((char *)page - pool) / HL_PAGE_BYTES));
+		(uint32_t)(page_offset(page) / HL_PAGE_BYTES));
 }
 
 /* The number behind "\nName:" in /proc/self/status, which is in KiB, as bytes. */

@@ -66,6 +66,9 @@ void attach_process(uint64_t fork_id, bool interrupted);
 struct hl_page *attach_take_page(uint32_t tid, bool may_wait);
 void attach_give_page(struct hl_page *page);
 
+/* False for a page that a call took which a handler then interrupted and forked: the parent's. */
+bool attach_has_page(const struct hl_page *page);
+
 /* One of the recorder's own calls: makes it and describes it in `record`. */
 int64_t attach_call(struct hl_syscall_record *record, enum hl_kind kind, long number, uint64_t a,
 	uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f);
@@ -105,7 +108,8 @@ static inline uint64_t attach_monotonic(void)
 	if (attached.clock != NULL)
 		attached.clock(CLOCK_MONOTONIC, &now);
 	else
-		attach_raw(SYS_clock_gettime, CLOCK_MONOTONIC, (uint64_t)(uintptr_t)&now, 0, 0, 0, 0);
+		attach_raw(
+			SYS_clock_gettime, CLOCK_MONOTONIC, (uint64_t)(uintptr_t)&now, 0, 0, 0, 0);
 	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 

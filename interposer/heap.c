@@ -342,6 +342,8 @@ static void *realloc_in_arena(struct chunk *chunk, size_t bytes)
 	cache_check_absent(thread_self.cache, chunk, "realloc(): block is in the thread cache");
 	if (!enter_arena(arena))
 		return move_block(chunk, bytes);
+	if (chunk_bytes(chunk) >= arena->system_bytes) /* before what lies behind it is read */
+		fatal_block("realloc(): invalid old size", chunk_block(chunk));
 	if (chunk == arena->top || !chunk_in_use(chunk))
 		fatal_block("realloc(): block is not in use", chunk_block(chunk));
 	if (chunk_bytes(chunk_next(chunk)) < CHUNK_HEADER_BYTES ||

@@ -158,7 +158,7 @@ static cold bool log_exchange(struct log_thread *thread, unsigned level, bool ma
 		thread->tid =
 			(uint32_t)attach_call(&gettid, HL_KIND_other, SYS_gettid, 0, 0, 0, 0, 0, 0);
 	page = attach_take_page(thread->tid | (uint32_t)level << HL_TID_DEPTH_SHIFT, may_wait);
-	if (page != NULL && page->serial != attached.serial)
+	if (page != NULL && (!attach_has_page(page) || page->serial != attached.serial))
 		page = NULL; /* a handler has forked meanwhile: the parent's */
 	if (page == NULL) {
 		if (first)

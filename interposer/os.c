@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -24,6 +25,20 @@ extern void *__curbrk; /* libc's cache of the break, NULL before its first brk *
 /* libc's own names and system calls by number: a program may define sbrk, mmap and their like
  * itself, and what it puts there may allocate. */
 extern void *__sbrk(intptr_t increment);
+
+/* What a thread did with addresses before it gave them away is over when their next owner gets
+ * them. The kernel sees to that; ThreadSanitizer knows no system calls by number and is told. */
+static _Atomic unsigned given_away;
+
+static void os_give_away(void)
+{
+	atomic_fetch_add_explicit(&given_away, 1, memory_order_release);
+}
+
+static void os_come_by(void)
+{
+	atomic_load_explicit(&given_away, memory_order_acquire);
+}
 
 static void os_log(struct hl_syscall_record *record, uint64_t start, enum hl_kind kind,
 	const void *address, struct os_why why)
@@ -100,6 +115,7 @@ static void *os_mmap(void *hint, size_t bytes, int prot, int flags, struct os_wh
 
 	record.result = got == MAP_FAILED ? -error : (int64_t)(uintptr_t)got;
 	os_log(&record, start, HL_KIND_mmap, hint, why);
+	os_come_by();
 	errno = saved;
 	if (got != MAP_FAILED)
 		return got;
@@ -126,12 +142,14 @@ bool os_close(void *address, size_t bytes, struct os_why why)
 void *os_remap(void *address, size_t old_bytes, size_t new_bytes, struct os_why why)
 {
 	struct hl_syscall_record record = {.length = old_bytes, .argument = new_bytes};
-	int saved = errno;
+	int saved = errno, error;
 	uint64_t start = log_tick();
-	void *got =
-		(void *)syscall(SYS_mremap, address, old_bytes, new_bytes, (long)MREMAP_MAYMOVE);
-	int error = errno;
+	void *got;
 
+	os_give_away();
+	got = (void *)syscall(SYS_mremap, address, old_bytes, new_bytes, (long)MREMAP_MAYMOVE);
+	error = errno;
+	os_come_by();
 	record.result = got == MAP_FAILED ? -error : (int64_t)(uintptr_t)got;
 	os_log(&record, start, HL_KIND_mremap, address, why);
 	errno = saved;
@@ -160,9 +178,9 @@ bool os_unmap(void *address, size_t bytes, struct os_why why)
 	if (why.region == HL_REGION_arena)
 		log_restamp_all();
 	start = log_tick();
+	os_give_away();
 	done = os_done((int)syscall(SYS_munmap, address, bytes), start, HL_KIND_munmap, address,
 		bytes, 0, why);
-
 	if (!done && !is_refusal(errno))
 		fatal_os("munmap", address, bytes, errno);
 	errno = saved;

@@ -156,18 +156,24 @@ static void print_text(const char *text)
 		return; /* nobody reads it */
 }
 
+/* "Arena 3:" */
+static void print_title(unsigned number)
+{
+	char digits[10], text[20] = "Arena ";
+	size_t count = 0, at = 6;
+
+	do
+		digits[count++] = (char)('0' + number % 10);
+	while ((number /= 10) != 0);
+	while (count > 0)
+		text[at++] = digits[--count];
+	memcpy(text + at, ":\n", 3);
+	print_text(text);
+}
+
 static void print_arena(const struct arena *arena, const struct figures *figures)
 {
-	char title[] = "Arena          :\n";
-	unsigned number = arena->number;
-
-	for (size_t at = 14; at > 5; at--) {
-		title[at] = (char)('0' + number % 10);
-		number /= 10;
-		if (number == 0)
-			break;
-	}
-	print_text(title);
+	print_title(arena->number);
 	print_figure("system bytes", figures->system);
 	print_figure("in use bytes", figures->system - figures->free_bytes - figures->fast_bytes);
 }

@@ -15,14 +15,14 @@
 
 struct image {
 	uintptr_t moved; /* where it is - where it was linked to */
-	const ElfW(Sym) *symbols;
+	const ElfW(Sym) * symbols;
 	const char *names;
 	const uint32_t *hash, *gnu_hash;
 };
 
-static const ElfW(Ehdr) *find_image(char **envp)
+static const ElfW(Ehdr) * find_image(char **envp)
 {
-	const ElfW(auxv_t) *entry;
+	const ElfW(auxv_t) * entry;
 
 	while (*envp != NULL)
 		envp++;
@@ -32,7 +32,7 @@ static const ElfW(Ehdr) *find_image(char **envp)
 	return NULL;
 }
 
-static const ElfW(Dyn) *find_dynamic(const ElfW(Ehdr) *header, struct image *image)
+static const ElfW(Dyn) * find_dynamic(const ElfW(Ehdr) * header, struct image *image)
 {
 	const ElfW(Phdr) *segment = (const void *)((const char *)header + header->e_phoff);
 	const ElfW(Dyn) *dynamic = NULL;
@@ -49,7 +49,7 @@ static const ElfW(Dyn) *find_dynamic(const ElfW(Ehdr) *header, struct image *ima
 	return loaded ? dynamic : NULL;
 }
 
-static void read_dynamic(const ElfW(Dyn) *entry, struct image *image)
+static void read_dynamic(const ElfW(Dyn) * entry, struct image *image)
 {
 	for (; entry->d_tag != DT_NULL; entry++) {
 		const void *at = (const void *)(entry->d_un.d_ptr + image->moved);
@@ -65,7 +65,8 @@ static void read_dynamic(const ElfW(Dyn) *entry, struct image *image)
 	}
 }
 
-/* The GNU table: buckets, shift and filter words in its head; a chain's last entry has bit 0 set. */
+/* The GNU table: buckets, shift and filter words in its head; a chain's last entry has bit 0 set.
+ */
 static uint32_t count_by_gnu_hash(const uint32_t *table)
 {
 	uint32_t buckets = table[0], first = table[1], filter_words = table[2], last = 0;

@@ -161,6 +161,7 @@ MISUSES = {
     'realloc_of_stack': 'realloc(): invalid pointer',
     'realloc_misaligned': 'realloc(): invalid pointer',
     'realloc_overflowed': 'realloc(): invalid next size',
+    'realloc_of_text': 'realloc(): invalid old size',
     'realloc_middle_mapped': 'realloc(): invalid pointer (mapped block)',
 }
 # The block that shows the fault is another than the one that was misused, or shows it by its link.

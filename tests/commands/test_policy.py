@@ -416,6 +416,30 @@ def test_malloc_info_lists_sizes(victims, library):
     assert int(document.find('system[@type="current"]').get('size')) > 5_000_000
 
 
+@pytest.mark.parametrize('policy', [None, *POLICIES])
+def test_malloc_stats_and_mallinfo_agree(victims, library, policy):
+    """On glibc's own heap, too: it is what the words mean."""
+    env = {'LD_PRELOAD': str(library), 'HEAPLEDGER_POLICY': policy} if policy else {}
+    outcome = run([victims / 'victim_settings', 'holes', 'stats'], env=env)
+    assert outcome.status == 0, outcome
+    wide, narrow = outcome.stdout.decode().splitlines()[1:]
+    assert wide == narrow
+    arena, used, blocks, mapped = map(int, wide.split())
+    said = outcome.stderr.decode()
+    figures = re.findall(r'^(\w[\w ]*?) *= +(\d+)$', said, re.M)
+    system = [int(value) for name, value in figures if name == 'system bytes']
+    in_use = [int(value) for name, value in figures if name == 'in use bytes']
+    most = {name: int(value) for name, value in figures if name.startswith('max mmap')}
+    arenas = re.findall(r'^Arena (\d+):$', said, re.M)
+    assert arenas == [str(number) for number in range(1 if policy == 'brk' else 2)]
+    assert len(system) == len(in_use) == len(arenas) + 1
+    assert system[-1] == arena + mapped and in_use[-1] == used + mapped
+    assert sum(system[:-1]) == arena and sum(in_use[:-1]) == used
+    assert blocks == (0 if policy == 'brk' else 2)
+    assert most['max mmap regions'] == (0 if policy == 'brk' else 3)
+    assert mapped <= most['max mmap bytes']
+
+
 def test_settings_are_documented():
     names = re.findall(r'^HL_SETTING\((\w+),', (
         SOURCE / 'include' / 'heapledger' / 'settings.def').read_text(), re.M)

@@ -6,6 +6,7 @@
  */
 #include "victim.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/time.h>
@@ -18,12 +19,26 @@
 static volatile sig_atomic_t forks;
 static volatile sig_atomic_t in_child;
 
+/* Writes at once: stdio's buffers may be in the hands of what was interrupted. */
+static _Noreturn void fail(const char *what, int value)
+{
+	char text[80];
+	int bytes = snprintf(text, sizeof(text), "fork %d: %s %#x\n", forks, what, (unsigned)value);
+
+	if (write(STDERR_FILENO, text, (size_t)bytes) < 0)
+		_exit(8);
+	_exit(9);
+}
+
 static void handler(int number)
 {
-	pid_t child = fork();
+	pid_t child;
 	int status = 0;
 
 	(void)number;
+	if (forks == FORKS) /* the timer goes on */
+		return;
+	child = fork();
 	if (child == 0) {
 		alarm(20);
 		if (forks % 2 == 0)
@@ -31,9 +46,12 @@ static void handler(int number)
 		in_child = 1;
 		return;
 	}
-	if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status) ||
-		WEXITSTATUS(status) != 3)
-		_exit(9);
+	if (child < 0)
+		fail("refused: errno", errno);
+	if (waitpid(child, &status, 0) != child)
+		fail("cannot be waited for: errno", errno);
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != 3)
+		fail("the child ended with status", status);
 	forks++;
 }
 

@@ -506,6 +506,17 @@ static void realloc_overflowed(void)
 	bad_realloc(block, 9000);
 }
 
+/* What a head reads as where the program has written text. */
+static void realloc_of_text(void)
+{
+	char *block = fenced(5000);
+
+	memcpy(head_of(block), "textTEXT", sizeof(size_t));
+	*head_of(block) &= ~(size_t)14; /* not mapped, of this arena, and aligned */
+	announce(block);
+	bad_realloc(block, 9000);
+}
+
 static void realloc_middle_mapped(void)
 {
 	char *block = fresh(1 << 20);
@@ -563,6 +574,7 @@ static const struct {
 	MISUSE(realloc_of_stack),
 	MISUSE(realloc_misaligned),
 	MISUSE(realloc_overflowed),
+	MISUSE(realloc_of_text),
 	MISUSE(realloc_middle_mapped),
 };
 

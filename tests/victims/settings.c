@@ -293,6 +293,42 @@ static void info(void)
 	REQUIRE(malloc_info(0, stdout) == 0);
 }
 
+/* For whoever compares: the figures of mallinfo2, of mallinfo, and malloc_stats on stderr. A thread
+ * makes another arena. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+static void *use_arena_and_tell(void *kept)
+{
+	struct mallinfo2 wide;
+	struct mallinfo narrow;
+
+	memset(opaque(malloc(70000)), 1, 70000);
+	free(opaque(malloc(3000)));
+	if (kept == NULL)
+		return NULL;
+	wide = mallinfo2();
+	narrow = mallinfo();
+	printf("%zu %zu %zu %zu\n", wide.arena, wide.uordblks, wide.hblks, wide.hblkhd);
+	printf("%d %d %d %d\n", narrow.arena, narrow.uordblks, narrow.hblks, narrow.hblkhd);
+	malloc_stats();
+	return NULL;
+}
+#pragma GCC diagnostic pop
+
+static void stats(void)
+{
+	pthread_t thread;
+	void *large[3];
+
+	puts("stats"); /* stdout has its buffer now */
+	for (int i = 0; i < 3; i++)
+		large[i] = opaque(malloc(1 << 20));
+	free(large[0]);
+	REQUIRE(pthread_create(&thread, NULL, use_arena_and_tell, NULL) == 0);
+	pthread_join(thread, NULL);
+	use_arena_and_tell(large);
+}
+
 static void megabytes(void)
 {
 	for (int i = 0; i < 4; i++)
@@ -323,6 +359,7 @@ static const struct {
 	{"zeroed", zeroed},
 	{"megabytes", megabytes},
 	{"info", info},
+	{"stats", stats},
 };
 
 static void run_part(const char *name)
