@@ -3,7 +3,7 @@
  * Checks and decodes the bytes of a trace file (docs/trace-format.md). Pure functions: whatever the
  * bytes are, they read only what they were given and end with a record or a reason.
  *
- * Budget: a record with a definition is three varints, less than 10 ns, and has no branch that
+ * Budget: a record with a definition is three varints, 16 ns with the merge, and has no branch that
  * depends on a varint's length or on whether its size varies.
  */
 #include "decode.h"

@@ -21,8 +21,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Measured on 5 million calls of tracegen --random, making them included: level 1 takes 50 ns
- * and 4.7 bytes an event, level 3 takes 74 ns and 4.5 bytes. */
+/* Measured on packed records of 20 sites and 50,000 live blocks: encoding takes 8.5 ns an event;
+ * finishing a block 1 ns and 3.2 bytes stored, 4 ns and 2.4 bytes at level 1. Levels 2 and 3 gain
+ * nothing, negative ones have no entropy tables: 3.2 bytes. */
 #define ZSTD_LEVEL 1
 #define BLOCK_BYTES (UINT32_C(256) << 10)
 #define GATHER_LIMIT_BYTES (UINT64_C(16) << 20)
