@@ -447,7 +447,8 @@ static bool still_collected(struct hl_session *session)
 	return false;
 }
 
-static struct hl_page *pop_page(struct hl_session *session)
+/* limited: leave fresh pages alone while the collector is behind. */
+static struct hl_page *pop_page(struct hl_session *session, bool limited)
 {
 	_Atomic uint32_t *links = (_Atomic uint32_t *)((char *)session + session->links_offset);
 	uint32_t count = session->page_count;
@@ -456,6 +457,9 @@ static struct hl_page *pop_page(struct hl_session *session)
 	if (entry == 0) {
 		uint32_t fresh = atomic_load(&session->fresh_pages);
 
+		if (limited && atomic_load_explicit(&session->backlog, memory_order_relaxed) >
+				       session->backlog_limit)
+			return NULL;
 		do
 			if (fresh >= count)
 				return NULL;
@@ -466,8 +470,8 @@ static struct hl_page *pop_page(struct hl_session *session)
 				  (uint64_t)(entry - 1) * HL_PAGE_BYTES);
 }
 
-/* Every page is in use. Waits while the collector lives and works; gives up when its rounds bring
- * no page for long, since then all pages belong to idle threads. */
+/* Every page is in use, or the collector behind. Waits while the collector lives and works; gives
+ * up when its rounds bring no page for long, since then all pages belong to idle threads. */
 static struct hl_page *wait_page(struct hl_session *session)
 {
 	struct timespec pause = {.tv_nsec = WAIT_FIRST_NS};
@@ -478,7 +482,7 @@ static struct hl_page *wait_page(struct hl_session *session)
 	atomic_fetch_add(&session->waiting, 1);
 	while (page == NULL && atomic_load(&session->state) == HL_SESSION_OPEN) {
 		attach_raw(SYS_nanosleep, address_of(&pause), 0, 0, 0, 0, 0);
-		page = pop_page(session);
+		page = pop_page(session, true);
 		if (pause.tv_nsec < WAIT_LONGEST_NS)
 			pause.tv_nsec *= 2;
 		now = attach_monotonic();
@@ -513,8 +517,9 @@ struct hl_page *attach_take_page(uint32_t tid, bool may_wait)
 	}
 	if (!still_collected(session))
 		return NULL;
-	page = pop_page(session);
-	if (page == NULL && may_wait && session->on_full == HL_ON_FULL_WAIT)
+	may_wait = may_wait && session->on_full == HL_ON_FULL_WAIT;
+	page = pop_page(session, may_wait);
+	if (page == NULL && may_wait)
 		page = wait_page(session);
 	if (page == NULL)
 		return NULL;
@@ -543,6 +548,7 @@ void attach_give_page(struct hl_page *page)
 
 	if (!attach_has_page(page))
 		return;
+	atomic_fetch_add_explicit(&session->backlog, 1, memory_order_relaxed);
 	atomic_store_explicit(&page->state, HL_PAGE_READY, memory_order_release);
 	hl_stack_push(&session->ready_pages,
 		(_Atomic uint32_t *)((char *)session + session->links_offset),

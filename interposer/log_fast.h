@@ -11,6 +11,11 @@
 #include "attach.h"
 #include "log.h"
 
+/* The page was last in the collector's core's cache: its lines are asked for this far ahead. */
+#ifndef LOG_AHEAD_SLOTS
+#define LOG_AHEAD_SLOTS 32
+#endif
+
 /* What the hot path knows of its thread. */
 struct log_hot {
 	struct hl_page *page; /* of depth 0; a full one if there is none */
@@ -48,6 +53,7 @@ static inline bool log_fast(enum hl_kind kind, const void *block, size_t size, c
 				    block != NULL),
 		    0))
 		return false;
+	__asm__ volatile("prefetchw %0" : : "m"(slot[LOG_AHEAD_SLOTS]));
 	slot->word[0] = hl_packed_head(kind, 0, (uintptr_t)block);
 	slot->word[1] = (uint64_t)size << HL_PACKED_ADDRESS_BITS |
 			((uintptr_t)caller & HL_PACKED_ADDRESS_MASK);

@@ -24,32 +24,16 @@
 #define CLOCK_NS UINT64_C(1000000000)
 #define SAMPLE_SHARE 10 /* sampling takes at most one part in this of our time */
 #define EVENTS 64
-#define BEHIND_PAGES 512u /* so many at once: they come faster than they can be compressed */
+#define BEHIND_PAGES 256u /* so many at once: they come faster than they can be compressed */
 
-/* In a batch the order of the pages of a process is that of their sequence. */
-struct order {
-	const struct session *session;
-};
-
-static int by_process_and_sequence(const void *a, const void *b, void *context)
-{
-	const struct order *order = context;
-	const struct hl_page *left = session_page(order->session, *(const uint32_t *)a);
-	const struct hl_page *right = session_page(order->session, *(const uint32_t *)b);
-
-	if (left->serial != right->serial)
-		return left->serial < right->serial ? -1 : 1;
-	return (left->sequence > right->sequence) - (left->sequence < right->sequence);
-}
-
-/* Takes what is on the ready list. A thread pushes a page before it takes the next one, so no later
- * batch holds an earlier page of it. */
+/* Takes what is on the ready list, the oldest first. A thread pushes a page before it takes the
+ * next one, so this is the order of each thread's records, and no later batch holds an earlier
+ * page. */
 static uint32_t drain(struct collector *collector)
 {
 	struct session *session = &collector->session;
 	uint32_t limit = session->map->page_count, count = 0;
 	uint32_t entry = hl_stack_take_all(&session->map->ready_pages);
-	struct order order = {session};
 
 	while (entry != 0 && entry <= limit && count < limit) {
 		collector->batch[count++] = entry - 1;
@@ -57,11 +41,10 @@ static uint32_t drain(struct collector *collector)
 	}
 	processes_discover(&collector->processes);
 	processes_set_level(&collector->processes, count < BEHIND_PAGES);
-	if (count > 1)
-		qsort_r(collector->batch, count, sizeof(uint32_t), by_process_and_sequence, &order);
-	for (uint32_t i = 0; i < count; i++) {
+	for (uint32_t i = count; i-- > 0;) {
 		processes_take_page(&collector->processes, collector->batch[i]);
 		session_free_page(session, collector->batch[i]);
+		atomic_fetch_sub_explicit(&session->map->backlog, 1, memory_order_relaxed);
 	}
 	return count;
 }

@@ -24,6 +24,9 @@
 #define DIRECTORY "/dev/shm"
 #define PROCESS_COUNT 16384u
 #define LEAST_PAGES 16u
+/* Of a program that logs on both cores of two, 48 million calls took 0.8 s with 8 MiB, 0.9 s with
+ * 16 to 64 MiB, 1.1 s with 128 MiB and 1.5 s with 512 MiB. */
+#define BACKLOG_BYTES (UINT32_C(16) << 20)
 #define TICK_PROBE_NS 5000000L
 
 static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGSYS};
@@ -232,6 +235,7 @@ int session_create(struct session *session, uint64_t pool_bytes, enum hl_on_full
 		.session_bytes = session->bytes,
 		.next_serial = 1,
 		.round = 1,
+		.backlog_limit = BACKLOG_BYTES / HL_PAGE_BYTES,
 	};
 	start_clock(session);
 	map->magic = HL_SESSION_MAGIC;

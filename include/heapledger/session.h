@@ -9,8 +9,9 @@
  * collector drains it and pushes it back on `free`. Both lists are lock-free stacks of page
  * numbers whose links live outside the pages, so an idle page is never touched.
  *
- * The target never waits for the collector except when every page is in use, and then only as long
- * as the collector is alive (collector_beat moves). No record is lost when the target dies: what
+ * The target waits for the collector when every page is in use, and when so many are ready that a
+ * fresh one would only spread the backlog over more memory than a cache holds; only as long as the
+ * collector is alive (collector_beat moves). No record is lost when the target dies: what
  * `used` counts is complete, and the collector reads the pages of the dead.
  */
 #ifndef HEAPLEDGER_SESSION_H
@@ -91,6 +92,8 @@ struct hl_session {
 	_Atomic uint64_t ready_pages;    /* the same */
 	_Atomic uint32_t fresh_pages;    /* pages from here on were never used */
 	_Atomic uint32_t waiting;        /* threads waiting for a page */
+	uint32_t backlog_limit;          /* a thread that may wait takes no fresh page beyond ... */
+	_Atomic uint32_t backlog;        /* ... this many pages given and not yet drained */
 	/* The collector's coarse clock: changes with each of its rounds. A thread whose last tick
 	 * was read before the change reads the time anew; it says so in `stamped`, without which
 	 * the collector lets its rounds become longer. On cache lines of their own. */
