@@ -66,7 +66,7 @@ bool home_take(void *block)
 {
 	bool home = home_has(block);
 
-	if (!home)
+	if (!home && !chunk_is_mmapped(chunk_of(block)))
 		chunk_set_foreign(chunk_of(block), true);
 	return home;
 }

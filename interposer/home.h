@@ -22,7 +22,8 @@ void home_leave(struct arena *arena);
 /* Whether a block that the caller owns is of its home arena; false for mapped blocks. */
 bool home_has(const void *block);
 
-/* A block that was just taken: marks it if it is not; returns home_has. */
+/* A block that was just taken: marks it if it is not and has no mapping of its own; returns
+ * home_has. */
 bool home_take(void *block);
 
 /* A block about to be given back: takes the mark off. Returns whether this thread allocated it. */

@@ -45,7 +45,7 @@ static void log_taken(enum hl_kind kind, void *block, size_t size, size_t alignm
 	call.chunk = heap_taken(block, &mapped);
 	call.flags = mapped ? HL_CHUNK_MMAPPED : 0;
 	call.handed = true;
-	if (block != NULL && !mapped)
+	if (block != NULL)
 		home_take(block);
 	log_call(&call);
 }
@@ -157,11 +157,15 @@ static void log_given(enum hl_kind kind, void *block, size_t size)
 EXPORT void *realloc(void *old, size_t size)
 {
 	unsigned depth = enter(HL_KIND_realloc, size, CALLER);
+	bool recorded = !log_is_off();
+	void *block;
 
-	if (!log_is_off())
+	if (recorded)
 		log_given(HL_KIND_realloc_begin, old, 0);
-	return done(HL_KIND_realloc,
-		depth == 0 ? heap_realloc(old, size) : heap_realloc_aside(old, size), size, 0);
+	block = depth == 0 ? heap_realloc(old, size) : heap_realloc_aside(old, size);
+	if (recorded && block == NULL && old != NULL && size != 0)
+		home_take(old); /* it failed: the old block stays */
+	return done(HL_KIND_realloc, block, size, 0);
 }
 
 static __attribute__((noinline)) void free_as(

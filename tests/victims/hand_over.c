@@ -7,33 +7,54 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <string.h>
+#include <stdlib.h>
 
-#define THREADS 4
 #define SLOTS 4
-#define STEPS 400000
+#define MOST_THREADS 64
 
 static void *_Atomic slot[SLOTS];
+static long steps = 400000;
 
+/* Each thread is replaced by a new one half-way: arenas change hands. */
 static void *churn(void *seed)
 {
 	unsigned random = (unsigned)(size_t)seed;
 
-	for (int i = 0; i < STEPS; i++) {
+	for (long i = 0; i < steps / 2; i++) {
+		void *got, *made;
+
 		random = random * 1103515245 + 12345;
-		free(atomic_exchange(
-			&slot[random >> 16 & (SLOTS - 1)], malloc(random >> 8 & 0x3ff)));
+		made = malloc(random >> 8 & 0x3ff);
+		got = atomic_exchange(&slot[random >> 16 & (SLOTS - 1)], made);
+		if ((random >> 18 & 7) == 0 && got != NULL)
+			got = realloc(got, (random >> 4 & 0xfff) + 1);
+		free(got);
 	}
 	return NULL;
 }
 
-int main(void)
+static void *churn_twice(void *seed)
 {
-	pthread_t threads[THREADS];
+	pthread_t second;
 
-	for (size_t i = 0; i < THREADS; i++)
-		REQUIRE(pthread_create(&threads[i], NULL, churn, (void *)(i + 1)) == 0);
-	for (int i = 0; i < THREADS; i++)
+	churn(seed);
+	REQUIRE(pthread_create(&second, NULL, churn, (char *)seed + 1000) == 0);
+	pthread_join(second, NULL);
+	return NULL;
+}
+
+/* hand_over [THREADS [STEPS]] */
+int main(int argc, char **argv)
+{
+	pthread_t threads[MOST_THREADS];
+	size_t count = argc > 1 ? strtoul(argv[1], NULL, 10) : 4;
+
+	if (argc > 2)
+		steps = strtol(argv[2], NULL, 10);
+	REQUIRE(count <= MOST_THREADS);
+	for (size_t i = 0; i < count; i++)
+		REQUIRE(pthread_create(&threads[i], NULL, churn_twice, (void *)(i + 1)) == 0);
+	for (size_t i = 0; i < count; i++)
 		pthread_join(threads[i], NULL);
 	for (int i = 0; i < SLOTS; i++)
 		free(slot[i]);
