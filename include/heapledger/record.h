@@ -9,7 +9,8 @@
  *
  * The ticks of system calls, samples and marks are exact. That of a call says "not before": it is
  * the latest time that its thread had read. A thread reads it anew where a block passes from or to
- * another thread, after each round of the collector (1 to 10 ms) and after 128 records; so by tick, all threads' records are in the order in which blocks were handed on.
+ * another thread, after each round of the collector (1 to 10 ms) and after 128 records; so by tick,
+ * all threads' records are in the order in which blocks were handed on.
  */
 #ifndef HEAPLEDGER_RECORD_H
 #define HEAPLEDGER_RECORD_H
