@@ -57,7 +57,7 @@ static const char usage[] =
 	"      --policy P      where CMD's memory comes from: hybrid (as in glibc, default), brk\n"
 	"                      (all from the break), mmap (none from the break)\n"
 	"      --set NAME=VALUE  a tunable, as in --set mmap_threshold=1M; can be repeated\n"
-	"  -q, --quiet         no summary\n"
+	"  -q, --quiet         no live line and no summary\n"
 	"\n"
 	"Exits with CMD's own status; 2 wrong usage, 4 no kernel record with --kernel require,\n"
 	"126 CMD cannot be recorded, 127 CMD not found.\n";
@@ -206,40 +206,58 @@ static int leave_like(int status)
 	return 128 + number;
 }
 
-static void summarize(
-	const struct collector *collector, const struct options *options, const char *directory)
+static void print_summary(const struct collector *collector, int terminal)
 {
 	const struct processes *all = &collector->processes;
-	char size[32];
+	char size[32], lost[40] = "", each[40] = "";
+
+	if (all->lost > 0)
+		snprintf(lost, sizeof(lost), ", %" PRIu64 " lost", all->lost);
+	if (all->events > 0 && !collector->failed)
+		snprintf(each, sizeof(each), ", %.2f bytes an event",
+			(double)all->bytes / (double)all->events);
+	dprintf(terminal,
+		"heapledger: %" PRIu64 " events%s of %u process image%s in %.1f s\n"
+		"heapledger: %s in %s%s\n"
+		"heapledger: next: heapledger analyze %s\n",
+		all->events, lost, all->streams, all->streams == 1 ? "" : "s",
+		(double)(collector->ended_ns - collector->started_ns) / 1e9,
+		tool_format_size(size, sizeof(size), all->bytes), collector->directory, each,
+		collector->directory);
+}
+
+/* `live` is the terminal that the live line was for, or -1. */
+static void summarize(const struct collector *collector, const struct options *options, int live)
+{
+	const struct processes *all = &collector->processes;
+	int terminal = isatty(STDERR_FILENO) ? STDERR_FILENO : live;
 
 	if (all->found == 0)
 		tool_fail(TOOL_OK, "record", "nothing was recorded: the library was not loaded");
 	else if (all->lost > 0)
 		tool_fail(TOOL_OK, "record", "%" PRIu64 " events were lost", all->lost);
-	if (options->quiet || !isatty(STDERR_FILENO) || all->found == 0)
-		return;
-	fprintf(stderr,
-		"heapledger: %" PRIu64 " events of %u process image%s, %" PRIu64 " lost\n"
-		"heapledger: %s in %s\n"
-		"heapledger: next: heapledger analyze %s\n",
-		all->events, all->streams, all->streams == 1 ? "" : "s", all->lost,
-		tool_format_size(size, sizeof(size), all->bytes), directory, directory);
+	if (!options->quiet && terminal >= 0 && all->found > 0)
+		print_summary(collector, terminal);
 }
 
 /* The program runs from here on, whatever becomes of the recording. */
 static int run(struct collector *collector, struct manifest *manifest, struct kernel *kernel,
 	const struct options *options)
 {
-	int rc;
+	int rc, live;
 
+	live_open(&collector->live, options->quiet);
 	collector_run(collector);
+	live = live_end(&collector->live);
 	kernel_close(kernel, collector->probe);
 	manifest->finished = true;
 	rc = manifest_write(manifest);
 	if (rc != 0 && !collector->failed)
 		tool_fail(TOOL_OK, "record", "writing to %s: %s", collector->directory,
 			strerror(-rc));
-	summarize(collector, options, collector->directory);
+	summarize(collector, options, live);
+	if (live >= 0)
+		close(live);
 	return collector->child_status;
 }
 

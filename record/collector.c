@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * See collector.h. A round is: new processes, ready pages, the dead, samples. Rounds follow each
- * other every millisecond while pages come and up to every ten when none do.
+ * See collector.h. A round is: new processes, ready pages, the dead, samples, the line. Rounds
+ * follow each other every millisecond while pages come and up to every ten when none do.
  */
 #include "collector.h"
 #include "kernel.h"
@@ -175,7 +175,7 @@ static void take_sample(const struct collector *collector, struct process *proce
 static void sample_all(struct collector *collector, uint64_t now)
 {
 	struct processes *all = &collector->processes;
-	uint64_t took;
+	uint64_t rss = 0, took;
 
 	for (struct process *p = all->alive; p != NULL; p = p->next)
 		take_sample(collector, p);
@@ -186,8 +186,11 @@ static void sample_all(struct collector *collector, uint64_t now)
 		p->sample.recorder = processes_recorder_bytes(all, p);
 		if (p->sample.recorder > p->sample.rss_shmem)
 			p->sample.recorder = p->sample.rss_shmem; /* grown since */
+		rss += p->sample.rss_anon + p->sample.rss_file + p->sample.rss_shmem -
+		       p->sample.recorder;
 		processes_put(all, p, &p->sample, hl_kind_slots(HL_KIND_sample));
 	}
+	live_set_resident(&collector->live, rss, now);
 	took = session_monotonic() - now;
 	collector->next_sample_ns =
 		now + (took * SAMPLE_SHARE > collector->interval_ns ? took * SAMPLE_SHARE
@@ -200,6 +203,7 @@ static void keep_time(struct collector *collector)
 
 	if (now >= collector->next_sample_ns)
 		sample_all(collector, now);
+	live_round(&collector->live, &collector->processes, now);
 	if (now < collector->next_clock_ns)
 		return;
 	for (struct process *p = collector->processes.alive; p != NULL; p = p->next)

@@ -2,11 +2,12 @@
  *
  * The loop of `heapledger record`: drains the session's pages into streams, follows processes,
  * samples them, forwards signals. One thread. Called by cmd_record.c; prints nothing but what goes
- * wrong while the program runs.
+ * wrong while the program runs, and the live line.
  */
 #ifndef HEAPLEDGER_RECORD_COLLECTOR_H
 #define HEAPLEDGER_RECORD_COLLECTOR_H
 
+#include "live.h"
 #include "processes.h"
 #include "session.h"
 
@@ -26,6 +27,7 @@ struct collector {
 	pid_t child;
 	uint64_t interval_ns;
 
+	struct live live;
 	struct processes processes;
 	int poll_fd;
 	struct probe *probe;

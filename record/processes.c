@@ -306,7 +306,7 @@ void processes_count_owned(struct processes *all)
 static uint32_t walk(
 	struct processes *all, struct process *process, struct hl_packed *slots, uint32_t used)
 {
-	uint64_t events = 0;
+	uint64_t calls = 0, syscalls = 0;
 	uint32_t at = 0;
 
 	while (at < used) {
@@ -316,16 +316,17 @@ static uint32_t walk(
 		if (length == 0 || length > used - at)
 			break;
 		if (kind < HL_KIND_brk)
-			events++;
+			calls++;
 		else if (kind < HL_KIND_realloc_begin)
-			events += (PACKED_WORD(struct hl_syscall_record, cause) >> 8 & 0xff) !=
-				  HL_REASON_recorder;
+			syscalls += (PACKED_WORD(struct hl_syscall_record, cause) >> 8 & 0xff) !=
+				    HL_REASON_recorder;
 		else if (kind == HL_KIND_sample)
 			PACKED_WORD(struct hl_sample_record, recorder) =
 				processes_recorder_bytes(all, process);
 		at += length;
 	}
-	process->events += events;
+	process->events += calls + syscalls;
+	process->syscalls += syscalls;
 	return at;
 }
 
@@ -463,6 +464,7 @@ void processes_close(
 	process->header.end_status = end_status;
 	close_stream(all, process);
 	all->events += process->events;
+	all->syscalls += process->syscalls;
 	all->lost += process->lost;
 	unlink_alive(all, process);
 	if (process->pidfd >= 0)

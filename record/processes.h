@@ -28,6 +28,7 @@ struct process {
 	char *command;
 	uint32_t command_bytes;
 	uint64_t events;
+	uint64_t syscalls; /* of the events */
 	uint64_t lost;
 	uint64_t bytes;
 	bool damaged;
@@ -52,7 +53,8 @@ struct processes {
 	uint32_t high_slot; /* slots were never used from here on */
 	struct process *alive;
 	uint32_t alive_count;
-	uint64_t events;
+	uint64_t events; /* of those that were closed, as the next three */
+	uint64_t syscalls;
 	uint64_t lost;
 	uint64_t bytes;
 	uint64_t pages;

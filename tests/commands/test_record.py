@@ -3,13 +3,17 @@
 program changes, and wrong use is answered with one line."""
 
 import ctypes
+import errno
+import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import struct
 import subprocess
+import termios
 import time
 from pathlib import Path
 
@@ -507,6 +511,67 @@ def test_directory_that_cannot_be_made(heapledger, victim):
     one_line(outcome, 2, '/no/such/place/trace')
 
 
+# The live line, and the summary
+
+ERASE = b'\r\x1b[K'
+FIELDS = ['{} events', '{}/s', 'RSS {}', '{} process', '{} system call']
+SLOW = 'echo out; sleep 0.4; echo half >&2; sleep 0.4; printf end'
+
+
+def terminal_of(*words, columns=80, stdout=None, stderr=None, term='xterm'):
+    """Runs words as a shell at a terminal runs a job; stdout and stderr are that terminal if they
+    are not given. Returns the status and what the terminal got."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('4H', 25, columns, 0, 0))
+    mode = termios.tcgetattr(slave)
+    mode[1] &= ~termios.OPOST
+    termios.tcsetattr(slave, termios.TCSANOW, mode)
+    process = subprocess.Popen(
+        [str(word) for word in words], env={**CLEAN_ENVIRONMENT, 'TERM': term},
+        stdin=slave, stdout=slave if stdout is None else stdout,
+        stderr=slave if stderr is None else stderr, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(slave)
+    got = b''
+    try:
+        while more := os.read(master, 65536):
+            got += more
+    except OSError as error:
+        assert error.errno == errno.EIO  # the last one has closed it
+    os.close(master)
+    return process.wait(30), got
+
+
+def lines_of(got):
+    """The live lines, each of which erases the one before, and what follows their end."""
+    before, *lines = got.split(ERASE)
+    assert before == b'', got
+    return [line.decode() for line in lines[:-1]], lines[-1].decode()
+
+
+@pytest.fixture
+def at_terminal(heapledger, trace):
+    def call(*command, options=(), **more):
+        return terminal_of(heapledger, 'record', '-o', trace, '--kernel', 'off', *options, '--',
+                           *command, **more)
+
+    return call
+
+
+def is_summary(text, trace):
+    described = session(trace)
+    events = sum(s['events'] for s in described['streams'])
+    size = sum(path.stat().st_size for path in trace.glob('*.hlt'))
+    images = len(described['streams'])
+    first, second, third = text.splitlines()
+    seconds = float(re.fullmatch(
+        f'heapledger: {events} events of {images} process images? in ([0-9.]+) s', first)[1])
+    assert re.fullmatch(f'heapledger: [0-9.]+ [KM]?i?B in {re.escape(str(trace))}, '
+                        f'{size / events:.2f} bytes an event', second), second
+    assert third == f'heapledger: next: heapledger analyze {trace}'
+    return seconds
+
+
 def test_summary_only_on_a_terminal(heapledger, trace, victim):
     master, slave = os.openpty()
     process = spawn(heapledger, trace, victim, 'count', 10, stdout=subprocess.PIPE, stderr=slave)
@@ -514,8 +579,121 @@ def test_summary_only_on_a_terminal(heapledger, trace, victim):
     assert process.wait(30) == 0
     text = os.read(master, 4096).decode()
     os.close(master)
-    assert text.count('heapledger: ') == 3 and f'heapledger analyze {trace}' in text
+    is_summary(text.replace('\r\n', '\n'), trace)
     assert process.stdout.read() == b''
+
+
+def test_the_summary_tells_what_was_lost(heapledger, trace, victim, tmp_path):
+    with open(tmp_path / 'log', 'wb') as log:
+        status, got = terminal_of(
+            heapledger, 'record', '-o', trace, '--kernel', 'off', '--on-full', 'drop', '--buffer',
+            '1M', victim, 'threads', 100000, 8, stdout=log, stderr=log)
+    assert status == 0
+    lost = sum(s['lost'] for s in session(trace)['streams'])
+    summary = got.rpartition(ERASE)[2].decode()
+    said = summary.partition(' events, ')[2].partition(' lost of ')[0]
+    assert said == (str(lost) if lost else '')
+    assert (tmp_path / 'log').read_text() == (
+        f'heapledger: record: {lost} events were lost\n' if lost else '')
+
+
+@pytest.mark.parametrize('columns, fields', [(0, 5), (200, 5), (80, 5), (30, 2), (16, 1), (6, 0)])
+def test_live_line(at_terminal, trace, victim, tmp_path, columns, fields):
+    """It is there while the output goes to files, in whole fields that fit, and gone afterwards."""
+    with open(tmp_path / 'log', 'w+b') as log:
+        status, got = at_terminal(
+            '/bin/sh', '-c', f'{victim} count 30000; {SLOW}; exit 7', columns=columns, stdout=log,
+            stderr=log)
+    assert status == 7
+    lines, rest = lines_of(got)
+    assert 2 <= len(lines) <= is_summary(rest, trace) * 4 + 1
+    for line in lines:
+        shown = line.split(', ') if line else []
+        assert len(shown) >= fields and len(line) < (columns or 80), line
+        for pattern, field in zip(FIELDS, shown):
+            assert re.match(pattern.format('[0-9.]+( [kM])?( [KM]iB)?'), field), line
+    if fields == 5:
+        *_, last = lines
+        assert re.fullmatch(r'\d\d\.\d k events, \d+/s, RSS [0-9.]+ MiB, 2 processes, '
+                            r'\d+ system calls', last), last
+        total = sum(s['events'] for s in session(trace)['streams'])
+        assert 30 < float(last.split(' ', maxsplit=1)[0]) <= total / 1000 + 0.05
+    assert (tmp_path / 'log').read_bytes() == b'out\nhalf\nend'
+
+
+def test_live_counts_are_those_of_the_trace(heapledger, at_terminal, trace, victim, tmp_path):
+    """All that the shell's first command did is in the last line; the shell's own last page is
+    not."""
+    status, got = at_terminal('/bin/sh', '-c', f'{victim} threads 20000 8; sleep 0.6',
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert status == 0
+    last = lines_of(got)[0][-1]
+    result = analyze(heapledger, trace)
+    first = next(p for p in result['processes'] if 'victim' in p['command'][0])
+    least, most = first['events']['syscalls'], result['events']['syscalls']
+    assert least <= int(re.search(r'(\d+) system calls', last)[1]) <= most
+
+
+@pytest.mark.parametrize('stdout, stderr', [
+    ('terminal', 'terminal'), ('terminal', 'file'), ('file', 'terminal')])
+def test_no_live_line_on_the_programs_terminal(at_terminal, trace, tmp_path, stdout, stderr):
+    with open(tmp_path / 'log', 'wb') as log:
+        ends = {'terminal': None, 'file': log}
+        for options in [], ['-q']:
+            status, got = at_terminal('/bin/sh', '-c', SLOW, stdout=ends[stdout],
+                                      stderr=ends[stderr], options=['--force', *options])
+            assert status == 0
+            own = {('terminal', 'terminal'): b'out\nhalf\nend', ('terminal', 'file'): b'out\nend',
+                   ('file', 'terminal'): b'half\n'}[stdout, stderr]
+            assert got[:len(own)] == own
+            if options or stderr == 'file':
+                assert got == own
+            else:
+                is_summary(got[len(own):].decode(), trace)
+
+
+@pytest.mark.parametrize('case', ['quiet', 'stdout pipe', 'stderr pipe', 'dumb', 'script'])
+def test_no_live_line(heapledger, at_terminal, trace, case):
+    """Nor a summary: the terminal stays as it was."""
+    pipe = subprocess.PIPE if 'pipe' in case else subprocess.DEVNULL
+    more = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.DEVNULL}
+    if 'pipe' in case:
+        more[case.split()[0]] = pipe
+    if case == 'script':
+        status, got = terminal_of(
+            '/bin/sh', '-c', f'{heapledger} record -o {trace} --kernel off sleep 0.6; :', **more)
+    else:
+        status, got = at_terminal('sleep', 0.6, options=['-q'] if case == 'quiet' else [],
+                                  term='dumb' if case == 'dumb' else 'xterm', **more)
+    assert (status, got) == (0, b'')
+    assert session(trace)['complete']
+
+
+def test_live_line_leaves_a_terminal_that_another_uses(at_terminal, trace):
+    """A program that has its screen or its password prompt there, by a way of its own."""
+    status, got = at_terminal(
+        '/bin/sh', '-c', 'stty -echo; printf word: >/dev/tty; sleep 0.6; stty echo; sleep 0.4',
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert status == 0
+    assert got[:5] == b'word:' and ERASE not in got
+    is_summary(got[5:].decode(), trace)
+
+
+def test_a_stopped_terminal_does_not_hold_up_the_recording(heapledger, trace):
+    """As after ^S: the recorder writes, nobody takes it."""
+    master, slave = os.openpty()
+    termios.tcflow(slave, termios.TCOOFF)
+    process = subprocess.Popen(
+        [str(word) for word in [heapledger, 'record', '-o', trace, '--kernel', 'off', '/bin/sh',
+                                '-c', 'sleep 0.8']],
+        env={**CLEAN_ENVIRONMENT, 'TERM': 'xterm'}, stdin=slave, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    until(lambda: (trace / 'session.json').exists() and session(trace)['complete'])
+    termios.tcflow(slave, termios.TCOON)
+    assert process.wait(30) == 0
+    os.close(slave)
+    os.close(master)
 
 
 def test_session_json_says_how(record, trace, victim):
