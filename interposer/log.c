@@ -39,11 +39,10 @@ struct log_thread {
 	bool forking;
 	struct log_cursor cursor[LOG_DEPTHS + 1]; /* the last serves all deeper, has no page */
 	struct log_cause cause[LOG_DEPTHS + 1];
-	/* The last fork mark and where it stands: it is the child's when nothing follows. */
+	/* Of this thread's last fork mark; 0 as soon as a record follows it. It is the child's if
+	 * none has: the page itself cannot tell, as the parent writes on. While the fork is pending
+	 * no record takes the hot path. */
 	uint64_t fork_id;
-	unsigned fork_level;
-	struct hl_page *fork_page;
-	uint32_t fork_used;
 };
 
 /* What a cursor without a page has: nothing is ever written to it. */
@@ -188,10 +187,7 @@ static void log_forget(struct log_thread *thread)
 
 static void log_new_process(struct log_thread *thread, bool interrupted)
 {
-	struct hl_page *page = log_page(thread, thread->fork_level);
-	bool marked = thread->fork_id != 0 && page == thread->fork_page &&
-		      log_used(page) == thread->fork_used;
-	uint64_t fork_id = marked ? thread->fork_id : 0;
+	uint64_t fork_id = thread->fork_id;
 
 	log_forget(thread);
 	thread->fork_id = 0;
@@ -388,6 +384,7 @@ static void log_write_call(const struct log_call *call)
 	uint32_t token = log_hot.token;
 	unsigned slots = 0;
 
+	self.fork_id = 0;
 	if (unlikely(page == NULL))
 		return;
 	if (log_wants_tick(call, page)) {
@@ -441,6 +438,7 @@ static void log_write_syscall(struct hl_syscall_record *record)
 	const struct log_cause *cause = &self.cause[log_level()];
 	struct hl_page *page;
 
+	self.fork_id = 0;
 	record->cause_size = cause->size;
 	record->cause = (record->cause & ~UINT64_C(0xff)) | (uint8_t)cause->kind;
 	record->caller = (uintptr_t)cause->caller & HL_PACKED_ADDRESS_MASK;
@@ -527,9 +525,6 @@ void log_fork_prepare(void)
 		id = (uint64_t)attached.serial << 32 | (atomic_fetch_add(&attached.forks, 1) + 1);
 		log_mark(page, HL_KIND_fork, attach_tick(), id);
 		thread->fork_id = id;
-		thread->fork_level = log_level();
-		thread->fork_page = page;
-		thread->fork_used = log_used(page);
 	}
 	log_close_own();
 }

@@ -197,13 +197,16 @@ def allocator(build):
     return candidates, workloads(build)
 
 
+def recorded(build):
+    return Candidate('recorded', prefix=[str(build / 'analyzer/heapledger'), 'record', '-q',
+                                         '--kernel', 'off', '-o', '@OUT@', '--'])
+
+
 def recording(build):
     from programs import programs
 
-    record = [str(build / 'analyzer/heapledger'), 'record', '-q', '--kernel', 'off', '-o', '@OUT@',
-              '--']
     candidates = [Candidate('glibc'), Candidate('unrecorded', preload=library(build)),
-                  Candidate('recorded', prefix=record)]
+                  recorded(build)]
     heaptrack = shutil.which('heaptrack')
     if heaptrack:
         candidates.append(Candidate('heaptrack', prefix=[heaptrack, '-r', '-o', '@OUT@']))

@@ -8,21 +8,24 @@ and the difference is what ten thousand walks cost, loop and calls through the P
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from bench import Candidate, peers
+from bench import Candidate, library, peers, recorded
 
 FEW, MANY = 1000, 11000
 
 
 def instructions(program, candidate, way, rounds, folder):
     environment = {**os.environ, 'LD_PRELOAD': str(candidate.preload or '')}
+    shutil.rmtree(folder / 'out', ignore_errors=True)
+    prefix = [word.replace('@OUT@', str(folder / 'out')) for word in candidate.prefix]
     outcome = subprocess.run(
-        ['valgrind', '--tool=callgrind', f'--callgrind-out-file={folder}/out', program, way,
-         str(rounds)], env=environment, capture_output=True, text=True, check=True)
+        [*prefix, 'valgrind', '--tool=callgrind', f'--callgrind-out-file={folder}/counts', program,
+         way, str(rounds)], env=environment, capture_output=True, text=True, check=True)
     return int(re.search(r'Collected : (\d+)', outcome.stderr)[1])
 
 
@@ -32,11 +35,12 @@ def main():
     build = Path(os.environ['HEAPLEDGER_BUILD'])
     program = build / 'tests/bench/paths'
     ways = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
-    candidates = [Candidate('glibc'),
-                  Candidate('heapledger', preload=build / 'interposer/libheapledger.so'), *peers()]
+    candidates = [Candidate('glibc'), Candidate('heapledger', preload=library(build)),
+                  recorded(build), *peers()]
     print('| instructions | ' + ' | '.join(c.name for c in candidates) + ' |')
     print('|---|' + '---|' * len(candidates))
     with tempfile.TemporaryDirectory(prefix='heapledger-bench-') as folder:
+        folder = Path(folder)
         for way in ways:
             cells = []
             for candidate in candidates:
