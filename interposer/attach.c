@@ -25,6 +25,7 @@
 #define WAIT_FIRST_NS 20000u     /* a wait for a page: short at first ... */
 #define WAIT_LONGEST_NS 1000000u /* ... and never longer than the collector's own round */
 #define WAIT_BEATLESS_NS UINT64_C(1000000000)
+#define WAIT_BACKLOG_NS UINT64_C(200000000) /* for the collector to catch up: then fresh pages */
 #define WAIT_STARVED_NS UINT64_C(5000000000)
 #define STATUS_BYTES 4096
 #define HOLD_SETTLE_NS 200000      /* for calls under way in other threads to end */
@@ -482,7 +483,7 @@ static struct hl_page *wait_page(struct hl_session *session)
 	atomic_fetch_add(&session->waiting, 1);
 	while (page == NULL && atomic_load(&session->state) == HL_SESSION_OPEN) {
 		attach_raw(SYS_nanosleep, address_of(&pause), 0, 0, 0, 0, 0);
-		page = pop_page(session, true);
+		page = pop_page(session, now - start < WAIT_BACKLOG_NS);
 		if (pause.tv_nsec < WAIT_LONGEST_NS)
 			pause.tv_nsec *= 2;
 		now = attach_monotonic();

@@ -210,7 +210,7 @@ static void log_stamped(const struct hl_page *page)
 		log_hot.limit = next < HL_PAGE_SLOTS - 1 ? next : HL_PAGE_SLOTS - 1;
 
 	log_hot.token = token != 0 ? token : UINT32_MAX;
-	log_hot.round = __atomic_load_n(attach_round, __ATOMIC_RELAXED);
+	log_hot.round = atomic_load_explicit(attach_round, memory_order_relaxed);
 	/* The collector keeps its rounds short for those who look at them. */
 	if (atomic_load_explicit(&attached.session->stamped, memory_order_relaxed) == 0)
 		atomic_store_explicit(&attached.session->stamped, 1, memory_order_relaxed);
@@ -220,7 +220,7 @@ static inline bool log_is_stale(const struct hl_page *page)
 {
 	return log_used(page) >= log_hot.limit ||
 	       log_hot.token != __atomic_load_n(attach_token, __ATOMIC_RELAXED) ||
-	       log_hot.round != __atomic_load_n(attach_round, __ATOMIC_RELAXED);
+	       log_hot.round != atomic_load_explicit(attach_round, memory_order_relaxed);
 }
 
 void log_restamp(void)

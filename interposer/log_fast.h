@@ -46,11 +46,11 @@ static inline bool log_fast(enum hl_kind kind, const void *block, size_t size, c
 	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
 	struct hl_packed *slot = log_slots(page) + used;
 
-	if (__builtin_expect(
-		    used >= log_hot.limit || token != log_hot.token ||
-			    __atomic_load_n(attach_round, __ATOMIC_RELAXED) != log_hot.round ||
-			    ((uintptr_t)block - log_hot.home >= log_hot.home_bytes &&
-				    block != NULL),
+	if (__builtin_expect(used >= log_hot.limit || token != log_hot.token ||
+				     atomic_load_explicit(attach_round, memory_order_relaxed) !=
+					     log_hot.round ||
+				     ((uintptr_t)block - log_hot.home >= log_hot.home_bytes &&
+					     block != NULL),
 		    0))
 		return false;
 	__asm__ volatile("prefetchw %0" : : "m"(slot[LOG_AHEAD_SLOTS]));
