@@ -12,9 +12,7 @@
 #include "log.h"
 
 /* The page was last in the collector's core's cache: its lines are asked for this far ahead. */
-#ifndef LOG_AHEAD_SLOTS
 #define LOG_AHEAD_SLOTS 32
-#endif
 
 /* What the hot path knows of its thread. */
 struct log_hot {
