@@ -194,7 +194,7 @@ static void check_shm(struct finding *finding)
 	struct statvfs fs;
 	struct session session;
 	char size[32];
-	int rc = session_create(&session, POOL_BYTES, HL_ON_FULL_WAIT);
+	int rc = session_create(&session, POOL_BYTES, HL_ON_FULL_WAIT, 0);
 
 	if (rc) {
 		find(finding, MISSING,
@@ -250,7 +250,7 @@ static void check_clock(struct finding *finding)
 {
 	struct session session;
 
-	if (session_create(&session, POOL_BYTES, HL_ON_FULL_WAIT)) {
+	if (session_create(&session, POOL_BYTES, HL_ON_FULL_WAIT, 0)) {
 		find(finding, LIMITED, "not known: see shared memory");
 		return;
 	}

@@ -10,6 +10,7 @@
 #include "heapledger/stack.h"
 
 #include "log.h"
+#include "modules.h"
 
 #include <cpuid.h>
 #include <errno.h>
@@ -48,6 +49,7 @@ const _Atomic uint32_t *attach_round = &no_round;
  * table may be another process's by then. */
 static char command[HL_COMMAND_BYTES];
 static char session_path[128];
+static char program[HL_MODULE_PATH_BYTES];
 static enum hl_policy policy;
 static uint32_t *token_page; /* wiped by the kernel in every copy of the process */
 static _Atomic uint32_t attaching;
@@ -278,6 +280,19 @@ static void settle_clock(void)
 	}
 }
 
+static void find_program(void)
+{
+	int64_t length = attach_early(HL_KIND_other, SYS_readlinkat, (uint64_t)AT_FDCWD,
+		address_of("/proc/self/exe"), address_of(program), sizeof(program) - 1, 0, 0);
+
+	program[length > 0 ? length : 0] = '\0';
+}
+
+const char *attach_program(void)
+{
+	return program;
+}
+
 static bool attach_image(void)
 {
 	char **envp, **argv = find_arguments(&envp);
@@ -292,6 +307,8 @@ static bool attach_image(void)
 	if (attached.session == NULL)
 		return false;
 	settle_clock();
+	if (attached.session->stack_depth != 0)
+		find_program();
 	return map_token() && register_process(0, 0, attached.calls[0].tick);
 }
 
@@ -318,6 +335,7 @@ static bool attach_copy(uint64_t fork_id, bool interrupted)
 	uint64_t start = attach_tick();
 
 	attached.call_count = 0;
+	modules_fork_child();
 	return (!interrupted || move_session()) && register_process(parent, fork_id, start);
 }
 

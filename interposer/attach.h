@@ -7,6 +7,7 @@
 #ifndef HEAPLEDGER_ATTACH_H
 #define HEAPLEDGER_ATTACH_H
 
+#include "heapledger/callstack.h"
 #include "heapledger/record.h"
 #include "heapledger/session.h"
 
@@ -61,6 +62,9 @@ extern const _Atomic uint32_t *attach_round;
  * the copy goes on with a call that was interrupted by a signal handler and may be about to write
  * to its parent's page. */
 void attach_process(uint64_t fork_id, bool interrupted);
+
+/* The path of the program; empty if it is not known or no stacks are wanted. */
+const char *attach_program(void);
 
 /* A page for this thread, header filled but for tid; NULL if there is none or recording is off. */
 struct hl_page *attach_take_page(uint32_t tid, bool may_wait);

@@ -10,7 +10,9 @@
 #include "log.h"
 #include "attach.h"
 #include "log_fast.h"
+#include "stacks.h"
 
+#include <sys/mman.h>
 #include <sys/single_threaded.h>
 
 #define LOG_DEPTHS 3
@@ -29,7 +31,7 @@ struct log_cursor {
 
 struct log_cause {
 	uint64_t size;
-	const void *caller;
+	uint64_t caller; /* as in the record: with HL_CALLER_STACK once the stack is known */
 	enum hl_kind kind;
 };
 
@@ -39,6 +41,7 @@ struct log_thread {
 	bool forking;
 	struct log_cursor cursor[LOG_DEPTHS + 1]; /* the last serves all deeper, has no page */
 	struct log_cause cause[LOG_DEPTHS + 1];
+	struct stacks_cache *stacks; /* for depth 0 */
 	/* Of this thread's last fork mark; 0 as soon as a record follows it. It is the child's if
 	 * none has: the page itself cannot tell, as the parent writes on. While the fork is pending
 	 * no record takes the hot path. */
@@ -73,6 +76,7 @@ static inline void log_set_page(struct log_thread *thread, unsigned level, struc
 	}
 	log_hot.page = page != NULL ? page : &no_page;
 	log_hot.limit = 0;
+	log_hot.taken_limit = 0;
 }
 
 static inline uint32_t log_used(const struct hl_page *page)
@@ -206,9 +210,10 @@ static void log_stamped(const struct hl_page *page)
 	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
 	uint32_t next = log_used(page) + LOG_STAMP_SLOTS;
 
-	if (log_depth == 1)
+	if (log_depth == 1) {
 		log_hot.limit = next < HL_PAGE_SLOTS - 1 ? next : HL_PAGE_SLOTS - 1;
-
+		log_hot.taken_limit = attached.session->stack_depth == 0 ? log_hot.limit : 0;
+	}
 	log_hot.token = token != 0 ? token : UINT32_MAX;
 	log_hot.round = atomic_load_explicit(attach_round, memory_order_relaxed);
 	/* The collector keeps its rounds short for those who look at them. */
@@ -283,7 +288,13 @@ static inline void log_open(const struct log_cause *cause, bool may_wait)
 
 void log_enter(enum hl_kind kind, size_t size, const void *caller)
 {
-	log_open(&(struct log_cause){.kind = kind, .size = size, .caller = caller}, true);
+	log_open(
+		&(struct log_cause){
+			.kind = kind,
+			.size = size,
+			.caller = (uintptr_t)caller & HL_PACKED_ADDRESS_MASK,
+		},
+		true);
 }
 
 void log_leave(void)
@@ -343,6 +354,69 @@ static inline struct hl_page *log_room(unsigned slots, enum hl_kind kind)
 	return log_spill(thread, level, kind) ? log_page(thread, level) : NULL;
 }
 
+/* A thread's cache of stacks is a mapping of its own, made when it has its first one. */
+static cold struct stacks_cache *log_make_stacks(struct log_thread *thread)
+{
+	struct hl_syscall_record call;
+	size_t bytes = stacks_cache_bytes(attached.session->stack_depth);
+	struct hl_page *page;
+	int64_t map;
+
+	if (thread->exited)
+		return NULL;
+	map = attach_call(&call, HL_KIND_mmap, SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0);
+	page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_mmap);
+	if (page != NULL)
+		log_timed(page, &call);
+	if (map >= 0 || map <= -4096)
+		thread->stacks = (struct stacks_cache *)map;
+	return thread->stacks;
+}
+
+static void log_drop_stacks(struct log_thread *thread)
+{
+	struct stacks_cache *cache = thread->stacks;
+	struct hl_syscall_record call;
+	struct hl_page *page;
+
+	if (cache == NULL)
+		return;
+	thread->stacks = NULL;
+	attach_call(&call, HL_KIND_munmap, SYS_munmap, (uint64_t)(uintptr_t)cache,
+		stacks_cache_bytes(attached.session->stack_depth), 0, 0, 0, 0);
+	page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_munmap);
+	if (page != NULL)
+		log_timed(page, &call);
+}
+
+static cold void log_find_stack(struct log_thread *thread, unsigned level)
+{
+	struct log_cause *cause = &thread->cause[level];
+	struct stacks_cache *cache = NULL;
+
+	if (level == 0)
+		cache = thread->stacks != NULL ? thread->stacks : log_make_stacks(thread);
+	cause->caller = stacks_capture(cache, cause->caller);
+}
+
+/* The caller of the call under way, and what called that if it is wanted. */
+static inline uint64_t log_caller(unsigned level, bool stack)
+{
+	struct log_cause *cause = &self.cause[level];
+
+	if (unlikely(stack && attached.session->stack_depth != 0 && cause->caller != 0 &&
+		     !(cause->caller & HL_CALLER_STACK)))
+		log_find_stack(&self, level);
+	return cause->caller;
+}
+
+/* Frees and what a realloc gives back need none; if they make system calls, those have it. */
+static inline bool log_wants_stack(enum hl_kind kind)
+{
+	return kind < HL_KIND_free || kind == HL_KIND_malloc_trim || kind == HL_KIND_mallopt;
+}
+
 /* Whether the time must be read for this record. A thread that has read it since others could have
  * had the block need not: nobody else is there, or the block never left it. */
 static inline bool log_wants_tick(const struct log_call *call, const struct hl_page *page)
@@ -362,9 +436,9 @@ static inline bool log_is_compact(const struct log_call *call, unsigned *extra)
 }
 
 static unsigned log_put_call(
-	struct hl_page *page, unsigned at, const struct log_call *call, const void *caller)
+	struct hl_page *page, unsigned at, const struct log_call *call, uint64_t from)
 {
-	uint64_t addr = (uintptr_t)call->addr, from = (uintptr_t)caller & HL_PACKED_ADDRESS_MASK;
+	uint64_t addr = (uintptr_t)call->addr;
 	unsigned extra;
 
 	if (likely(log_is_compact(call, &extra))) {
@@ -380,10 +454,15 @@ static unsigned log_put_call(
 
 static void log_write_call(const struct log_call *call)
 {
-	struct hl_page *page = log_room(LOG_CALL_SLOTS, call->kind);
-	uint32_t token = log_hot.token;
+	uint64_t caller = 0;
+	struct hl_page *page;
+	uint32_t token;
 	unsigned slots = 0;
 
+	if (atomic_load_explicit(&attached.recording, memory_order_relaxed))
+		caller = log_caller(log_level(), log_wants_stack(call->kind));
+	page = log_room(LOG_CALL_SLOTS, call->kind);
+	token = log_hot.token;
 	self.fork_id = 0;
 	if (unlikely(page == NULL))
 		return;
@@ -393,7 +472,7 @@ static void log_write_call(const struct log_call *call)
 		log_put(page, 0, hl_packed_head(HL_PACKED_TICK, 0, 0), attach_tick());
 		slots = 1;
 	}
-	slots = log_put_call(page, slots, call, self.cause[log_level()].caller);
+	slots = log_put_call(page, slots, call, caller);
 	log_publish(page, slots);
 	if (unlikely(__atomic_load_n(attach_token, __ATOMIC_RELAXED) != token))
 		log_tick_back();
@@ -441,7 +520,7 @@ static void log_write_syscall(struct hl_syscall_record *record)
 	self.fork_id = 0;
 	record->cause_size = cause->size;
 	record->cause = (record->cause & ~UINT64_C(0xff)) | (uint8_t)cause->kind;
-	record->caller = (uintptr_t)cause->caller & HL_PACKED_ADDRESS_MASK;
+	record->caller = log_caller(log_level(), true);
 	page = log_room(LOG_SYSCALL_SLOTS, hl_kind_of(record->kind_addr));
 	if (page == NULL)
 		return;
@@ -491,6 +570,8 @@ void log_thread_exit(void)
 	struct hl_page *page;
 
 	log_open_own(true);
+	if (atomic_load_explicit(&attached.recording, memory_order_relaxed))
+		log_drop_stacks(thread);
 	page = log_room(2, HL_KIND_thread_exit);
 	if (page != NULL)
 		log_mark(page, HL_KIND_thread_exit, attach_tick(), 0);

@@ -18,6 +18,7 @@
 struct log_hot {
 	struct hl_page *page; /* of depth 0; a full one if there is none */
 	uint32_t limit;       /* slots used when the time is to be read or the page is full */
+	uint32_t taken_limit; /* the same for allocations; 0 if they want their stacks */
 	uint32_t token;       /* *attach_token when the time was last read ... */
 	uint32_t round;       /* ... and *attach_round; 0 = read it anew */
 	uintptr_t home;       /* blocks from here on, home_bytes long, are the thread's (home.h) */
@@ -43,8 +44,9 @@ static inline bool log_fast(enum hl_kind kind, const void *block, size_t size, c
 	uint32_t used = atomic_load_explicit(&page->used, memory_order_relaxed);
 	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
 	struct hl_packed *slot = log_slots(page) + used;
+	uint32_t limit = kind == HL_KIND_free ? log_hot.limit : log_hot.taken_limit;
 
-	if (__builtin_expect(used >= log_hot.limit || token != log_hot.token ||
+	if (__builtin_expect(used >= limit || token != log_hot.token ||
 				     atomic_load_explicit(attach_round, memory_order_relaxed) !=
 					     log_hot.round ||
 				     ((uintptr_t)block - log_hot.home >= log_hot.home_bytes &&

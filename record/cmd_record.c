@@ -12,6 +12,8 @@
 #include "tool.h"
 #include "tuning.h"
 
+#include "heapledger/callstack.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
@@ -33,6 +35,7 @@ struct options {
 	const char *kernel;
 	uint64_t buffer_bytes;
 	uint64_t interval_ns;
+	unsigned stack_depth;
 	bool force;
 	bool quiet;
 	struct settings settings; /* of the program's heap */
@@ -41,7 +44,7 @@ struct options {
 
 static const char usage[] =
 	"usage: heapledger record [-o DIR] [--force] [--on-full wait|drop] [--buffer SIZE]\n"
-	"                         [--interval MS] [--kernel auto|require|off] [-q]\n"
+	"                         [--interval MS] [--stacks N] [--kernel auto|require|off] [-q]\n"
 	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]... [--] CMD...\n"
 	"\n"
 	"Runs CMD and records every allocator call and the system calls beneath it.\n"
@@ -52,6 +55,8 @@ static const char usage[] =
 	"count\n"
 	"      --buffer SIZE   of the shared buffers, at most (default: 512 MiB; used as needed)\n"
 	"      --interval MS   between two samples of resident memory (default: 10)\n"
+	"      --stacks N      call stacks of up to N frames, 64 at most (default: 0, callers "
+	"only)\n"
 	"      --kernel MODE   the kernel's own record of the system calls: auto (if possible),\n"
 	"                      require, off (default: auto)\n"
 	"      --policy P      where CMD's memory comes from: hybrid (as in glibc, default), brk\n"
@@ -68,6 +73,7 @@ static const struct option long_options[] = {
 	{"on-full", required_argument, NULL, 'F'},
 	{"buffer", required_argument, NULL, 'b'},
 	{"interval", required_argument, NULL, 'i'},
+	{"stacks", required_argument, NULL, 'S'},
 	{"kernel", required_argument, NULL, 'k'},
 	{"policy", required_argument, NULL, 'p'},
 	{"set", required_argument, NULL, 's'},
@@ -107,6 +113,19 @@ static int parse_interval(struct options *options, const char *text)
 	return 0;
 }
 
+static int parse_stacks(struct options *options, const char *text)
+{
+	char *end;
+	unsigned long depth = strtoul(text, &end, 10);
+
+	if (text[0] < '0' || text[0] > '9' || *end != '\0' || depth > HL_STACK_MOST_FRAMES)
+		return tool_fail(TOOL_USAGE, "record",
+			"--stacks: a number of frames from 0 to %d is needed, not %s",
+			HL_STACK_MOST_FRAMES, text);
+	options->stack_depth = (unsigned)depth;
+	return 0;
+}
+
 static int parse_option(struct options *options, int letter)
 {
 	static const char *const full[] = {"wait", "drop", NULL};
@@ -126,6 +145,8 @@ static int parse_option(struct options *options, int letter)
 		return parse_buffer(options, optarg);
 	case 'i':
 		return parse_interval(options, optarg);
+	case 'S':
+		return parse_stacks(options, optarg);
 	case 'k':
 		options->kernel = optarg;
 		return one_of("--kernel", optarg, modes);
@@ -349,7 +370,8 @@ int cmd_record(int argc, char **argv)
 		return tool_fail(
 			TOOL_CANNOT_RUN, "record", "signals: %s", strerror(-collector.signal_fd));
 	rc = session_create(&collector.session, options.buffer_bytes,
-		strcmp(options.on_full, "drop") == 0 ? HL_ON_FULL_DROP : HL_ON_FULL_WAIT);
+		strcmp(options.on_full, "drop") == 0 ? HL_ON_FULL_DROP : HL_ON_FULL_WAIT,
+		options.stack_depth);
 	if (rc != 0)
 		return tool_fail(
 			TOOL_CANNOT_RUN, "record", "shared memory in /dev/shm: %s", strerror(-rc));

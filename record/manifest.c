@@ -206,6 +206,10 @@ static json_t *note_array(const struct manifest *manifest)
 	if (collector->unseen > 0)
 		note(notes, "%u child processes ended without having been recorded",
 			collector->unseen);
+	if (atomic_load(&collector->session.map->stacks_dropped) > 0)
+		note(notes, "the table of %u stacks was full: %u calls have their caller only",
+			collector->session.map->stack_limit,
+			atomic_load(&collector->session.map->stacks_dropped));
 	if (all->lost_pages > 0)
 		note(notes, "%u pages came from processes that had ended already", all->lost_pages);
 	for (uint32_t i = 0; i < all->by_serial_size; i++)
@@ -254,9 +258,10 @@ static json_t *build(const struct manifest *manifest)
 			(int)sysconf(_SC_NPROCESSORS_ONLN), "page_bytes",
 			(int)sysconf(_SC_PAGESIZE)));
 	json_object_set_new(root, "options",
-		json_pack("{s:s, s:s, s:I, s:I}", "on_full", manifest->on_full, "kernel",
+		json_pack("{s:s, s:s, s:I, s:I, s:i}", "on_full", manifest->on_full, "kernel",
 			manifest->kernel_mode, "buffer_bytes", (json_int_t)manifest->buffer_bytes,
-			"interval_ns", (json_int_t)collector->interval_ns));
+			"interval_ns", (json_int_t)collector->interval_ns, "stacks",
+			(int)session->map->stack_depth));
 	json_object_set_new(root, "exit", exit_object(collector));
 	json_object_set_new(root, "duration_ns",
 		manifest->finished ? integer(collector->ended_ns - collector->started_ns)

@@ -30,11 +30,14 @@ int processes_open(struct processes *all, struct session *session, int dirfd, in
 		all->pid_namespace = ns.st_ino;
 	all->by_serial_size = 64;
 	all->by_serial = calloc(all->by_serial_size, sizeof(*all->by_serial));
-	return all->by_serial == NULL ? -ENOMEM : 0;
+	if (all->by_serial == NULL)
+		return -ENOMEM;
+	return stacks_file_create(&all->stacks, session, dirfd);
 }
 
 void processes_free(struct processes *all)
 {
+	stacks_file_close(all->stacks);
 	for (uint32_t i = 0; all->by_serial != NULL && i < all->by_serial_size; i++) {
 		struct process *process = all->by_serial[i];
 
@@ -353,6 +356,8 @@ void processes_take_page(struct processes *all, uint32_t number)
 		process->damaged = true;
 	if (all->error != 0 || process->stream == NULL || sound == 0)
 		return;
+	if (all->stacks != NULL)
+		note_error(all, stacks_file_catch_up(all->stacks));
 	stream_set_level(process->stream, all->level);
 	note_error(all, stream_append_packed(process->stream, page->tid, page->tick, slots, sound));
 }

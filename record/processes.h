@@ -7,6 +7,7 @@
 #define HEAPLEDGER_RECORD_PROCESSES_H
 
 #include "session.h"
+#include "stacks_file.h"
 #include "stream.h"
 
 #include <stdbool.h>
@@ -44,6 +45,7 @@ struct processes {
 	struct session *session;
 	int dirfd;
 	int poll_fd;
+	struct stacks_file *stacks; /* NULL: only callers are recorded */
 	int level;                  /* of compression */
 	int error;                  /* the first write error, -errno: nothing is written any more */
 	struct process **by_serial; /* index = serial */

@@ -4,6 +4,7 @@
  */
 #include "session.h"
 
+#include "heapledger/callstack.h"
 #include "heapledger/stack.h"
 
 #include <dirent.h>
@@ -24,6 +25,8 @@
 #define DIRECTORY "/dev/shm"
 #define PROCESS_COUNT 16384u
 #define LEAST_PAGES 16u
+#define STACKS_MOST (UINT32_C(1) << 20)
+#define MODULES_MOST 16384u
 /* Of a program that logs on both cores of two, 48 million calls took 0.8 s with 8 MiB, 0.9 s with
  * 16 to 64 MiB, 1.1 s with 128 MiB and 1.5 s with 512 MiB. */
 #define BACKLOG_BYTES (UINT32_C(16) << 20)
@@ -186,8 +189,33 @@ static uint64_t round_up(uint64_t bytes)
 	return (bytes + HL_PAGE_BYTES - 1) / HL_PAGE_BYTES * HL_PAGE_BYTES;
 }
 
-int session_create(struct session *session, uint64_t pool_bytes, enum hl_on_full on_full)
+/* The tables of stacks and modules lie behind the pages. Half of the room is the pool's, half of
+ * the rest is theirs. */
+static void plan_stacks(struct hl_session *map, unsigned depth)
 {
+	uint64_t entry_bytes = 8 * ((uint64_t)depth + 1) + 2 * 2 * sizeof(uint32_t);
+	uint64_t limit = fit_pool(STACKS_MOST * entry_bytes * 2) / 2 / entry_bytes;
+
+	map->stack_depth = depth;
+	map->stacks_offset = map->stack_index_offset = map->modules_offset = map->session_bytes;
+	if (depth == 0)
+		return;
+	map->stack_limit = limit < STACKS_MOST ? (uint32_t)limit : STACKS_MOST;
+	while (UINT32_C(1) << map->stack_index_bits < 2 * map->stack_limit)
+		map->stack_index_bits++;
+	map->module_limit = MODULES_MOST;
+	map->stack_index_offset =
+		round_up(map->stacks_offset + map->stack_limit * 8 * ((uint64_t)depth + 1));
+	map->modules_offset =
+		round_up(map->stack_index_offset + (sizeof(uint32_t) << map->stack_index_bits));
+	map->session_bytes =
+		round_up(map->modules_offset + MODULES_MOST * sizeof(struct hl_module));
+}
+
+int session_create(
+	struct session *session, uint64_t pool_bytes, enum hl_on_full on_full, unsigned stack_depth)
+{
+	struct hl_session plan = {0};
 	uint64_t page_count = fit_pool(pool_bytes) / HL_PAGE_BYTES;
 	uint64_t table_offset = 4096, links_offset, pages_offset;
 	struct hl_session *map;
@@ -199,7 +227,9 @@ int session_create(struct session *session, uint64_t pool_bytes, enum hl_on_full
 		page_count = UINT32_MAX - 1;
 	links_offset = table_offset + PROCESS_COUNT * sizeof(struct hl_process);
 	pages_offset = round_up(links_offset + page_count * sizeof(uint32_t));
-	session->bytes = pages_offset + page_count * HL_PAGE_BYTES;
+	plan.session_bytes = pages_offset + page_count * HL_PAGE_BYTES;
+	plan_stacks(&plan, stack_depth);
+	session->bytes = plan.session_bytes;
 	remove_stale();
 	fd = create_file(session);
 	if (fd < 0)
@@ -236,6 +266,13 @@ int session_create(struct session *session, uint64_t pool_bytes, enum hl_on_full
 		.next_serial = 1,
 		.round = 1,
 		.backlog_limit = BACKLOG_BYTES / HL_PAGE_BYTES,
+		.stack_depth = plan.stack_depth,
+		.stack_limit = plan.stack_limit,
+		.stack_index_bits = plan.stack_index_bits,
+		.module_limit = plan.module_limit,
+		.stacks_offset = plan.stacks_offset,
+		.stack_index_offset = plan.stack_index_offset,
+		.modules_offset = plan.modules_offset,
 	};
 	start_clock(session);
 	map->magic = HL_SESSION_MAGIC;

@@ -25,8 +25,9 @@ struct session {
 	uint64_t tick_hz;
 };
 
-/* pool_bytes is cut to what /dev/shm can hold. 0 or -errno. */
-int session_create(struct session *session, uint64_t pool_bytes, enum hl_on_full on_full);
+/* pool_bytes and the tables of stacks are cut to what /dev/shm can hold. 0 or -errno. */
+int session_create(struct session *session, uint64_t pool_bytes, enum hl_on_full on_full,
+	unsigned stack_depth);
 void session_destroy(struct session *session);
 
 uint64_t session_tick(const struct session *session);

@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define HL_SESSION_MAGIC UINT64_C(0x315345534c504c48) /* "HLPLSES1" */
-#define HL_SESSION_VERSION 3
+#define HL_SESSION_VERSION 4
 #define HL_SESSION_ENV "HEAPLEDGER_SESSION"
 
 #define HL_PAGE_BYTES 16384
@@ -94,6 +94,17 @@ struct hl_session {
 	_Atomic uint32_t waiting;        /* threads waiting for a page */
 	uint32_t backlog_limit;          /* a thread that may wait takes no fresh page beyond ... */
 	_Atomic uint32_t backlog;        /* ... this many pages given and not yet drained */
+	/* Call stacks and modules: heapledger/callstack.h. */
+	uint32_t stack_depth;      /* frames at most, 0 = only callers are recorded */
+	uint32_t stack_limit;      /* room for so many stacks */
+	uint32_t stack_index_bits; /* size of the index */
+	uint32_t module_limit;     /* room for so many modules */
+	uint64_t stacks_offset;
+	uint64_t stack_index_offset;
+	uint64_t modules_offset;
+	_Atomic uint32_t stack_count;    /* claimed; more than stack_limit when it is full */
+	_Atomic uint32_t stacks_dropped; /* calls whose stack had no room, known by caller only */
+	_Atomic uint32_t modules_new;    /* moves when a module is READY */
 	/* The collector's coarse clock: changes with each of its rounds. A thread whose last tick
 	 * was read before the change reads the time anew; it says so in `stamped`, without which
 	 * the collector lets its rounds become longer. On cache lines of their own. */

@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See stacks.h.
+ */
+#include "stacks.h"
+#include "attach.h"
+#include "modules.h"
+#include "unwind.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <ucontext.h>
+
+#define RULE_BITS 13
+#define RULES (1u << RULE_BITS)
+#define ENTRY_BITS 8
+#define OWN_FRAMES 16  /* of ours below the caller: never that many */
+#define EXTRA_CHECKS 8 /* frame pointers, and frames of ours */
+#define PROBES 64      /* places of the index that are looked at */
+#define PAGE UINT64_C(4096)
+#define STACKS_MIX UINT64_C(0x9e3779b97f4a7c15)
+
+/* This library in memory, by the linker. */
+extern const char __ehdr_start[] __attribute__((visibility("hidden")));
+extern const char _end[] __attribute__((visibility("hidden")));
+
+/* The rules found so far, by place. Threads share it without a lock: `mixed` is the place xor the
+ * rule, so that an entry of two halves is no entry. */
+struct stacks_rule {
+	_Atomic uint64_t mixed, rule;
+};
+
+struct stacks_check {
+	const uint64_t *at;
+	uint64_t value;
+};
+
+struct stacks_entry {
+	uint64_t caller, sp;
+	uint64_t fp; /* counts if uses_fp */
+	uint64_t result;
+	uint32_t count;
+	uint32_t uses_fp;
+	struct stacks_check check[];
+};
+
+struct stacks_cache {
+	uint32_t generation; /* of the modules; entries of others are void */
+	uint32_t reserved;
+	uintptr_t low, high; /* of this thread's stack, known to be there */
+	uint64_t entry[];    /* of stacks_entry_bytes() each */
+};
+
+static struct stacks_rule stacks_rules[RULES];
+static uint32_t stacks_rules_generation = 1;
+
+/* On its way down a stack. */
+struct stacks_walk {
+	uintptr_t pc, sp, fp;
+	bool exact;            /* pc is where it goes on, not a return address */
+	const uint64_t *fp_at; /* where fp was saved, NULL = still in the register */
+	bool uses_fp, overflow;
+	uintptr_t low, high;             /* of this stack, known to be there ... */
+	uintptr_t known_low, known_high; /* ... and by the cache */
+	unsigned depth, count;
+	unsigned checks, checks_limit;
+	struct stacks_check *check; /* NULL: not to be kept */
+	uint64_t frame[HL_STACK_MOST_FRAMES];
+};
+
+static size_t stacks_checks(unsigned depth)
+{
+	return depth + depth / 4 + EXTRA_CHECKS;
+}
+
+static size_t stacks_entry_bytes(unsigned depth)
+{
+	return sizeof(struct stacks_entry) + stacks_checks(depth) * sizeof(struct stacks_check);
+}
+
+size_t stacks_cache_bytes(unsigned depth)
+{
+	size_t bytes = sizeof(struct stacks_cache) + (stacks_entry_bytes(depth) << ENTRY_BITS);
+
+	return (bytes + PAGE - 1) & ~(PAGE - 1);
+}
+
+/* Asks the kernel, by a call that fails in any case. */
+static bool stacks_probe(uintptr_t page)
+{
+	return attach_raw(SYS_rt_sigprocmask, ~UINT64_C(0), page, 0, 8, 0, 0) != -EFAULT;
+}
+
+/* Whether a word of the stack can be read: what unwind tables say may be wrong. The page that the
+ * walk started in is there, and then page by page. */
+static bool stacks_readable(struct stacks_walk *walk, uintptr_t at)
+{
+	uintptr_t page = at & ~(PAGE - 1);
+
+	if (at % sizeof(uint64_t) != 0)
+		return false;
+	if (at >= walk->low && at < walk->high)
+		return true;
+	if (!stacks_probe(page))
+		return false;
+	if (page != walk->high) {
+		walk->low = page; /* a walk never comes back */
+		walk->high = page;
+	}
+	walk->high += PAGE;
+	if (walk->high == walk->known_low)
+		walk->high = walk->known_high;
+	return true;
+}
+
+static void stacks_keep(struct stacks_walk *walk, const uint64_t *at, uint64_t value)
+{
+	if (walk->check == NULL)
+		return;
+	if (walk->checks == walk->checks_limit) {
+		walk->overflow = true;
+		return;
+	}
+	walk->check[walk->checks++] = (struct stacks_check){.at = at, .value = value};
+}
+
+static bool stacks_read(struct stacks_walk *walk, uintptr_t at, uint64_t *value)
+{
+	if (!stacks_readable(walk, at))
+		return false;
+	*value = *(const uint64_t *)at;
+	return true;
+}
+
+/* The same, of a word that decides where the walk goes. */
+static bool stacks_read_kept(struct stacks_walk *walk, uintptr_t at, uint64_t *value)
+{
+	if (!stacks_read(walk, at, value))
+		return false;
+	stacks_keep(walk, (const uint64_t *)at, *value);
+	return true;
+}
+
+static struct unwind_rule stacks_rule(uintptr_t place)
+{
+	struct stacks_rule *slot = &stacks_rules[place * STACKS_MIX >> (64 - RULE_BITS)];
+	uint64_t bits = atomic_load_explicit(&slot->rule, memory_order_relaxed);
+	uint64_t mixed = atomic_load_explicit(&slot->mixed, memory_order_relaxed);
+	struct unwind_rule rule = {0};
+	struct unwind_tables tables;
+	bool known = false;
+
+	static_assert(sizeof(rule) == sizeof(bits), "a rule is a word");
+	if ((mixed ^ bits) == place) {
+		memcpy(&rule, &bits, sizeof(rule));
+		return rule;
+	}
+	if (!modules_find(place, &tables, &known))
+		return rule;
+	rule = unwind_find(&tables, place);
+	if (known) {
+		memcpy(&bits, &rule, sizeof(rule));
+		atomic_store_explicit(&slot->rule, bits, memory_order_relaxed);
+		atomic_store_explicit(&slot->mixed, bits ^ place, memory_order_relaxed);
+	}
+	return rule;
+}
+
+/* From here on it matters what the frame pointer is. */
+static void stacks_use_fp(struct stacks_walk *walk)
+{
+	if (walk->fp_at == NULL)
+		walk->uses_fp = true;
+	else
+		stacks_keep(walk, walk->fp_at, walk->fp);
+}
+
+/* To the code that a signal interrupted: the kernel's frame is at the stack pointer. */
+static bool stacks_step_signal(struct stacks_walk *walk)
+{
+	const ucontext_t *context = (const ucontext_t *)walk->sp;
+	uintptr_t at = (uintptr_t)&context->uc_mcontext.gregs[0];
+	uint64_t pc, sp, fp;
+
+	if (!stacks_read_kept(walk, at + REG_RIP * 8, &pc) ||
+		!stacks_read_kept(walk, at + REG_RSP * 8, &sp) ||
+		!stacks_read_kept(walk, at + REG_RBP * 8, &fp))
+		return false;
+	walk->pc = pc;
+	walk->exact = true;
+	walk->sp = sp;
+	walk->fp = fp;
+	walk->fp_at = (const uint64_t *)(at + REG_RBP * 8);
+	return true;
+}
+
+static bool stacks_step_fp(struct stacks_walk *walk, const struct unwind_rule *rule, uintptr_t cfa)
+{
+	uintptr_t at = rule->fp == UNWIND_FP_AT_CFA ? cfa : walk->fp;
+	uint64_t value;
+
+	if (rule->fp == UNWIND_FP_KEPT)
+		return true;
+	if (rule->fp == UNWIND_FP_AT_FP)
+		stacks_use_fp(walk);
+	at += (uintptr_t)(intptr_t)rule->fp_offset;
+	if (rule->fp == UNWIND_FP_LOST || !stacks_read(walk, at, &value))
+		return false;
+	walk->fp = value;
+	walk->fp_at = (const uint64_t *)at;
+	return true;
+}
+
+/* Goes to the calling frame: 0, or why there is none. */
+static enum hl_stack_end stacks_step(struct stacks_walk *walk)
+{
+	struct unwind_rule rule = stacks_rule(walk->pc - (walk->exact ? 0 : 1));
+	uintptr_t offset = (uintptr_t)(intptr_t)rule.cfa_offset;
+	uint64_t cfa = 0, pc;
+
+	switch (rule.cfa) {
+	case UNWIND_END:
+		return HL_STACK_WHOLE;
+	case UNWIND_SIGNAL:
+		return stacks_step_signal(walk) ? 0 : HL_STACK_BROKEN;
+	case UNWIND_SP:
+		cfa = walk->sp + offset;
+		break;
+	case UNWIND_FP:
+		stacks_use_fp(walk);
+		cfa = walk->fp + offset;
+		break;
+	case UNWIND_FP_WORD:
+		stacks_use_fp(walk);
+		if (!stacks_read_kept(walk, walk->fp + offset, &cfa))
+			return HL_STACK_BROKEN;
+		break;
+	default:
+		return HL_STACK_BROKEN;
+	}
+	if (cfa <= walk->sp || !stacks_read_kept(walk, cfa - 8, &pc))
+		return HL_STACK_BROKEN;
+	if (!stacks_step_fp(walk, &rule, cfa)) {
+		walk->fp = 0; /* not readable, should it be needed */
+		walk->fp_at = NULL;
+	}
+	walk->pc = pc;
+	walk->sp = cfa;
+	walk->exact = false;
+	return pc != 0 ? 0 : HL_STACK_WHOLE;
+}
+
+static bool stacks_is_own(uintptr_t pc)
+{
+	return pc - (uintptr_t)__ehdr_start < (uintptr_t)_end - (uintptr_t)__ehdr_start;
+}
+
+/* All frames from the caller on. */
+static enum hl_stack_end stacks_unwind(struct stacks_walk *walk)
+{
+	enum hl_stack_end end = 0;
+
+	for (unsigned i = 0; i < OWN_FRAMES && end == 0 && stacks_is_own(walk->pc); i++)
+		end = stacks_step(walk);
+	while (end == 0) {
+		walk->frame[walk->count++] = walk->pc + walk->exact;
+		end = walk->count < walk->depth ? stacks_step(walk) : HL_STACK_CUT;
+	}
+	return end;
+}
+
+static uint64_t stacks_hash(const struct stacks_walk *walk)
+{
+	uint64_t hash = walk->count;
+
+	for (unsigned i = 0; i < walk->count; i++)
+		hash = ((hash << 5 | hash >> 59) ^ walk->frame[i]) * STACKS_MIX;
+	return hash ^ hash >> 32;
+}
+
+struct stacks_table {
+	struct hl_session *session;
+	char *entries;
+	_Atomic uint32_t *index;
+	size_t bytes; /* of an entry */
+};
+
+static _Atomic uint64_t *stacks_at(const struct stacks_table *table, uint32_t number)
+{
+	return (_Atomic uint64_t *)(table->entries + (number - 1) * table->bytes);
+}
+
+static bool stacks_same(const struct stacks_table *table, uint32_t number, uint64_t head,
+	const struct stacks_walk *walk)
+{
+	_Atomic uint64_t *entry = stacks_at(table, number);
+
+	return atomic_load_explicit(entry, memory_order_acquire) == head &&
+	       memcmp((const void *)(entry + 1), walk->frame, walk->count * 8) == 0;
+}
+
+/* A new entry; 0 if there is no room. */
+static uint32_t stacks_add(
+	const struct stacks_table *table, uint64_t head, const struct stacks_walk *walk)
+{
+	struct hl_session *session = table->session;
+	_Atomic uint64_t *entry;
+	uint32_t number;
+
+	if (atomic_load_explicit(&session->stack_count, memory_order_relaxed) >=
+		session->stack_limit)
+		return 0;
+	number = atomic_fetch_add(&session->stack_count, 1) + 1;
+	if (number > session->stack_limit)
+		return 0;
+	entry = stacks_at(table, number);
+	memcpy((void *)(entry + 1), walk->frame, walk->count * 8);
+	atomic_store_explicit(entry, head, memory_order_release);
+	return number;
+}
+
+/* The number of a stack that many may look up and add at the same time. One that was added in vain,
+ * since another thread was first, is left for nobody. */
+static uint32_t stacks_intern(const struct stacks_walk *walk, enum hl_stack_end end)
+{
+	struct hl_session *session = attached.session;
+	struct stacks_table table = {
+		.session = session,
+		.entries = (char *)session + session->stacks_offset,
+		.index = (_Atomic uint32_t *)((char *)session + session->stack_index_offset),
+		.bytes = 8 * (session->stack_depth + 1),
+	};
+	uint64_t hash = stacks_hash(walk), head = hl_stack_head(hash, walk->count, end);
+	uint32_t mask = (UINT32_C(1) << session->stack_index_bits) - 1, number = 0;
+
+	for (uint32_t i = 0; i < PROBES; i++) {
+		_Atomic uint32_t *place = &table.index[((uint32_t)(hash >> 16) + i) & mask];
+		uint32_t seen = atomic_load_explicit(place, memory_order_acquire);
+
+		if (seen == 0) {
+			if (number == 0)
+				number = stacks_add(&table, head, walk);
+			if (number == 0)
+				return 0;
+			if (atomic_compare_exchange_strong(place, &seen, number))
+				return number;
+		}
+		if (seen <= session->stack_limit && stacks_same(&table, seen, head, walk))
+			return seen;
+	}
+	return number;
+}
+
+static struct stacks_entry *stacks_entry(
+	struct stacks_cache *cache, uint64_t caller, uintptr_t sp, unsigned depth)
+{
+	uint64_t hash = (caller ^ sp << 20) * STACKS_MIX >> (64 - ENTRY_BITS);
+
+	return (struct stacks_entry *)((char *)cache->entry + hash * stacks_entry_bytes(depth));
+}
+
+/* In the order of the walk: up to the first difference, these are words that it would read, too, so
+ * they are there. */
+static bool stacks_unchanged(const struct stacks_entry *entry, uintptr_t fp)
+{
+	if (entry->uses_fp && entry->fp != fp)
+		return false;
+	for (uint32_t i = 0; i < entry->count; i++)
+		if (*entry->check[i].at != entry->check[i].value)
+			return false;
+	return true;
+}
+
+/* Another object has been found where one was. */
+static void stacks_new_generation(struct stacks_cache *cache, uint32_t generation, unsigned depth)
+{
+	if (stacks_rules_generation != generation) {
+		for (unsigned i = 0; i < RULES; i++)
+			atomic_store_explicit(&stacks_rules[i].mixed, 0, memory_order_relaxed);
+		stacks_rules_generation = generation;
+	}
+	for (size_t i = 0; cache->generation != 0 && i < 1u << ENTRY_BITS; i++)
+		((struct stacks_entry *)((char *)cache->entry + i * stacks_entry_bytes(depth)))
+			->sp = 0;
+	cache->generation = generation;
+}
+
+static uint64_t stacks_result(
+	const struct stacks_walk *walk, enum hl_stack_end end, uint64_t caller)
+{
+	uint32_t number;
+
+	/* Not even the caller that the call itself knows: nothing else can be right. */
+	if (walk->count == 0 || walk->frame[0] != caller)
+		return caller;
+	number = stacks_intern(walk, end);
+	if (number != 0)
+		return HL_CALLER_STACK | number;
+	atomic_fetch_add_explicit(&attached.session->stacks_dropped, 1, memory_order_relaxed);
+	return caller;
+}
+
+static uint64_t stacks_look(struct stacks_cache *cache, struct stacks_entry *entry, uint64_t caller,
+	struct stacks_walk *walk)
+{
+	uintptr_t sp = walk->sp, fp = walk->fp;
+	enum hl_stack_end end;
+	uint64_t result;
+
+	walk->depth = attached.session->stack_depth;
+	walk->low = sp & ~(PAGE - 1);
+	walk->high = walk->low + PAGE;
+	walk->known_low = walk->known_high = 0;
+	if (cache != NULL) {
+		walk->known_low = cache->low;
+		walk->known_high = cache->high;
+		if (walk->high == cache->low || (sp >= cache->low && sp < cache->high))
+			walk->high = cache->high;
+		if (sp >= cache->low && sp < cache->high)
+			walk->low = cache->low;
+	}
+	if (entry != NULL) {
+		entry->sp = 0;
+		walk->check = entry->check;
+		walk->checks_limit = (unsigned)stacks_checks(walk->depth);
+	}
+	end = stacks_unwind(walk);
+	result = stacks_result(walk, end, caller);
+	if (cache == NULL)
+		return result;
+	cache->low = walk->low;
+	cache->high = walk->high;
+	if (!walk->overflow && result != caller) {
+		entry->caller = caller;
+		entry->sp = sp;
+		entry->fp = fp;
+		entry->uses_fp = walk->uses_fp;
+		entry->count = walk->checks;
+		entry->result = result;
+	}
+	return result;
+}
+
+uint64_t stacks_capture(struct stacks_cache *cache, uint64_t caller)
+{
+	unsigned depth = attached.session->stack_depth;
+	struct stacks_entry *entry = NULL;
+	struct stacks_walk walk;
+	uint32_t generation;
+
+	__asm__ volatile("lea 0f(%%rip), %0\n0:\tmov %%rsp, %1\n\tmov %%rbp, %2"
+			 : "=&r"(walk.pc), "=&r"(walk.sp), "=&r"(walk.fp));
+	if (cache != NULL) {
+		generation = atomic_load_explicit(&modules_generation, memory_order_relaxed);
+		if (__builtin_expect(cache->generation != generation, 0))
+			stacks_new_generation(cache, generation, depth);
+		entry = stacks_entry(cache, caller, walk.sp, depth);
+		if (entry->caller == caller && entry->sp == walk.sp &&
+			stacks_unchanged(entry, walk.fp))
+			return entry->result;
+	}
+	walk.exact = true;
+	walk.fp_at = NULL;
+	walk.uses_fp = walk.overflow = false;
+	walk.count = walk.checks = 0;
+	walk.check = NULL;
+	return stacks_look(cache, entry, caller, &walk);
+}
