@@ -5,6 +5,7 @@
  * form") and kept stable, for grep and diff.
  */
 #include "names.h"
+#include "symbols.h"
 #include "writer.h"
 #include "trace.h"
 #include "tool.h"
@@ -31,7 +32,11 @@ struct dump {
 	bool some_kinds;
 	bool no_time;
 	bool kernel; /* the stream is the kernel probe's */
+	bool stacks; /* frames are wanted */
 	struct clock *clock;
+	const struct trace *trace;
+	const struct trace_stream *from;
+	struct symbols *symbols; /* if stacks */
 };
 
 static void put_number(struct writer *out, const char *label, uint64_t value)
@@ -63,14 +68,83 @@ static void put_block(struct writer *out, const struct hl_call_record *call)
 		writer_text(out, " mmapped");
 }
 
-static void put_caller(struct writer *out, uint64_t caller)
+static void put_caller(struct dump *dump, uint64_t caller)
 {
+	const struct stacks *stacks = &dump->trace->stacks;
+	uint32_t number = hl_caller_stack(caller);
+	const struct stack *stack = number ? stacks_find(stacks, number) : NULL;
+
+	if (number)
+		caller = stack && stack->count ? stacks_frames(stacks, stack)[0] : 0;
 	if (caller)
-		put_address(out, " caller=", caller);
+		put_address(&dump->out, " caller=", caller);
+	if (number)
+		put_number(&dump->out, " stack=", number);
 }
 
-static void put_call(struct writer *out, unsigned kind, const struct hl_call_record *call)
+static void put_symbol(struct writer *out, const struct symbol *symbol)
 {
+	if (symbol->function) {
+		writer_char(out, ' ');
+		writer_printable(out, symbol->function);
+	}
+	if (symbol->file) {
+		writer_text(out, " at ");
+		writer_printable(out, symbol->file);
+	}
+	if (symbol->line)
+		put_number(out, ":", symbol->line);
+	if (symbol->inlined)
+		writer_text(out, " (inlined)");
+}
+
+/* A line for the frame, and one for each function that was inlined there. */
+static int put_frame(struct dump *dump, uint64_t tick, uint64_t frame)
+{
+	struct writer *out = &dump->out;
+	struct symbol_place place;
+	int rc = symbols_find(dump->symbols, dump->from, tick, frame, &place);
+
+	for (unsigned i = 0; !rc && (i == 0 || i < place.count); i++) {
+		put_address(out, "    ", frame);
+		if (place.count)
+			put_symbol(out, &place.symbols[i]);
+		if (place.module) {
+			writer_text(out, " in ");
+			writer_printable(out, place.module->path);
+			put_address(out, "+", place.offset);
+			if (place.why) {
+				writer_text(out, ", which ");
+				writer_text(out, place.why);
+			}
+		}
+		writer_char(out, '\n');
+	}
+	return rc;
+}
+
+static int put_stack(struct dump *dump, uint64_t tick, uint64_t caller)
+{
+	const struct stacks *stacks = &dump->trace->stacks;
+	uint32_t number = hl_caller_stack(caller);
+	const struct stack *stack = number ? stacks_find(stacks, number) : NULL;
+	int rc = 0;
+
+	if (!stack)
+		return 0;
+	for (unsigned i = 0; !rc && i < stack->count; i++)
+		rc = put_frame(dump, tick, stacks_frames(stacks, stack)[i]);
+	if (stack->end == HL_STACK_CUT)
+		writer_text(&dump->out, "    ...\n");
+	if (stack->end == HL_STACK_BROKEN)
+		writer_text(&dump->out, "    ? no unwind tables for this one\n");
+	return rc;
+}
+
+static void put_call(struct dump *dump, unsigned kind, const struct hl_call_record *call)
+{
+	struct writer *out = &dump->out;
+
 	switch (name_shape(kind)) {
 	case NAME_SHAPE_ALIGNED:
 		put_number(out, " alignment=", call->alignment);
@@ -96,7 +170,7 @@ static void put_call(struct writer *out, unsigned kind, const struct hl_call_rec
 		}
 		put_number(out, " = ", call->chunk);
 	}
-	put_caller(out, call->caller);
+	put_caller(dump, call->caller);
 }
 
 static void put_syscall_arguments(
@@ -137,8 +211,9 @@ static void put_kernel_words(
 	put_number(out, " sequence=", record->mmap_threshold);
 }
 
-static void put_cause(struct writer *out, const struct hl_syscall_record *record)
+static void put_cause(struct dump *dump, const struct hl_syscall_record *record)
 {
+	struct writer *out = &dump->out;
 	unsigned call = record->cause & 0xff, reason = record->cause >> 8 & 0xff;
 	unsigned region = record->cause >> 16 & 0xff;
 
@@ -153,7 +228,7 @@ static void put_cause(struct writer *out, const struct hl_syscall_record *record
 	else
 		put_number(out, " trim_threshold=", record->trim_threshold);
 	put_number(out, " top_pad=", record->top_pad);
-	put_caller(out, record->caller);
+	put_caller(dump, record->caller);
 }
 
 static void put_syscall(struct dump *dump, unsigned kind, const struct hl_syscall_record *record)
@@ -164,7 +239,7 @@ static void put_syscall(struct dump *dump, unsigned kind, const struct hl_syscal
 	if (dump->kernel)
 		put_kernel_words(out, kind, record);
 	else
-		put_cause(out, record);
+		put_cause(dump, record);
 	if (!dump->no_time)
 		put_number(out, " ns=", clock_span(dump->clock, record->duration));
 }
@@ -181,12 +256,14 @@ static void put_sample(struct writer *out, const struct hl_sample_record *sample
 	put_number(out, " major_faults=", sample->major_faults);
 }
 
-static void put_mark(struct writer *out, unsigned kind, const union decode_record *record)
+static void put_mark(struct dump *dump, unsigned kind, const union decode_record *record)
 {
+	struct writer *out = &dump->out;
+
 	switch (kind) {
 	case HL_KIND_realloc_begin:
 		put_address(out, " ", hl_addr_of(record->call.kind_addr));
-		put_caller(out, record->call.caller);
+		put_caller(dump, record->call.caller);
 		break;
 	case HL_KIND_fork:
 		put_number(out, " id=", record->mark.size);
@@ -205,7 +282,17 @@ static void put_mark(struct writer *out, unsigned kind, const union decode_recor
 	}
 }
 
-static void put_event(struct dump *dump, const char *name, const struct stream_event *event)
+/* What the stack of an event is called by in its record; 0 if it has none. */
+static uint64_t caller_of(unsigned kind, const union decode_record *record)
+{
+	if (name_is_syscall(kind))
+		return record->syscall.caller;
+	if (name_shape(kind) != NAME_SHAPE_NONE || kind == HL_KIND_realloc_begin)
+		return record->call.caller;
+	return 0;
+}
+
+static int put_event(struct dump *dump, const char *name, const struct stream_event *event)
 {
 	struct writer *out = &dump->out;
 	const union decode_record *record = &event->record;
@@ -226,10 +313,13 @@ static void put_event(struct dump *dump, const char *name, const struct stream_e
 	if (name_is_syscall(kind))
 		put_syscall(dump, kind, &record->syscall);
 	else if (name_shape(kind) != NAME_SHAPE_NONE)
-		put_call(out, kind, &record->call);
+		put_call(dump, kind, &record->call);
 	else
-		put_mark(out, kind, record);
+		put_mark(dump, kind, record);
 	writer_char(out, '\n');
+	if (!dump->stacks || dump->kernel)
+		return 0;
+	return put_stack(dump, record->word[0], caller_of(kind, record));
 }
 
 static int dump_stream(struct dump *dump, struct trace *trace, struct trace_stream *stream)
@@ -240,14 +330,20 @@ static int dump_stream(struct dump *dump, struct trace *trace, struct trace_stre
 	int rc = trace_stream_open(trace, stream, &reader, &fd);
 
 	dump->clock = &stream->clock;
+	dump->from = stream;
 	dump->kernel = stream->info.header.source == HL_TRACE_KERNEL;
 	if (!rc) {
 		while (!dump->out.error && (rc = stream_reader_next(reader, &event)) > 0) {
 			unsigned kind = hl_kind_of(event->record.word[1]);
-			if (!dump->some_kinds || dump->kinds[kind])
-				put_event(dump, stream->name, event);
+			if (dump->some_kinds && !dump->kinds[kind])
+				continue;
+			rc = put_event(dump, stream->name, event);
+			if (rc)
+				break;
 		}
-		if (rc < 0)
+		if (rc == -ENOMEM)
+			snprintf(trace->error, sizeof(trace->error), "not enough memory");
+		else if (rc < 0)
 			snprintf(trace->error, sizeof(trace->error), "%s",
 				stream_reader_error(reader));
 	}
@@ -286,9 +382,17 @@ static int dump_trace(struct dump *dump, struct trace *trace)
 
 	for (unsigned i = 0; i < 10 && (note = trace_note(trace, i, text, sizeof(text))); i++)
 		tool_fail(TOOL_OK, COMMAND, "note: %s", note);
-	int rc = dump_list(dump, trace, trace->streams, trace->stream_count, &found);
+	dump->trace = trace;
+	int rc = trace_read_stacks(trace);
+	if (!rc && dump->stacks && !(dump->symbols = symbols_open(trace)))
+		rc = -ENOMEM;
+	if (rc == -ENOMEM)
+		snprintf(trace->error, sizeof(trace->error), "not enough memory");
+	if (!rc)
+		rc = dump_list(dump, trace, trace->streams, trace->stream_count, &found);
 	if (!rc)
 		rc = dump_list(dump, trace, trace->kernel, trace->kernel_count, &found);
+	symbols_close(dump->symbols);
 	int out_rc = writer_close(&dump->out, 1);
 	if (rc)
 		return tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace->error);
@@ -325,6 +429,7 @@ int cmd_dump(int argc, char **argv)
 		{"stream", required_argument, NULL, 's'},
 		{"kind", required_argument, NULL, 'k'},
 		{"no-time", no_argument, NULL, 't'},
+		{"stacks", no_argument, NULL, 'S'},
 		{NULL, 0, NULL, 0},
 	};
 	struct dump *dump = calloc(1, sizeof(*dump));
@@ -340,6 +445,8 @@ int cmd_dump(int argc, char **argv)
 			code = add_kinds(dump, optarg);
 		else if (option == 't')
 			dump->no_time = true;
+		else if (option == 'S')
+			dump->stacks = true;
 		else
 			code = tool_bad_option(COMMAND, option, argv);
 	}

@@ -40,7 +40,7 @@ static const struct command commands[] = {
 	{"report", NULL, "report.py", "DIR [-o FILE.html] [--png DIR] [--force]",
 		"make an HTML report with figures", NULL},
 	{"check", NULL, "check.py", "DIR --budget FILE", "compare with a budget, for CI", NULL},
-	{"dump", cmd_dump, NULL, "[--stream NAME] [--kind KIND,...] [--no-time] DIR",
+	{"dump", cmd_dump, NULL, "[--stream NAME] [--kind KIND,...] [--no-time] [--stacks] DIR",
 		"print one event a line",
 		"Prints every event of the trace in DIR, one a line.\n"
 		"  --stream NAME    only this stream, such as 1234.1\n"

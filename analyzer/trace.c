@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -241,8 +242,63 @@ int trace_open(struct trace *trace, const char *path)
 	return 0;
 }
 
+/* A file that grows while we read it is cut off for us, no more. */
+static int map_file(const char *path, const uint8_t **bytes, size_t *size)
+{
+	struct stat status;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	int rc = fd < 0 || fstat(fd, &status) ? -errno : 0;
+
+	*bytes = NULL;
+	*size = 0;
+	if (!rc && !S_ISREG(status.st_mode))
+		rc = -EINVAL;
+	if (!rc && status.st_size) {
+		void *map = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+		if (map == MAP_FAILED) {
+			rc = -errno;
+		} else {
+			*bytes = map;
+			*size = (size_t)status.st_size;
+		}
+	}
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+int trace_read_stacks(struct trace *trace)
+{
+	const uint8_t *bytes;
+	const char *why;
+	uint64_t offset;
+	size_t size;
+	char *path;
+
+	if (asprintf(&path, "%s/" HL_STACKS_FILE, trace->path) < 0)
+		return fail(trace, -ENOMEM, trace->path, "not enough memory");
+	int rc = map_file(path, &bytes, &size);
+	if (rc == -ENOENT) {
+		rc = 0;
+	} else if (rc) {
+		fail(trace, rc, path, strerror(-rc));
+	} else {
+		rc = stacks_read(&trace->stacks, bytes, size, &why, &offset);
+		if (rc == -ENOMEM)
+			fail(trace, rc, path, "not enough memory");
+		else if (rc)
+			snprintf(trace->error, sizeof(trace->error), "%.300s: offset %llu: %.200s",
+				path, (unsigned long long)offset, why);
+	}
+	if (bytes)
+		munmap((void *)bytes, size);
+	free(path);
+	return rc;
+}
+
 void trace_close(struct trace *trace)
 {
+	stacks_free(&trace->stacks);
 	for (size_t i = 0; i < trace->stream_count; i++)
 		stream_free(&trace->streams[i]);
 	for (size_t i = 0; i < trace->kernel_count; i++)

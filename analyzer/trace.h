@@ -7,6 +7,7 @@
 #define HEAPLEDGER_TRACE_DIRECTORY_H
 
 #include "clock.h"
+#include "stacks.h"
 #include "stream_reader.h"
 
 #include <jansson.h>
@@ -26,6 +27,7 @@ struct trace {
 	size_t stream_count;
 	struct trace_stream *kernel; /* written by the kernel probe, sorted by serial */
 	size_t kernel_count;
+	struct stacks stacks; /* after trace_read_stacks */
 	size_t missing_count; /* streams that session.json names and that are not there */
 	const char *missing;  /* the file of the first of them */
 	uint64_t origin_ns;   /* CLOCK_MONOTONIC ns of the start: the first stream's start */
@@ -40,6 +42,9 @@ void trace_close(struct trace *trace);
 /* A reader of one stream. *fd is closed by the caller after the reader. */
 int trace_stream_open(struct trace *trace, const struct trace_stream *stream,
 	struct stream_reader **reader, int *fd);
+
+/* Reads stacks.hls, if there is one; on failure trace->error says why. */
+int trace_read_stacks(struct trace *trace);
 
 /* Why the trace is not whole, for people: NULL when it is. `index` counts the notes from 0; the
  * buffer takes 512 bytes at least. */

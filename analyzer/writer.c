@@ -73,6 +73,12 @@ void writer_text(struct writer *out, const char *text)
 	writer_write(out, text, strlen(text));
 }
 
+void writer_printable(struct writer *out, const char *text)
+{
+	for (; *text; text++)
+		writer_char(out, (unsigned char)*text < ' ' || *text == 0x7f ? '?' : *text);
+}
+
 void writer_char(struct writer *out, char c)
 {
 	writer_write(out, &c, 1);

@@ -15,8 +15,8 @@
 
 struct writer {
 	int fd;
-	int error;       /* -errno of the first failure */
-	char *path;      /* NULL for stdout */
+	int error;  /* -errno of the first failure */
+	char *path; /* NULL for stdout */
 	char *temporary;
 	size_t used;
 	char bytes[WRITER_BYTES];
@@ -27,10 +27,12 @@ int writer_open(struct writer *out, const char *path);
 
 void writer_write(struct writer *out, const char *bytes, size_t length);
 void writer_text(struct writer *out, const char *text);
+/* Text of a file: control characters, which a terminal would obey, become '?'. */
+void writer_printable(struct writer *out, const char *text);
 void writer_char(struct writer *out, char c);
 void writer_u64(struct writer *out, uint64_t value);
 void writer_i64(struct writer *out, int64_t value);
-void writer_hex(struct writer *out, uint64_t value); /* with 0x */
+void writer_hex(struct writer *out, uint64_t value);                       /* with 0x */
 void writer_fraction(struct writer *out, uint64_t value, unsigned digits); /* leading zeros */
 
 void writer_flush(struct writer *out);
