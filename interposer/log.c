@@ -10,6 +10,7 @@
 #include "log.h"
 #include "attach.h"
 #include "log_fast.h"
+#include "modules.h"
 #include "stacks.h"
 
 #include <sys/mman.h>
@@ -394,10 +395,14 @@ static cold void log_find_stack(struct log_thread *thread, unsigned level)
 {
 	struct log_cause *cause = &thread->cause[level];
 	struct stacks_cache *cache = NULL;
+	uint32_t noted;
 
 	if (level == 0)
 		cache = thread->stacks != NULL ? thread->stacks : log_make_stacks(thread);
+	noted = atomic_load_explicit(&modules_noted, memory_order_relaxed);
 	cause->caller = stacks_capture(cache, cause->caller);
+	if (noted != atomic_load_explicit(&modules_noted, memory_order_relaxed))
+		log_restamp();
 }
 
 /* The caller of the call under way, and what called that if it is wanted. */

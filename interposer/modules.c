@@ -27,6 +27,7 @@ struct module {
 };
 
 _Atomic uint32_t modules_generation = 1;
+_Atomic uint32_t modules_noted;
 
 static struct module modules[MODULES];
 static unsigned module_count;
@@ -156,6 +157,7 @@ static bool module_note(const struct dl_find_object *found, const struct module_
 	module->path[length] = '\0';
 	atomic_store_explicit(&module->state, HL_MODULE_READY, memory_order_release);
 	atomic_fetch_add_explicit(&attached.session->modules_new, 1, memory_order_release);
+	atomic_fetch_add_explicit(&modules_noted, 1, memory_order_relaxed);
 	return true;
 }
 

@@ -20,6 +20,9 @@ extern _Atomic uint32_t modules_generation;
  * not remember the place, so that it is asked for again. */
 bool modules_find(uintptr_t place, struct unwind_tables *tables, bool *known);
 
+/* How many objects were noted: a record that follows a new one reads the time. */
+extern _Atomic uint32_t modules_noted;
+
 /* In a copy of the process, which has one thread. */
 void modules_fork_child(void);
 

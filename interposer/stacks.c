@@ -13,7 +13,7 @@
 #include <string.h>
 #include <ucontext.h>
 
-#define RULE_BITS 13
+#define RULE_BITS 14 /* cc1 has 9,000 places */
 #define RULES (1u << RULE_BITS)
 #define ENTRY_BITS 8
 #define OWN_FRAMES 16  /* of ours below the caller: never that many */
@@ -143,27 +143,43 @@ static bool stacks_read_kept(struct stacks_walk *walk, uintptr_t at, uint64_t *v
 	return true;
 }
 
+static bool stacks_recall(const struct stacks_rule *slot, uintptr_t place, struct unwind_rule *rule)
+{
+	uint64_t bits = atomic_load_explicit(&slot->rule, memory_order_relaxed);
+
+	static_assert(sizeof(*rule) == sizeof(bits), "a rule is a word");
+	memcpy(rule, &bits, sizeof(*rule));
+	return (atomic_load_explicit(&slot->mixed, memory_order_relaxed) ^ bits) == place;
+}
+
+static void stacks_remember(struct stacks_rule *slot, uint64_t place, uint64_t bits)
+{
+	atomic_store_explicit(&slot->rule, bits, memory_order_relaxed);
+	atomic_store_explicit(&slot->mixed, bits ^ place, memory_order_relaxed);
+}
+
+/* A place has two slots; the one that was found last is in the first. */
 static struct unwind_rule stacks_rule(uintptr_t place)
 {
-	struct stacks_rule *slot = &stacks_rules[place * STACKS_MIX >> (64 - RULE_BITS)];
-	uint64_t bits = atomic_load_explicit(&slot->rule, memory_order_relaxed);
-	uint64_t mixed = atomic_load_explicit(&slot->mixed, memory_order_relaxed);
-	struct unwind_rule rule = {0};
+	size_t hash = place * STACKS_MIX >> (64 - RULE_BITS);
+	struct stacks_rule *slot = &stacks_rules[hash], *second = &stacks_rules[hash ^ 1];
+	struct unwind_rule rule;
 	struct unwind_tables tables;
+	uint64_t bits;
 	bool known = false;
 
-	static_assert(sizeof(rule) == sizeof(bits), "a rule is a word");
-	if ((mixed ^ bits) == place) {
-		memcpy(&rule, &bits, sizeof(rule));
+	if (stacks_recall(slot, place, &rule) || stacks_recall(second, place, &rule))
 		return rule;
-	}
+	rule = (struct unwind_rule){0};
 	if (!modules_find(place, &tables, &known))
 		return rule;
 	rule = unwind_find(&tables, place);
 	if (known) {
+		bits = atomic_load_explicit(&slot->rule, memory_order_relaxed);
+		stacks_remember(second,
+			atomic_load_explicit(&slot->mixed, memory_order_relaxed) ^ bits, bits);
 		memcpy(&bits, &rule, sizeof(rule));
-		atomic_store_explicit(&slot->rule, bits, memory_order_relaxed);
-		atomic_store_explicit(&slot->mixed, bits ^ place, memory_order_relaxed);
+		stacks_remember(slot, place, bits);
 	}
 	return rule;
 }

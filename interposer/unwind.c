@@ -84,13 +84,24 @@ static uint64_t unwind_uint(struct unwind_bytes *bytes, unsigned size)
 	return value;
 }
 
+static inline unsigned unwind_byte(struct unwind_bytes *bytes)
+{
+	if (bytes->at < bytes->end)
+		return *bytes->at++;
+	bytes->bad = true;
+	return 0;
+}
+
 static uint64_t unwind_uleb(struct unwind_bytes *bytes)
 {
 	uint64_t value = 0, byte;
 	unsigned shift = 0;
 
+	if (bytes->at < bytes->end && *bytes->at < 0x80)
+		return *bytes->at++;
+
 	do {
-		byte = unwind_uint(bytes, 1);
+		byte = unwind_byte(bytes);
 		if (shift < 64)
 			value |= (byte & 0x7f) << shift;
 		shift += 7;
@@ -104,7 +115,7 @@ static int64_t unwind_sleb(struct unwind_bytes *bytes)
 	unsigned shift = 0;
 
 	do {
-		byte = unwind_uint(bytes, 1);
+		byte = unwind_byte(bytes);
 		if (shift < 64)
 			value |= (byte & 0x7f) << shift;
 		shift += 7;
@@ -401,13 +412,13 @@ static bool unwind_extended(
 	}
 }
 
-/* Up to the row for run->place. */
+/* Up to the row for run->place: until the location, which no other instruction changes, is beyond.
+ * A function's program is longer than the rest of its entry by far, so this loop is what counts. */
 static bool unwind_execute(
 	struct unwind_run *run, struct unwind_row *row, struct unwind_bytes bytes)
 {
-	while (bytes.at < bytes.end && !bytes.bad) {
-		unsigned code = (unsigned)unwind_uint(&bytes, 1), low = code & 0x3f;
-		struct unwind_row before = *row;
+	while (bytes.at < bytes.end && !bytes.bad && run->location <= run->place) {
+		unsigned code = unwind_byte(&bytes), low = code & 0x3f;
 
 		switch (code >> 6) {
 		case 1: /* advance_loc */
@@ -422,10 +433,6 @@ static bool unwind_execute(
 		default:
 			if (!unwind_extended(run, row, &bytes, code))
 				return false;
-		}
-		if (run->location > run->place) {
-			*row = before;
-			break;
 		}
 	}
 	return !bytes.bad;
