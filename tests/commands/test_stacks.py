@@ -276,15 +276,17 @@ def test_a_program_that_was_rebuilt_has_no_names(heapledger, tmp_path):
     assert lines[0].endswith(', which cannot be read'), lines
 
 
-def test_the_recorders_calls_do_not_grow_with_stacks(build, heapledger, tmp_path):
-    """One mapping a thread, and one call to learn the program's path."""
+def test_the_recorders_calls_do_not_grow_with_stacks(heapledger, tmp_path):
+    """One more to learn the program's path, and a mapping for each thread."""
     counts = []
-    for depth in 0, 16:
-        trace = tmp_path / f'trace{depth}'
-        assert record(heapledger, trace, '/bin/true', depth=depth).status == 0
-        analysis = analyze(heapledger, trace)
-        counts.append(analysis['syscalls']['recorder'])
-    assert counts[1] == counts[0] + 2, counts
+    for number, (depth, blocks) in enumerate([(0, 10), (16, 10), (16, 200000)]):
+        trace = tmp_path / f'trace{number}'
+        code = f'x = [bytearray(100) for i in range({blocks})]'
+        outcome = record(heapledger, trace, '/usr/bin/python3', '-c', code, depth=depth,
+                         env={'PYTHONMALLOC': 'malloc'})
+        assert outcome.status == 0, outcome
+        counts.append(analyze(heapledger, trace)['syscalls']['recorder'])
+    assert counts == [counts[0], counts[0] + 2, counts[0] + 2], counts
 
 
 @pytest.mark.parametrize('depth', ['', '-1', '65', '1x', '16 ', '0x10'])
