@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * Feeds bytes to the reader, the ledger and the JSON of a result as if they were a stream's file.
- * With libFuzzer it is the target; with -DFUZZ_RUNNER a plain program over the files it is given.
+ * Feeds bytes to the reader, the ledger and the JSON of a result as if they were a stream's file,
+ * or to the reader of stacks if they begin as that file does. With libFuzzer it is the target; with
+ * -DFUZZ_RUNNER a plain program over the files it is given.
  *
  * Checksums would stop nearly every mutation at the door, so they are made right before the bytes
  * are read: what is behind the door is what is tested. Every other input goes in untouched.
  */
 #include "ledger.h"
+#include "stacks.h"
 #include "stream_reader.h"
 
 #include <zlib.h>
@@ -52,6 +54,60 @@ static void mend(uint8_t *bytes, size_t size)
 	mend_blocks(bytes, size, header.header_bytes);
 }
 
+static void mend_stacks(uint8_t *bytes, size_t size)
+{
+	struct hl_stacks_header header;
+	struct hl_stacks_block block;
+	size_t at = sizeof(header);
+
+	if (size < sizeof(header))
+		return;
+	memcpy(&header, bytes, sizeof(header));
+	header.crc = 0;
+	header.crc = (uint32_t)crc32(0, (const Bytef *)&header, sizeof(header));
+	memcpy(bytes, &header, sizeof(header));
+	while (at < size && size - at > sizeof(block)) {
+		memcpy(&block, bytes + at, sizeof(block));
+		if (block.stored_bytes > size - at - sizeof(block))
+			return;
+		block.payload_crc =
+			(uint32_t)crc32(0, bytes + at + sizeof(block), block.stored_bytes);
+		block.header_crc = 0;
+		block.header_crc = (uint32_t)crc32(0, (const Bytef *)&block, sizeof(block));
+		memcpy(bytes + at, &block, sizeof(block));
+		at += sizeof(block) + block.stored_bytes;
+	}
+}
+
+/* Everything that was read must be there. */
+static void read_stacks(const uint8_t *bytes, size_t size)
+{
+	struct stacks stacks = {0};
+	const char *why = NULL;
+	uint64_t offset, sum = 0;
+	int rc = stacks_read(&stacks, bytes, size, &why, &offset);
+
+	if (rc && (!why || !*why || offset > size))
+		abort(); /* a refusal has a reason and a place */
+	for (size_t i = 0; i < stacks.count; i++) {
+		const struct stack *stack = stacks_find(&stacks, stacks.stacks[i].number);
+
+		if (!stack || stack->number != stacks.stacks[i].number)
+			abort();
+		for (unsigned j = 0; j < stack->count; j++)
+			sum += stacks_frames(&stacks, stack)[j];
+	}
+	for (size_t i = 0; i < stacks.module_count; i++) {
+		const struct stack_module *module = &stacks.modules[i];
+
+		sum += strlen(module->path);
+		if (module->end > module->start &&
+			!stacks_module(&stacks, module->serial, sum, module->start))
+			abort();
+	}
+	stacks_free(&stacks);
+}
+
 static void read_all(struct stream_reader *reader)
 {
 	static struct ledger_result result;
@@ -92,7 +148,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (size)
 		memcpy(bytes, data, size);
 	/* The last byte decides, so that the fuzzer can keep both kinds. */
-	if (size && !(data[size - 1] & 1))
+	bool mended = size && !(data[size - 1] & 1);
+	if (size >= 8 && !memcmp(data, HL_STACKS_MAGIC, 8)) {
+		if (mended)
+			mend_stacks(bytes, size);
+		read_stacks(bytes, size);
+		free(bytes);
+		return 0;
+	}
+	if (mended)
 		mend(bytes, size);
 	struct stream_input input = {.fd = -1, .bytes = bytes, .size = size, .name = "input"};
 	if (!stream_reader_open(&reader, &input))
