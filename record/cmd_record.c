@@ -231,19 +231,20 @@ static void print_summary(const struct collector *collector, int terminal)
 {
 	const struct processes *all = &collector->processes;
 	char size[32], lost[40] = "", each[40] = "";
+	uint64_t bytes = all->bytes + stacks_file_bytes(all->stacks);
 
 	if (all->lost > 0)
 		snprintf(lost, sizeof(lost), ", %" PRIu64 " lost", all->lost);
 	if (all->events > 0 && !collector->failed)
 		snprintf(each, sizeof(each), ", %.2f bytes an event",
-			(double)all->bytes / (double)all->events);
+			(double)bytes / (double)all->events);
 	dprintf(terminal,
 		"heapledger: %" PRIu64 " events%s of %u process image%s in %.1f s\n"
 		"heapledger: %s in %s%s\n"
 		"heapledger: next: heapledger analyze %s\n",
 		all->events, lost, all->streams, all->streams == 1 ? "" : "s",
 		(double)(collector->ended_ns - collector->started_ns) / 1e9,
-		tool_format_size(size, sizeof(size), all->bytes), collector->directory, each,
+		tool_format_size(size, sizeof(size), bytes), collector->directory, each,
 		collector->directory);
 }
 
