@@ -16,9 +16,11 @@
 #define RULE_BITS 14 /* cc1 has 9,000 places */
 #define RULES (1u << RULE_BITS)
 #define ENTRY_BITS 8
-#define OWN_FRAMES 16  /* of ours below the caller: never that many */
-#define EXTRA_CHECKS 8 /* frame pointers, and frames of ours */
-#define PROBES 64      /* places of the index that are looked at */
+#define OWN_FRAMES 16 /* of ours below the caller: never that many */
+/* Words that are read on the way: return addresses, frame pointers, and those of our own frames. */
+#define CHECKS(depth) ((depth) + (depth) / 4 + 8)
+#define CHECKS_MOST CHECKS(HL_STACK_MOST_FRAMES)
+#define PROBES 64 /* places of the index that are looked at */
 #define PAGE UINT64_C(4096)
 #define STACKS_MIX UINT64_C(0x9e3779b97f4a7c15)
 
@@ -46,11 +48,30 @@ struct stacks_entry {
 	struct stacks_check check[];
 };
 
+/* A frame on the way: the state of the registers in it. */
+struct stacks_step {
+	uintptr_t pc, sp, fp;
+	const uint64_t *fp_at; /* where fp was saved, NULL = still in the register */
+	uint32_t exact;        /* pc is where it goes on, not a return address */
+	uint32_t check;        /* checks that lead here */
+};
+
+/* The last walk of a thread. Another one that comes to the same state in one of its frames, and
+ * finds the same words beyond, goes the same way from there. */
+struct stacks_trail {
+	uint32_t count, checks;
+	uint32_t end; /* enum hl_stack_end; 0: not to be followed */
+	uint32_t uses_fp;
+	struct stacks_step step[HL_STACK_MOST_FRAMES];
+	struct stacks_check check[CHECKS_MOST];
+};
+
 struct stacks_cache {
 	uint32_t generation; /* of the modules; entries of others are void */
-	uint32_t reserved;
+	uint32_t newest;     /* trail */
 	uintptr_t low, high; /* of this thread's stack, known to be there */
-	uint64_t entry[];    /* of stacks_entry_bytes() each */
+	struct stacks_trail trail[2];
+	uint64_t entry[]; /* of stacks_entry_bytes() each */
 };
 
 static struct stacks_rule stacks_rules[RULES];
@@ -58,21 +79,20 @@ static uint32_t stacks_rules_generation = 1;
 
 /* On its way down a stack. */
 struct stacks_walk {
-	uintptr_t pc, sp, fp;
-	bool exact;            /* pc is where it goes on, not a return address */
-	const uint64_t *fp_at; /* where fp was saved, NULL = still in the register */
+	struct stacks_step now;
 	bool uses_fp, overflow;
 	uintptr_t low, high;             /* of this stack, known to be there ... */
 	uintptr_t known_low, known_high; /* ... and by the cache */
 	unsigned depth, count;
-	unsigned checks, checks_limit;
-	struct stacks_check *check; /* NULL: not to be kept */
+	struct stacks_trail *trail;      /* that it leaves, NULL: none */
+	const struct stacks_trail *last; /* to follow, NULL: none */
+	unsigned last_at;
 	uint64_t frame[HL_STACK_MOST_FRAMES];
 };
 
 static size_t stacks_checks(unsigned depth)
 {
-	return depth + depth / 4 + EXTRA_CHECKS;
+	return CHECKS(depth);
 }
 
 static size_t stacks_entry_bytes(unsigned depth)
@@ -101,7 +121,8 @@ static bool stacks_readable(struct stacks_walk *walk, uintptr_t at)
 
 	if (at % sizeof(uint64_t) != 0)
 		return false;
-	if (at >= walk->low && at < walk->high)
+	if ((at >= walk->low && at < walk->high) ||
+		(at >= walk->known_low && at < walk->known_high))
 		return true;
 	if (!stacks_probe(page))
 		return false;
@@ -117,13 +138,15 @@ static bool stacks_readable(struct stacks_walk *walk, uintptr_t at)
 
 static void stacks_keep(struct stacks_walk *walk, const uint64_t *at, uint64_t value)
 {
-	if (walk->check == NULL)
+	struct stacks_trail *trail = walk->trail;
+
+	if (trail == NULL)
 		return;
-	if (walk->checks == walk->checks_limit) {
+	if (trail->checks == stacks_checks(walk->depth)) {
 		walk->overflow = true;
 		return;
 	}
-	walk->check[walk->checks++] = (struct stacks_check){.at = at, .value = value};
+	trail->check[trail->checks++] = (struct stacks_check){.at = at, .value = value};
 }
 
 static bool stacks_read(struct stacks_walk *walk, uintptr_t at, uint64_t *value)
@@ -187,16 +210,16 @@ static struct unwind_rule stacks_rule(uintptr_t place)
 /* From here on it matters what the frame pointer is. */
 static void stacks_use_fp(struct stacks_walk *walk)
 {
-	if (walk->fp_at == NULL)
+	if (walk->now.fp_at == NULL)
 		walk->uses_fp = true;
 	else
-		stacks_keep(walk, walk->fp_at, walk->fp);
+		stacks_keep(walk, walk->now.fp_at, walk->now.fp);
 }
 
 /* To the code that a signal interrupted: the kernel's frame is at the stack pointer. */
 static bool stacks_step_signal(struct stacks_walk *walk)
 {
-	const ucontext_t *context = (const ucontext_t *)walk->sp;
+	const ucontext_t *context = (const ucontext_t *)walk->now.sp;
 	uintptr_t at = (uintptr_t)&context->uc_mcontext.gregs[0];
 	uint64_t pc, sp, fp;
 
@@ -204,17 +227,17 @@ static bool stacks_step_signal(struct stacks_walk *walk)
 		!stacks_read_kept(walk, at + REG_RSP * 8, &sp) ||
 		!stacks_read_kept(walk, at + REG_RBP * 8, &fp))
 		return false;
-	walk->pc = pc;
-	walk->exact = true;
-	walk->sp = sp;
-	walk->fp = fp;
-	walk->fp_at = (const uint64_t *)(at + REG_RBP * 8);
+	walk->now.pc = pc;
+	walk->now.exact = true;
+	walk->now.sp = sp;
+	walk->now.fp = fp;
+	walk->now.fp_at = (const uint64_t *)(at + REG_RBP * 8);
 	return true;
 }
 
 static bool stacks_step_fp(struct stacks_walk *walk, const struct unwind_rule *rule, uintptr_t cfa)
 {
-	uintptr_t at = rule->fp == UNWIND_FP_AT_CFA ? cfa : walk->fp;
+	uintptr_t at = rule->fp == UNWIND_FP_AT_CFA ? cfa : walk->now.fp;
 	uint64_t value;
 
 	if (rule->fp == UNWIND_FP_KEPT)
@@ -224,15 +247,15 @@ static bool stacks_step_fp(struct stacks_walk *walk, const struct unwind_rule *r
 	at += (uintptr_t)(intptr_t)rule->fp_offset;
 	if (rule->fp == UNWIND_FP_LOST || !stacks_read(walk, at, &value))
 		return false;
-	walk->fp = value;
-	walk->fp_at = (const uint64_t *)at;
+	walk->now.fp = value;
+	walk->now.fp_at = (const uint64_t *)at;
 	return true;
 }
 
 /* Goes to the calling frame: 0, or why there is none. */
 static enum hl_stack_end stacks_step(struct stacks_walk *walk)
 {
-	struct unwind_rule rule = stacks_rule(walk->pc - (walk->exact ? 0 : 1));
+	struct unwind_rule rule = stacks_rule(walk->now.pc - (walk->now.exact ? 0 : 1));
 	uintptr_t offset = (uintptr_t)(intptr_t)rule.cfa_offset;
 	uint64_t cfa = 0, pc;
 
@@ -242,29 +265,29 @@ static enum hl_stack_end stacks_step(struct stacks_walk *walk)
 	case UNWIND_SIGNAL:
 		return stacks_step_signal(walk) ? 0 : HL_STACK_BROKEN;
 	case UNWIND_SP:
-		cfa = walk->sp + offset;
+		cfa = walk->now.sp + offset;
 		break;
 	case UNWIND_FP:
 		stacks_use_fp(walk);
-		cfa = walk->fp + offset;
+		cfa = walk->now.fp + offset;
 		break;
 	case UNWIND_FP_WORD:
 		stacks_use_fp(walk);
-		if (!stacks_read_kept(walk, walk->fp + offset, &cfa))
+		if (!stacks_read_kept(walk, walk->now.fp + offset, &cfa))
 			return HL_STACK_BROKEN;
 		break;
 	default:
 		return HL_STACK_BROKEN;
 	}
-	if (cfa <= walk->sp || !stacks_read_kept(walk, cfa - 8, &pc))
+	if (cfa <= walk->now.sp || !stacks_read_kept(walk, cfa - 8, &pc))
 		return HL_STACK_BROKEN;
 	if (!stacks_step_fp(walk, &rule, cfa)) {
-		walk->fp = 0; /* not readable, should it be needed */
-		walk->fp_at = NULL;
+		walk->now.fp = 0; /* not readable, should it be needed */
+		walk->now.fp_at = NULL;
 	}
-	walk->pc = pc;
-	walk->sp = cfa;
-	walk->exact = false;
+	walk->now.pc = pc;
+	walk->now.sp = cfa;
+	walk->now.exact = false;
 	return pc != 0 ? 0 : HL_STACK_WHOLE;
 }
 
@@ -273,15 +296,68 @@ static bool stacks_is_own(uintptr_t pc)
 	return pc - (uintptr_t)__ehdr_start < (uintptr_t)_end - (uintptr_t)__ehdr_start;
 }
 
+static void stacks_put_frame(struct stacks_walk *walk, const struct stacks_step *step)
+{
+	if (walk->trail != NULL) {
+		walk->trail->step[walk->count] = *step;
+		walk->trail->step[walk->count].check = walk->trail->checks;
+	}
+	walk->frame[walk->count++] = step->pc + step->exact;
+}
+
+/* Whether the walk is in a frame of the last one, and all words that led on from there are as they
+ * were. In their order: each is one that this walk would read, too, so it is there. */
+static bool stacks_meets(struct stacks_walk *walk)
+{
+	const struct stacks_trail *last = walk->last;
+	const struct stacks_step *now = &walk->now, *step;
+
+	while (walk->last_at < last->count && last->step[walk->last_at].sp < now->sp)
+		walk->last_at++;
+	step = &last->step[walk->last_at];
+	if (walk->last_at == last->count || step->sp != now->sp || step->pc != now->pc ||
+		step->fp != now->fp || step->fp_at != now->fp_at || step->exact != now->exact)
+		return false;
+	for (unsigned i = step->check; i < last->checks; i++)
+		if (*last->check[i].at != last->check[i].value)
+			return false;
+	return true;
+}
+
+/* Goes where the last walk went. */
+static enum hl_stack_end stacks_follow(struct stacks_walk *walk)
+{
+	const struct stacks_trail *last = walk->last;
+	unsigned at = walk->last_at, check = last->step[at].check;
+
+	walk->last = NULL;
+	walk->uses_fp |= last->uses_fp && walk->now.fp_at == NULL;
+	for (; at < last->count && walk->count < walk->depth; at++) {
+		for (; check < last->step[at].check; check++)
+			stacks_keep(walk, last->check[check].at, last->check[check].value);
+		walk->now = last->step[at];
+		stacks_put_frame(walk, &walk->now);
+	}
+	if (walk->count == walk->depth)
+		return HL_STACK_CUT;
+	for (; check < last->checks; check++)
+		stacks_keep(walk, last->check[check].at, last->check[check].value);
+	return last->end == HL_STACK_CUT ? stacks_step(walk) : last->end;
+}
+
 /* All frames from the caller on. */
 static enum hl_stack_end stacks_unwind(struct stacks_walk *walk)
 {
 	enum hl_stack_end end = 0;
 
-	for (unsigned i = 0; i < OWN_FRAMES && end == 0 && stacks_is_own(walk->pc); i++)
+	for (unsigned i = 0; i < OWN_FRAMES && end == 0 && stacks_is_own(walk->now.pc); i++)
 		end = stacks_step(walk);
 	while (end == 0) {
-		walk->frame[walk->count++] = walk->pc + walk->exact;
+		if (walk->last != NULL && stacks_meets(walk)) {
+			end = stacks_follow(walk);
+			continue;
+		}
+		stacks_put_frame(walk, &walk->now);
 		end = walk->count < walk->depth ? stacks_step(walk) : HL_STACK_CUT;
 	}
 	return end;
@@ -400,6 +476,7 @@ static void stacks_new_generation(struct stacks_cache *cache, uint32_t generatio
 	for (size_t i = 0; cache->generation != 0 && i < 1u << ENTRY_BITS; i++)
 		((struct stacks_entry *)((char *)cache->entry + i * stacks_entry_bytes(depth)))
 			->sp = 0;
+	cache->trail[0].end = cache->trail[1].end = 0;
 	cache->generation = generation;
 }
 
@@ -418,69 +495,99 @@ static uint64_t stacks_result(
 	return caller;
 }
 
-static uint64_t stacks_look(struct stacks_cache *cache, struct stacks_entry *entry, uint64_t caller,
-	struct stacks_walk *walk)
+/* What is known of the stack that the walk begins in. */
+static void stacks_begin(struct stacks_walk *walk, struct stacks_cache *cache)
 {
-	uintptr_t sp = walk->sp, fp = walk->fp;
-	enum hl_stack_end end;
-	uint64_t result;
+	uintptr_t sp = walk->now.sp;
 
-	walk->depth = attached.session->stack_depth;
 	walk->low = sp & ~(PAGE - 1);
 	walk->high = walk->low + PAGE;
 	walk->known_low = walk->known_high = 0;
-	if (cache != NULL) {
-		walk->known_low = cache->low;
-		walk->known_high = cache->high;
-		if (walk->high == cache->low || (sp >= cache->low && sp < cache->high))
-			walk->high = cache->high;
-		if (sp >= cache->low && sp < cache->high)
-			walk->low = cache->low;
+	walk->trail = NULL;
+	walk->last = NULL;
+	if (cache == NULL)
+		return;
+	walk->known_low = cache->low;
+	walk->known_high = cache->high;
+	if (walk->high == cache->low || (sp >= cache->low && sp < cache->high))
+		walk->high = cache->high;
+	if (sp >= cache->low && sp < cache->high)
+		walk->low = cache->low;
+	walk->last = &cache->trail[cache->newest];
+	if (walk->last->end == 0)
+		walk->last = NULL;
+	walk->last_at = 0;
+	walk->trail = &cache->trail[!cache->newest];
+	walk->trail->checks = 0;
+	walk->trail->end = 0;
+}
+
+static void stacks_learn(struct stacks_cache *cache, struct stacks_entry *entry,
+	const struct stacks_step *start, const struct stacks_walk *walk, enum hl_stack_end end)
+{
+	struct stacks_trail *trail = walk->trail;
+
+	/* What is known is kept if the walk came there without reading all on the way. */
+	if (walk->high > cache->low || walk->now.sp < cache->low || walk->now.sp >= cache->high) {
+		cache->low = walk->low;
+		cache->high = walk->high;
 	}
-	if (entry != NULL) {
-		entry->sp = 0;
-		walk->check = entry->check;
-		walk->checks_limit = (unsigned)stacks_checks(walk->depth);
-	}
-	end = stacks_unwind(walk);
-	result = stacks_result(walk, end, caller);
+	entry->sp = 0;
+	if (walk->overflow)
+		return;
+	trail->end = end;
+	trail->count = walk->count;
+	trail->uses_fp = walk->uses_fp;
+	cache->newest = !cache->newest;
+	entry->sp = start->sp;
+	entry->fp = start->fp;
+	entry->uses_fp = walk->uses_fp;
+	entry->count = trail->checks;
+	for (unsigned i = 0; i < trail->checks; i++)
+		entry->check[i] = trail->check[i];
+}
+
+static uint64_t stacks_look(struct stacks_cache *cache, struct stacks_entry *entry, uint64_t caller,
+	const struct stacks_step *start)
+{
+	struct stacks_walk walk;
+	enum hl_stack_end end;
+	uint64_t result;
+
+	walk.now = *start;
+	walk.uses_fp = walk.overflow = false;
+	walk.depth = attached.session->stack_depth;
+	walk.count = 0;
+	stacks_begin(&walk, cache);
+	end = stacks_unwind(&walk);
+	result = stacks_result(&walk, end, caller);
 	if (cache == NULL)
 		return result;
-	cache->low = walk->low;
-	cache->high = walk->high;
-	if (!walk->overflow && result != caller) {
-		entry->caller = caller;
-		entry->sp = sp;
-		entry->fp = fp;
-		entry->uses_fp = walk->uses_fp;
-		entry->count = walk->checks;
-		entry->result = result;
-	}
+	stacks_learn(cache, entry, start, &walk, end);
+	entry->caller = caller;
+	entry->result = result;
+	if (result == caller)
+		entry->sp = 0; /* there was no room for it: perhaps next time */
 	return result;
 }
 
 uint64_t stacks_capture(struct stacks_cache *cache, uint64_t caller)
 {
 	unsigned depth = attached.session->stack_depth;
+	struct stacks_step now = {.exact = 1};
 	struct stacks_entry *entry = NULL;
-	struct stacks_walk walk;
 	uint32_t generation;
 
 	__asm__ volatile("lea 0f(%%rip), %0\n0:\tmov %%rsp, %1\n\tmov %%rbp, %2"
-			 : "=&r"(walk.pc), "=&r"(walk.sp), "=&r"(walk.fp));
+			 : "=&r"(now.pc), "=&r"(now.sp), "=&r"(now.fp));
 	if (cache != NULL) {
 		generation = atomic_load_explicit(&modules_generation, memory_order_relaxed);
 		if (__builtin_expect(cache->generation != generation, 0))
 			stacks_new_generation(cache, generation, depth);
-		entry = stacks_entry(cache, caller, walk.sp, depth);
-		if (entry->caller == caller && entry->sp == walk.sp &&
-			stacks_unchanged(entry, walk.fp))
+		entry = stacks_entry(cache, caller, now.sp, depth);
+		if (entry->caller == caller && entry->sp == now.sp &&
+			stacks_unchanged(entry, now.fp))
 			return entry->result;
 	}
-	walk.exact = true;
-	walk.fp_at = NULL;
-	walk.uses_fp = walk.overflow = false;
-	walk.count = walk.checks = 0;
-	walk.check = NULL;
-	return stacks_look(cache, entry, caller, &walk);
+	return stacks_look(cache, entry, caller, &now);
 }
