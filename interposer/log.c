@@ -42,7 +42,8 @@ struct log_thread {
 	bool forking;
 	struct log_cursor cursor[LOG_DEPTHS + 1]; /* the last serves all deeper, has no page */
 	struct log_cause cause[LOG_DEPTHS + 1];
-	struct stacks_cache *stacks; /* for depth 0 */
+	struct stacks_cache *stacks; /* for depth 0; NULL until the first one */
+	bool stacks_refused;         /* there was no memory for it */
 	/* Of this thread's last fork mark; 0 as soon as a record follows it. It is the child's if
 	 * none has: the page itself cannot tell, as the parent writes on. While the fork is pending
 	 * no record takes the hot path. */
@@ -363,14 +364,15 @@ static cold struct stacks_cache *log_make_stacks(struct log_thread *thread)
 	struct hl_page *page;
 	int64_t map;
 
-	if (thread->exited)
+	if (thread->exited || thread->stacks_refused)
 		return NULL;
 	map = attach_call(&call, HL_KIND_mmap, SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE,
 		MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0);
 	page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_mmap);
 	if (page != NULL)
 		log_timed(page, &call);
-	if (map >= 0 || map <= -4096)
+	thread->stacks_refused = map < 0 && map > -4096;
+	if (!thread->stacks_refused)
 		thread->stacks = (struct stacks_cache *)map;
 	return thread->stacks;
 }

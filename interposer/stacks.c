@@ -20,7 +20,7 @@
 /* Words that are read on the way: return addresses, frame pointers, and those of our own frames. */
 #define CHECKS(depth) ((depth) + (depth) / 4 + 8)
 #define CHECKS_MOST CHECKS(HL_STACK_MOST_FRAMES)
-#define PROBES 64 /* places of the index that are looked at */
+#define SEARCHED 4096 /* stacks of one place in the index, at most */
 #define PAGE UINT64_C(4096)
 #define STACKS_MIX UINT64_C(0x9e3779b97f4a7c15)
 
@@ -324,24 +324,44 @@ static bool stacks_meets(struct stacks_walk *walk)
 	return true;
 }
 
-/* Goes where the last walk went. */
+/* Takes over the words that the last walk read in `from` to `to`. */
+static void stacks_keep_all(struct stacks_walk *walk, unsigned from, unsigned to)
+{
+	struct stacks_trail *trail = walk->trail;
+	unsigned count = to - from;
+
+	if (count > stacks_checks(walk->depth) - trail->checks) {
+		count = (unsigned)stacks_checks(walk->depth) - trail->checks;
+		walk->overflow = true;
+	}
+	memcpy(trail->check + trail->checks, walk->last->check + from,
+		count * sizeof(*trail->check));
+	trail->checks += count;
+}
+
+/* Goes where the last walk went, as far as there is room. */
 static enum hl_stack_end stacks_follow(struct stacks_walk *walk)
 {
 	const struct stacks_trail *last = walk->last;
-	unsigned at = walk->last_at, check = last->step[at].check;
+	const struct stacks_step *from = &last->step[walk->last_at];
+	struct stacks_step *step = &walk->trail->step[walk->count];
+	unsigned count = last->count - walk->last_at, room = walk->depth - walk->count;
+	unsigned shift = walk->trail->checks - from->check;
+	bool all = count <= room;
 
-	walk->last = NULL;
-	walk->uses_fp |= last->uses_fp && walk->now.fp_at == NULL;
-	for (; at < last->count && walk->count < walk->depth; at++) {
-		for (; check < last->step[at].check; check++)
-			stacks_keep(walk, last->check[check].at, last->check[check].value);
-		walk->now = last->step[at];
-		stacks_put_frame(walk, &walk->now);
+	if (!all)
+		count = room;
+	memcpy(step, from, count * sizeof(*step));
+	for (unsigned i = 0; i < count; i++) {
+		step[i].check += shift;
+		walk->frame[walk->count++] = step[i].pc + step[i].exact;
 	}
+	walk->uses_fp |= last->uses_fp && walk->now.fp_at == NULL;
+	walk->now = step[count - 1];
+	stacks_keep_all(walk, from->check, all ? last->checks : from[count - 1].check);
+	walk->last = NULL;
 	if (walk->count == walk->depth)
 		return HL_STACK_CUT;
-	for (; check < last->checks; check++)
-		stacks_keep(walk, last->check[check].at, last->check[check].value);
 	return last->end == HL_STACK_CUT ? stacks_step(walk) : last->end;
 }
 
@@ -372,33 +392,17 @@ static uint64_t stacks_hash(const struct stacks_walk *walk)
 	return hash ^ hash >> 32;
 }
 
-struct stacks_table {
-	struct hl_session *session;
-	char *entries;
-	_Atomic uint32_t *index;
-	size_t bytes; /* of an entry */
-};
-
-static _Atomic uint64_t *stacks_at(const struct stacks_table *table, uint32_t number)
+static struct hl_stack *stacks_at(struct hl_session *session, uint32_t number)
 {
-	return (_Atomic uint64_t *)(table->entries + (number - 1) * table->bytes);
+	return (struct hl_stack *)((char *)session + session->stacks_offset +
+				   (number - 1) * hl_stack_bytes(session->stack_depth));
 }
 
-static bool stacks_same(const struct stacks_table *table, uint32_t number, uint64_t head,
-	const struct stacks_walk *walk)
-{
-	_Atomic uint64_t *entry = stacks_at(table, number);
-
-	return atomic_load_explicit(entry, memory_order_acquire) == head &&
-	       memcmp((const void *)(entry + 1), walk->frame, walk->count * 8) == 0;
-}
-
-/* A new entry; 0 if there is no room. */
+/* A new one, which nobody finds yet; 0 if there is no room. */
 static uint32_t stacks_add(
-	const struct stacks_table *table, uint64_t head, const struct stacks_walk *walk)
+	struct hl_session *session, uint64_t head, const struct stacks_walk *walk)
 {
-	struct hl_session *session = table->session;
-	_Atomic uint64_t *entry;
+	struct hl_stack *stack;
 	uint32_t number;
 
 	if (atomic_load_explicit(&session->stack_count, memory_order_relaxed) >=
@@ -407,42 +411,57 @@ static uint32_t stacks_add(
 	number = atomic_fetch_add(&session->stack_count, 1) + 1;
 	if (number > session->stack_limit)
 		return 0;
-	entry = stacks_at(table, number);
-	memcpy((void *)(entry + 1), walk->frame, walk->count * 8);
-	atomic_store_explicit(entry, head, memory_order_release);
+	stack = stacks_at(session, number);
+	memcpy(stack->frame, walk->frame, walk->count * sizeof(walk->frame[0]));
+	atomic_store_explicit(&stack->head, head, memory_order_release);
 	return number;
 }
 
-/* The number of a stack that many may look up and add at the same time. One that was added in vain,
- * since another thread was first, is left for nobody. */
+/* Looks through a list of stacks from `number` on, up to one that was the newest before. */
+static uint32_t stacks_search(struct hl_session *session, uint32_t number, uint32_t before,
+	uint64_t head, const struct stacks_walk *walk)
+{
+	for (unsigned i = 0; i < SEARCHED && number != before; i++) {
+		struct hl_stack *stack;
+
+		if (number == 0 || number > session->stack_limit)
+			break;
+		stack = stacks_at(session, number);
+		if (atomic_load_explicit(&stack->head, memory_order_acquire) == head &&
+			memcmp(stack->frame, walk->frame, walk->count * sizeof(walk->frame[0])) ==
+				0)
+			return number;
+		number = atomic_load_explicit(&stack->below, memory_order_relaxed);
+	}
+	return 0;
+}
+
+/* The number of a stack, which others may look up and add at the same time. One that is added in
+ * vain, since another thread was first, is never found. */
 static uint32_t stacks_intern(const struct stacks_walk *walk, enum hl_stack_end end)
 {
 	struct hl_session *session = attached.session;
-	struct stacks_table table = {
-		.session = session,
-		.entries = (char *)session + session->stacks_offset,
-		.index = (_Atomic uint32_t *)((char *)session + session->stack_index_offset),
-		.bytes = 8 * (session->stack_depth + 1),
-	};
 	uint64_t hash = stacks_hash(walk), head = hl_stack_head(hash, walk->count, end);
-	uint32_t mask = (UINT32_C(1) << session->stack_index_bits) - 1, number = 0;
+	_Atomic uint32_t *newest =
+		(_Atomic uint32_t *)((char *)session + session->stack_index_offset) +
+		(hash >> (64 - HL_STACK_INDEX_BITS));
+	uint32_t seen = atomic_load_explicit(newest, memory_order_acquire), before = 0;
+	uint32_t number = stacks_search(session, seen, before, head, walk), added;
 
-	for (uint32_t i = 0; i < PROBES; i++) {
-		_Atomic uint32_t *place = &table.index[((uint32_t)(hash >> 16) + i) & mask];
-		uint32_t seen = atomic_load_explicit(place, memory_order_acquire);
-
-		if (seen == 0) {
-			if (number == 0)
-				number = stacks_add(&table, head, walk);
-			if (number == 0)
-				return 0;
-			if (atomic_compare_exchange_strong(place, &seen, number))
-				return number;
-		}
-		if (seen <= session->stack_limit && stacks_same(&table, seen, head, walk))
-			return seen;
+	if (number != 0)
+		return number;
+	added = stacks_add(session, head, walk);
+	while (added != 0) {
+		atomic_store_explicit(
+			&stacks_at(session, added)->below, seen, memory_order_relaxed);
+		before = seen;
+		if (atomic_compare_exchange_strong(newest, &seen, added))
+			return added;
+		number = stacks_search(session, seen, before, head, walk);
+		if (number != 0)
+			return number;
 	}
-	return number;
+	return 0;
 }
 
 static struct stacks_entry *stacks_entry(
@@ -543,8 +562,7 @@ static void stacks_learn(struct stacks_cache *cache, struct stacks_entry *entry,
 	entry->fp = start->fp;
 	entry->uses_fp = walk->uses_fp;
 	entry->count = trail->checks;
-	for (unsigned i = 0; i < trail->checks; i++)
-		entry->check[i] = trail->check[i];
+	memcpy(entry->check, trail->check, trail->checks * sizeof(*entry->check));
 }
 
 static uint64_t stacks_look(struct stacks_cache *cache, struct stacks_entry *entry, uint64_t caller,

@@ -193,7 +193,7 @@ static uint64_t round_up(uint64_t bytes)
  * the rest is theirs. */
 static void plan_stacks(struct hl_session *map, unsigned depth)
 {
-	uint64_t entry_bytes = 8 * ((uint64_t)depth + 1) + 2 * 2 * sizeof(uint32_t);
+	uint64_t entry_bytes = hl_stack_bytes(depth);
 	uint64_t limit = fit_pool(STACKS_MOST * entry_bytes * 2) / 2 / entry_bytes;
 
 	map->stack_depth = depth;
@@ -201,13 +201,10 @@ static void plan_stacks(struct hl_session *map, unsigned depth)
 	if (depth == 0)
 		return;
 	map->stack_limit = limit < STACKS_MOST ? (uint32_t)limit : STACKS_MOST;
-	while (UINT32_C(1) << map->stack_index_bits < 2 * map->stack_limit)
-		map->stack_index_bits++;
 	map->module_limit = MODULES_MOST;
-	map->stack_index_offset =
-		round_up(map->stacks_offset + map->stack_limit * 8 * ((uint64_t)depth + 1));
+	map->stack_index_offset = round_up(map->stacks_offset + map->stack_limit * entry_bytes);
 	map->modules_offset =
-		round_up(map->stack_index_offset + (sizeof(uint32_t) << map->stack_index_bits));
+		round_up(map->stack_index_offset + (sizeof(uint32_t) << HL_STACK_INDEX_BITS));
 	map->session_bytes =
 		round_up(map->modules_offset + MODULES_MOST * sizeof(struct hl_module));
 }
@@ -268,7 +265,6 @@ int session_create(
 		.backlog_limit = BACKLOG_BYTES / HL_PAGE_BYTES,
 		.stack_depth = plan.stack_depth,
 		.stack_limit = plan.stack_limit,
-		.stack_index_bits = plan.stack_index_bits,
 		.module_limit = plan.module_limit,
 		.stacks_offset = plan.stacks_offset,
 		.stack_index_offset = plan.stack_index_offset,

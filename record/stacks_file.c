@@ -134,20 +134,19 @@ static int begin_entry(struct stacks_file *file, enum hl_stacks_content content)
 	return 0;
 }
 
-static _Atomic uint64_t *stack_at(const struct stacks_file *file, uint32_t number)
+static struct hl_stack *stack_at(const struct stacks_file *file, uint32_t number)
 {
 	const struct hl_session *map = file->session->map;
 
-	return (_Atomic uint64_t *)((char *)map + map->stacks_offset +
-				    (uint64_t)(number - 1) * 8 * (map->stack_depth + 1));
+	return (struct hl_stack *)((char *)map + map->stacks_offset +
+				   (number - 1) * hl_stack_bytes(map->stack_depth));
 }
 
 /* Whether the stack was complete; it is counted in the block then. */
 static bool put_stack(struct stacks_file *file, uint32_t number, int *rc)
 {
-	_Atomic uint64_t *entry = stack_at(file, number);
-	uint64_t head = atomic_load_explicit(entry, memory_order_acquire);
-	const uint64_t *frame = (const uint64_t *)(entry + 1);
+	const struct hl_stack *stack = stack_at(file, number);
+	uint64_t head = atomic_load_explicit(&stack->head, memory_order_acquire);
 	unsigned count = hl_stack_count(head);
 
 	if (head == 0)
@@ -160,8 +159,8 @@ static bool put_stack(struct stacks_file *file, uint32_t number, int *rc)
 	put_varint(&file->column, zigzag((uint64_t)number - file->last_number));
 	put_varint(&file->column, (uint64_t)count << 2 | (hl_stack_end_of(head) & 3));
 	for (unsigned i = 0; i < count; i++) {
-		put_varint(&file->column, zigzag(frame[i] - file->last_frame[i]));
-		file->last_frame[i] = frame[i];
+		put_varint(&file->column, zigzag(stack->frame[i] - file->last_frame[i]));
+		file->last_frame[i] = stack->frame[i];
 	}
 	file->last_number = number;
 	return true;

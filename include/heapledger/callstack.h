@@ -33,10 +33,23 @@ enum hl_stack_end {
 /* A return address; of a frame that a signal interrupted, the place + 1. So address - 1 is always
  * in the instruction that was under way.
  *
- * In the session a stack takes a fixed room: its head, then session.stack_depth frames. The head is
- * 0 until all is written. Stack n is the (n - 1)th; the index is open addressing by hash, of stack
- * numbers, 0 = empty, 1 << session.stack_index_bits places. */
+ * In the session a stack takes a fixed room for session.stack_depth frames; stack n is the (n -
+ * 1)th. Its head is 0 until all is written. The index has the numbers of the newest stacks by their
+ * hash, 0 = none; `below` leads to the older ones. */
+struct hl_stack {
+	_Atomic uint64_t head;
+	_Atomic uint32_t below;
+	uint32_t reserved;
+	uint64_t frame[];
+};
+
+#define HL_STACK_INDEX_BITS 16
 #define HL_STACK_HASH_MASK (~UINT64_C(0xffff))
+
+static inline uint64_t hl_stack_bytes(unsigned depth)
+{
+	return sizeof(struct hl_stack) + depth * sizeof(uint64_t);
+}
 
 static inline uint64_t hl_stack_head(uint64_t hash, unsigned count, enum hl_stack_end end)
 {

@@ -97,7 +97,6 @@ struct hl_session {
 	/* Call stacks and modules: heapledger/callstack.h. */
 	uint32_t stack_depth;      /* frames at most, 0 = only callers are recorded */
 	uint32_t stack_limit;      /* room for so many stacks */
-	uint32_t stack_index_bits; /* size of the index */
 	uint32_t module_limit;     /* room for so many modules */
 	uint64_t stacks_offset;
 	uint64_t stack_index_offset;
