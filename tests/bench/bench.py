@@ -54,7 +54,7 @@ def bytes_an_event(folder):
     except (OSError, NotADirectoryError):
         return None
     events = sum(stream['events'] for stream in session['streams'])
-    size = sum(file.stat().st_size for file in (folder / 'out').glob('*.hlt'))
+    size = sum(file.stat().st_size for file in (folder / 'out').glob('*.hl[ts]'))
     return size / events if events else None
 
 
@@ -159,10 +159,12 @@ def table(results, names, column, base, title):
 
 
 def event_table(results):
-    lines = ['| workload | bytes on disk an event |', '|---|---|']
+    names = [name for name in ('recorded', 'stacks 16') if name in next(iter(results.values()))]
+    lines = ['Bytes on disk an event: median', '', '| workload | ' + ' | '.join(names) + ' |',
+             '|---|' + '---|' * len(names)]
     for workload, runs in results.items():
-        sizes = [run[EVENT_BYTES] for run in runs['recorded']]
-        lines.append(f'| {workload} | {statistics.median(sizes):.2f} |')
+        sizes = [statistics.median(run[EVENT_BYTES] for run in runs[name]) for name in names]
+        lines.append(f'| {workload} | ' + ' | '.join(f'{size:.2f}' for size in sizes) + ' |')
     return lines
 
 
@@ -197,16 +199,17 @@ def allocator(build):
     return candidates, workloads(build)
 
 
-def recorded(build):
-    return Candidate('recorded', prefix=[str(build / 'analyzer/heapledger'), 'record', '-q',
-                                         '--kernel', 'off', '-o', '@OUT@', '--'])
+def recorded(build, name, *options):
+    return Candidate(name, prefix=[str(build / 'analyzer/heapledger'), 'record', '-q',
+                                   '--kernel', 'off', *options, '-o', '@OUT@', '--'])
 
 
 def recording(build):
     from programs import programs
 
     candidates = [Candidate('glibc'), Candidate('unrecorded', preload=library(build)),
-                  recorded(build)]
+                  recorded(build, 'recorded'),
+                  recorded(build, 'stacks 16', '--stacks', '16')]
     heaptrack = shutil.which('heaptrack')
     if heaptrack:
         candidates.append(Candidate('heaptrack', prefix=[heaptrack, '-r', '-o', '@OUT@']))
