@@ -24,7 +24,7 @@
 #include <unistd.h>
 
 #define FRAMES 64
-#define NOINLINE __attribute__((noinline, noclone))
+#define NOINLINE __attribute__((noinline))
 
 static void *kept[4096];
 static int next_size = 10000;
