@@ -16,6 +16,12 @@
 #define PARENTS_MOST 10000 /* forks of forks */
 #define INLINED_MOST 64
 
+/* Code of a compilation unit, by addresses of the file. */
+struct unit {
+	Dwarf_Addr low, high;
+	Dwarf_Die die;
+};
+
 /* A file with code. */
 struct object {
 	struct object *next;
@@ -25,6 +31,10 @@ struct object {
 	Dwfl *dwfl;
 	Dwfl_Module *module; /* NULL: no names, and why */
 	const char *why;
+	struct unit *units; /* by low; once they were asked for */
+	size_t unit_count;
+	Dwarf_Addr bias; /* address here - address in the units */
+	bool has_units;
 };
 
 /* What was found for an address of an object: a place in a table with open addressing. */
@@ -72,6 +82,7 @@ void symbols_close(struct symbols *symbols)
 		next = object->next;
 		if (object->dwfl != NULL)
 			dwfl_end(object->dwfl);
+		free(object->units);
 		free(object->path);
 		free(object);
 	}
@@ -198,18 +209,103 @@ static void call_place(Dwarf_Die *cu, Dwarf_Die *die, struct symbol *symbol)
 		symbol->line = (unsigned)value;
 }
 
+static int by_low(const void *left, const void *right)
+{
+	const struct unit *a = left, *b = right;
+
+	return (a->low > b->low) - (a->low < b->low);
+}
+
+static bool add_unit(struct object *object, size_t *room, const struct unit *unit)
+{
+	struct unit *grown = object->units;
+
+	if (object->unit_count == *room) {
+		*room = *room != 0 ? *room * 2 : 64;
+		grown = realloc(grown, *room * sizeof(*grown));
+		if (grown == NULL)
+			return false;
+		object->units = grown;
+	}
+	grown[object->unit_count++] = *unit;
+	return true;
+}
+
+/* Not all compilers write an index of addresses (.debug_aranges): then this is made, once. */
+static void find_units(struct object *object)
+{
+	struct unit unit;
+	Dwarf_Die *die = NULL;
+	Dwarf_Addr base;
+	ptrdiff_t at;
+	size_t room = 0;
+	bool more = true;
+
+	object->has_units = true;
+	while (more && (die = dwfl_module_nextcu(object->module, die, &object->bias)) != NULL) {
+		unit.die = *die;
+		at = 0;
+		while (more && (at = dwarf_ranges(die, at, &base, &unit.low, &unit.high)) > 0)
+			more = add_unit(object, &room, &unit);
+	}
+	if (object->unit_count > 0)
+		qsort(object->units, object->unit_count, sizeof(unit), by_low);
+}
+
+static Dwarf_Die *unit_at(struct object *object, uint64_t offset, Dwarf_Addr *bias)
+{
+	Dwarf_Die *die = dwfl_module_addrdie(object->module, offset, bias);
+	size_t low = 0, high;
+
+	if (die != NULL)
+		return die;
+	if (!object->has_units)
+		find_units(object);
+	*bias = object->bias;
+	high = object->unit_count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (object->units[middle].low <= offset - object->bias)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == 0 || offset - object->bias >= object->units[low - 1].high)
+		return NULL;
+	return &object->units[low - 1].die;
+}
+
+/* Where the instruction itself stands. */
+static void line_place(Dwarf_Die *cu, uint64_t address, struct symbol *symbol)
+{
+	Dwarf_Line *line = dwarf_getsrc_die(cu, address);
+	int number;
+
+	if (line == NULL)
+		return;
+	symbol->file = dwarf_linesrc(line, NULL, NULL);
+	if (dwarf_lineno(line, &number) == 0 && number > 0)
+		symbol->line = (unsigned)number;
+}
+
 /* The functions around an address by DWARF, the innermost first; the place of each but the first is
  * where the one before was inlined. */
 static unsigned find_inlined(struct symbols *symbols, struct object *object, uint64_t offset,
 	struct symbol *list, unsigned limit)
 {
-	Dwarf_Addr bias;
-	Dwarf_Die *cu = dwfl_module_addrdie(object->module, offset, &bias);
+	Dwarf_Addr bias = 0;
+	Dwarf_Die *cu = unit_at(object, offset, &bias);
 	Dwarf_Die *scopes = NULL, *outer = NULL;
-	int count = cu != NULL ? dwarf_getscopes(cu, offset - bias, &scopes) : 0;
-	struct symbol place = list[0];
+	struct symbol place = {0};
 	unsigned found = 0;
+	int count;
 
+	if (cu == NULL)
+		return 0;
+	line_place(cu, offset - bias, &list[0]);
+	place = list[0];
+	count = dwarf_getscopes(cu, offset - bias, &scopes);
 	if (count > 0) {
 		int all = dwarf_getscopes_die(&scopes[0], &outer);
 
@@ -233,18 +329,6 @@ static unsigned find_inlined(struct symbols *symbols, struct object *object, uin
 	return found;
 }
 
-/* Where the instruction itself stands. */
-static void line_place(struct object *object, uint64_t offset, struct symbol *symbol)
-{
-	Dwfl_Line *line = dwfl_module_getsrc(object->module, offset);
-	int number = 0;
-
-	if (line == NULL)
-		return;
-	symbol->file = dwfl_lineinfo(line, NULL, &number, NULL, NULL, NULL);
-	symbol->line = number > 0 ? (unsigned)number : 0;
-}
-
 static int look_up(struct symbols *symbols, struct object *object, struct known *known)
 {
 	struct symbol list[INLINED_MOST] = {0};
@@ -253,7 +337,6 @@ static int look_up(struct symbols *symbols, struct object *object, struct known 
 
 	if (object->module == NULL)
 		return 0;
-	line_place(object, known->offset, &list[0]);
 	count = find_inlined(symbols, object, known->offset, list, INLINED_MOST);
 	/* Without DWARF, or where it has no name: the symbol table. */
 	if (count == 0 || list[count - 1].function == NULL) {

@@ -107,10 +107,11 @@ size_t stacks_cache_bytes(unsigned depth)
 	return (bytes + PAGE - 1) & ~(PAGE - 1);
 }
 
-/* Asks the kernel, by a call that fails in any case. */
+/* Asks the kernel, by a call that fails in any case; but for NULL, which that takes for none. */
 static bool stacks_probe(uintptr_t page)
 {
-	return attach_raw(SYS_rt_sigprocmask, ~UINT64_C(0), page, 0, 8, 0, 0) != -EFAULT;
+	return page != 0 &&
+	       attach_raw(SYS_rt_sigprocmask, ~UINT64_C(0), page, 0, 8, 0, 0) != -EFAULT;
 }
 
 /* Whether a word of the stack can be read: what unwind tables say may be wrong. The page that the
