@@ -195,3 +195,176 @@ def test_nothing_is_lost_by_sigkill(heapledger, victims, victim, tmp_path, threa
         described = session(folder / 'trace')
         assert described['exit'] == {'signal': signal.SIGKILL}
         assert [s['end'] for s in described['streams']] == ['exec', 'signal']
+
+
+def test_nothing_is_lost_by_sigkill_of_a_family(heapledger, start, trace, witness, victim):
+    """A parent and three children, one after the other."""
+    process = start(victim, 'family', 3)
+    until(lambda: witness.count() == 4 and witness.calls() > 20000)
+    for image in list(witness.images()):
+        os.kill(image.pid, signal.SIGKILL)
+    assert process.wait(TIMEOUT) == -signal.SIGKILL
+    assert_same_calls(witness, assert_whole(heapledger, trace), under_way=1)
+    assert [s['end'] for s in session(trace)['streams']] == ['exec'] + 4 * ['signal']
+
+
+@pytest.mark.parametrize('threads', [1, 4])
+def test_a_killed_recorder_leaves_the_program_alone(heapledger, start, trace, witness, victim,
+                                                    threads):
+    """It runs to its end unrecorded, and nothing of ours is left."""
+    process = start('/bin/sh', '-c', '"$@"; echo $?', 'sh', victim, 'gated', 'threads', 100000,
+                    threads, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    own = f'heapledger.{process.pid}.'
+    process.stdin.write(b'.')
+    process.stdin.flush()
+    until(lambda: witness.calls() > 20000 * threads)
+    process.kill()  # and not waited for: a zombie must count as dead
+    assert process.stdout.read() == b'0\n'
+    assert not [name for name in os.listdir('/dev/shm') if name.startswith(own)]
+    process.wait()
+    assert not session(trace)['complete']
+    result = analyze(heapledger, trace)
+    assert not result['complete']
+    counted = {image.pid: image for image in witness.images()}
+    victims = [p for p in result['processes'] if p['command'][0] == str(victim)]
+    for found in victims:
+        for name, call in found['events']['by_call'].items():
+            assert call['count'] <= counted[found['pid']].most[name], (name, call)
+        assert threads > 1 or not any(found['anomalies'].values()), found['anomalies']
+    assert counted[max(counted)].least['posix_memalign'] == threads * 100000
+
+
+# When there is no room
+
+def in_namespace(script, *words):
+    """words for `before`: script runs in a mount namespace of its own, then what follows."""
+    if subprocess.run(['unshare', '-m', 'true'], capture_output=True).returncode != 0:
+        pytest.skip('no right to make a mount namespace here')
+    return ['unshare', '-m', '/bin/sh', '-c', script, 'sh', *words]
+
+
+def one_message(stderr, *words):
+    lines = stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith('heapledger: record: '), stderr
+    for word in words:
+        assert word in lines[0], stderr
+
+
+def assert_cut_short(heapledger, trace):
+    """Readable, in order as far as it goes, and marked."""
+    result = analyze(heapledger, trace)
+    assert not result['complete']
+    assert not session(trace)['complete']
+    return result['events']
+
+
+@pytest.mark.parametrize('size', ['64k', '256k', '1m'])
+def test_a_full_disk_stops_only_the_recording(heapledger, record, tmp_path, witness, victim, size):
+    small = tmp_path / 'small'
+    small.mkdir()
+    before = in_namespace(f'mount -t tmpfs -o size={size} none {small} || exit 99; "$@"; status=$?; '
+                          f'cp -r {small}/trace {tmp_path}/kept; exit $status')
+    status, _, stderr = record(victim, 'threads', 150000, 2, before=before,
+                               options=['--force', '-o', small / 'trace'])
+    assert status == 0, stderr
+    one_message(stderr, 'No space left', str(small / 'trace'))
+    events = assert_cut_short(heapledger, tmp_path / 'kept')
+    image, = witness.images()
+    assert image.least['posix_memalign'] == 2 * 150000  # it ran to its end
+    made = events['by_call'].get('posix_memalign', {'count': 0})['count']
+    assert made < 2 * 150000 and (made > 0 or size == '64k')
+
+
+@pytest.mark.parametrize('inodes, status', [(1, 2), (2, 2), (3, 0)])
+def test_a_disk_without_room_for_files(heapledger, victim, tmp_path, inodes, status):
+    """For none, only the folder, and only session.json: then the program is already started."""
+    script = f'mount -t tmpfs -o nr_inodes={inodes} none {tmp_path} || exit 99; "$@"'
+    outcome = run([*in_namespace(script), heapledger, 'record', '-o', tmp_path / 'trace',
+                   '--kernel', 'off', victim, 'count', 10])
+    assert outcome.status == status, outcome
+    one_message(outcome.stderr.decode(), str(tmp_path / 'trace'), 'No space left')
+
+
+def test_a_directory_that_becomes_read_only(heapledger, start, tmp_path, witness, victim):
+    """Streams that are open go on; of a process that comes later nothing can be kept."""
+    small = tmp_path / 'small'
+    small.mkdir()
+    before = in_namespace(f'mount -t tmpfs none {small} || exit 99; "$@"; status=$?; '
+                          f'cp -r {small}/trace {tmp_path}/kept; exit $status')
+    process = start('/bin/sh', '-c', f'mount -o remount,ro {small} 2>/dev/null || '
+                    f'chattr +i {small}/trace || chmod 0 {small}/trace; "$@"', 'sh', victim,
+                    'count', 1000, before=before, stderr=subprocess.PIPE,
+                    options=['--force', '-o', small / 'trace'])
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    image, = [image for image in witness.images() if image.least['posix_memalign']]
+    assert image.least['posix_memalign'] == 1000
+    if process.returncode != 0 or not stderr:
+        pytest.skip('a file system with open files does not become read-only here')
+    one_message(stderr.decode(), 'writing to')
+    assert_cut_short(heapledger, tmp_path / 'kept')
+
+
+def test_a_read_only_directory(heapledger, victim, tmp_path):
+    script = f'mount -t tmpfs -o ro none {tmp_path} || exit 99; "$@"'
+    outcome = run([*in_namespace(script), heapledger, 'record', '-o', tmp_path / 'trace', victim,
+                   'count', 10])
+    assert outcome.status == 2, outcome
+    one_message(outcome.stderr.decode(), 'Read-only', str(tmp_path / 'trace'))
+
+
+def test_no_descriptor_for_the_program(heapledger, record, trace, witness, victim):
+    """It has no use for more than three: the library opens a file before it is mapped."""
+    status, _, stderr = record('/usr/bin/prlimit', '--nofile=64', victim, 'threads', 1000, 4)
+    assert (status, stderr) == (0, '')
+    assert_same_calls(witness, assert_whole(heapledger, trace))
+
+
+@pytest.mark.parametrize('limit', range(3, 24))
+def test_few_descriptors_for_the_recorder(heapledger, victim, tmp_path, limit):
+    """Either it says that it cannot, and why, or what it makes is whole or marked."""
+    trace = tmp_path / 'trace'
+    outcome = run(['/usr/bin/prlimit', f'--nofile={limit}', heapledger, 'record', '-o', trace,
+                   '--kernel', 'off', '--', victim, 'children', 10, 8])
+    said = outcome.stderr.decode()
+    if not trace.exists():
+        assert outcome.status in (2, 126, 127), outcome
+        assert said.count('\n') == 1, said
+        return
+    result = analyze(heapledger, trace)
+    made = result['events']['by_call'].get('posix_memalign', {'count': 0})['count']
+    assert outcome.status == 0, outcome
+    if said:
+        one_message(said)
+        assert not result['complete']
+    else:
+        assert made == 8 * 2 * 10
+        assert result['complete']
+
+
+def small_shared_memory(size):
+    return in_namespace(f'mount -t tmpfs -o size={size} none /dev/shm || exit 99; exec "$@"')
+
+
+@pytest.mark.parametrize('size', ['4k', '64k', '256k'])
+def test_too_little_shared_memory(record, trace, victim, size):
+    status, _, stderr = record(victim, 'count', 10, before=small_shared_memory(size))
+    assert status == 126
+    one_message(stderr, '/dev/shm', 'No space left')
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize('size', ['2500k', '3m', '5m', '9m'])
+def test_little_shared_memory(heapledger, record, trace, witness, victim, size):
+    assert record(victim, 'threads', 50000, 4, before=small_shared_memory(size))[::2] == (0, '')
+    assert_same_calls(witness, assert_whole(heapledger, trace))
+
+
+@pytest.mark.parametrize('words', ['threads 100000 4', 'children 20 100'])
+def test_shared_memory_that_others_fill(heapledger, start, trace, witness, victim, words):
+    """While the program runs. It goes on with the pages that are there, and nothing is lost."""
+    before = small_shared_memory('40m')
+    process = start('/bin/sh', '-c', 'head -c 60m /dev/zero >/dev/shm/other 2>/dev/null; "$@"', 'sh',
+                    victim, *words.split(), before=before, stderr=subprocess.PIPE)
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, stderr) == (0, b'')
+    assert_same_calls(witness, assert_whole(heapledger, trace))

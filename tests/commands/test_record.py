@@ -420,7 +420,7 @@ def test_live_line(at_terminal, trace, victim, tmp_path, columns, fields):
     """It is there while the output goes to files, in whole fields that fit, and gone afterwards."""
     with open(tmp_path / 'log', 'w+b') as log:
         status, got = at_terminal(
-            '/bin/sh', '-c', f'{victim} count 30000; {SLOW}; exit 7', columns=columns, stdout=log,
+            '/bin/sh', '-c', f'{victim} count 16000; {SLOW}; exit 7', columns=columns, stdout=log,
             stderr=log)
     assert status == 7
     lines, rest = lines_of(got)

@@ -46,7 +46,10 @@ enum {
 	VALLOC,
 	PVALLOC,
 	FREE,
-	TRIM = 13,
+	CFREE,
+	FREE_SIZED,
+	FREE_ALIGNED_SIZED,
+	TRIM,
 	MALLOPT
 };
 
@@ -60,6 +63,9 @@ static struct {
 	void *(*valloc)(size_t);
 	void *(*pvalloc)(size_t);
 	void (*free)(void *);
+	void (*cfree)(void *);
+	void (*free_sized)(void *, size_t);
+	void (*free_aligned_sized)(void *, size_t, size_t);
 	int (*malloc_trim)(size_t);
 	int (*mallopt)(int, int);
 } next;
@@ -88,6 +94,9 @@ static void find_all(void)
 	find(&next.valloc, "valloc");
 	find(&next.pvalloc, "pvalloc");
 	find(&next.free, "free");
+	find(&next.cfree, "cfree");
+	find(&next.free_sized, "free_sized");
+	find(&next.free_aligned_sized, "free_aligned_sized");
 	find(&next.malloc_trim, "malloc_trim");
 	find(&next.mallopt, "mallopt");
 }
@@ -216,6 +225,30 @@ EXPORT void free(void *block)
 	begin(FREE);
 	next.free(block);
 	end(FREE, 0);
+}
+
+EXPORT void cfree(void *block);
+EXPORT void cfree(void *block)
+{
+	begin(CFREE);
+	next.cfree(block);
+	end(CFREE, 0);
+}
+
+EXPORT void free_sized(void *block, size_t bytes);
+EXPORT void free_sized(void *block, size_t bytes)
+{
+	begin(FREE_SIZED);
+	next.free_sized(block, bytes);
+	end(FREE_SIZED, 0);
+}
+
+EXPORT void free_aligned_sized(void *block, size_t alignment, size_t bytes);
+EXPORT void free_aligned_sized(void *block, size_t alignment, size_t bytes)
+{
+	begin(FREE_ALIGNED_SIZED);
+	next.free_aligned_sized(block, alignment, bytes);
+	end(FREE_ALIGNED_SIZED, 0);
 }
 
 EXPORT int malloc_trim(size_t pad)
