@@ -5,6 +5,7 @@ kind, process by process, is what its trace has. And what cannot be kept is coun
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import analyze, run
-from witness_fixture import Witness, assert_same_calls
+from witness_fixture import CALLS, Witness, assert_same_calls
 
 TIMEOUT = 120
 
@@ -368,3 +369,153 @@ def test_shared_memory_that_others_fill(heapledger, start, trace, witness, victi
     _, stderr = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, stderr) == (0, b'')
     assert_same_calls(witness, assert_whole(heapledger, trace))
+
+
+# When the buffers are full
+
+def test_waiting_loses_nothing(heapledger, record, trace, witness, victim):
+    assert record(victim, 'threads', 50000, 4, options=['--buffer', '1M'])[::2] == (0, '')
+    assert_same_calls(witness, assert_whole(heapledger, trace))
+
+
+def dropped(start, witness, victim, *words):
+    """A recording with --on-full drop whose recorder sleeps while the program runs."""
+    process = start(victim, 'gated', *words, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+                    options=['--on-full', 'drop', '--buffer', '1M', '--interval', '3600000'])
+    pid = child_of(process)
+    until(lambda: witness.count() == 1)
+    os.kill(process.pid, signal.SIGSTOP)
+    process.stdin.write(b'.')
+    process.stdin.flush()
+    until(lambda: open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] == 'Z')
+    os.kill(process.pid, signal.SIGCONT)
+    _, stderr = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, stderr
+    return stderr.decode()
+
+
+def of_the_victim(analysis):
+    """Without the shell before it, of which nothing is lost."""
+    return analysis['processes'][-1]['events']
+
+
+def test_drop_counts_what_it_drops(heapledger, start, record, trace, witness, victim, victims,
+                                   tmp_path):
+    """Calls exactly, and the system calls are those that the same program makes when it waits."""
+    stderr = dropped(start, witness, victim, 'count', 100000)
+    kept = analyze(heapledger, trace)
+    events = of_the_victim(kept)
+    image, = witness.images()
+    assert image.doubtful == 0
+    (tmp_path / 'again').mkdir()
+    again = Witness(victims / 'libwitness.so', tmp_path / 'again')
+    assert again.start(heapledger, tmp_path / 'whole', victim, 'count', 100000).wait(TIMEOUT) == 0
+    whole = of_the_victim(analyze(heapledger, tmp_path / 'whole'))
+    assert whole['calls'] == sum(image.most.values())
+    assert events['lost'] == whole['total'] - events['total'] > 0
+    for name, most in image.most.items():
+        assert events['by_call'].get(name, {'count': 0})['count'] <= most
+    one_message(stderr, f'{events["lost"]} events were lost')
+    assert session(trace)['streams'][-1]['lost'] == events['lost'] == kept['events']['lost']
+    every_output_says(heapledger, trace, events['lost'], tmp_path)
+
+
+def every_output_says(heapledger, trace, lost, folder):
+    def command(name, *words, status=0):
+        outcome = run([heapledger, name, trace, *words])
+        assert outcome.status == status, outcome
+        return outcome.stdout.decode(), outcome.stderr.decode()
+
+    assert f'LOST: {lost:,} events are missing' in command('analyze')[0]
+    result = analyze(heapledger, trace)
+    assert not result['complete'] and result['events']['lost'] == lost
+    assert [p['complete'] for p in result['processes']] == [True, False]
+    note = f'note: {session(trace)["streams"][-1]["file"]}: {lost} events were lost'
+    assert note in command('analyze', '--csv', folder / 'csv')[1]
+    assert note in command('dump')[1]
+    rows = [row.split(',') for row in (folder / 'csv/streams.csv').read_text().splitlines()]
+    assert [row[-2:] for row in rows] == [['lost', 'complete'], ['0', '1'], [str(lost), '0']]
+    verdict, _ = command('verify', status=4)
+    assert str(lost) in verdict and 'VERIFIED' not in verdict.replace('UNVERIFIED', '')
+    (folder / 'budget').write_text('[syscalls]\nbrk = 1000000\n')
+    assert f'{lost:,} events lost' in command('check', '--budget', folder / 'budget', status=4)[0]
+    command('report', '-o', folder / 'report.html')
+    report = (folder / 'report.html').read_text()
+    assert f'{lost:,} events lost' in report and 'not closed' not in report
+
+
+def test_drop_counts_what_many_threads_drop(heapledger, start, trace, witness, victim):
+    dropped(start, witness, victim, 'threads', 50000, 4)
+    events = of_the_victim(analyze(heapledger, trace))
+    image, = witness.images()
+    assert image.doubtful == 0
+    calls = sum(image.most.values())
+    system_calls = events['lost'] - (calls - events['calls'])  # among what is lost
+    assert 0 <= system_calls < events['lost'] // 100, events
+
+
+# What the recorder itself does in the program
+
+AT_START, AT_FORK, A_THREAD, AT_EXIT = 10, 4, 1, 4
+
+
+@pytest.mark.parametrize('words, own', [
+    ('count 300', [AT_START + AT_EXIT]),
+    ('count 300000', [AT_START + AT_EXIT]),  # a million events
+    ('_exit 300', [AT_START]),
+    ('threads 300 8', [AT_START + 8 * A_THREAD + AT_EXIT]),
+    ('threads 40000 8', [AT_START + 8 * A_THREAD + AT_EXIT]),
+    ('short-threads 10 1000', [AT_START + 1000 * A_THREAD + AT_EXIT]),
+    ('fork 300', [AT_START + AT_EXIT, AT_FORK + AT_EXIT]),
+    ('fork 30000', [AT_START + AT_EXIT, AT_FORK + AT_EXIT]),
+    ('exec 300', [AT_START, AT_START + AT_EXIT]),
+])
+def test_the_recorders_own_calls_are_few_and_constant(heapledger, victim, tmp_path, words, own):
+    """Counted apart, and not among the events."""
+    trace = tmp_path / 'trace'
+    assert run([heapledger, 'record', '-o', trace, '--kernel', 'off', '--', victim,
+                *words.split()]).status == (5 if '_exit' in words else 0)
+    result = assert_whole(heapledger, trace)
+    assert [p['syscalls']['recorder'] for p in result['processes']] == own
+    assert result['syscalls']['recorder'] == sum(own)
+    assert not any(row['reason'] == 'recorder' for row in result['syscalls']['by_cause'])
+
+
+def test_nothing_else_is_called(heapledger, record, trace, victim):
+    """Once it runs, the kernel ends the program at any call but the heap's own and those with which
+    it waits for the recorder."""
+    assert record(victim, 'sealed', 300000) == (0, b'', '')
+    result = assert_whole(heapledger, trace)
+    assert result['events']['by_call']['posix_memalign']['count'] == 300001
+
+
+EVENT = re.compile(r'^(\S+) \S+ \d+(?:/\d)? (\w+) (.*)')
+SYSTEM_CALLS = {'brk', 'mmap', 'munmap', 'mremap', 'madvise', 'mprotect'}
+
+
+@pytest.mark.parametrize('words', ['busy threads 3000 4', 'interrupt 30000', 'busy fork 1000'])
+def test_every_system_call_has_its_cause(heapledger, record, trace, victim, words):
+    assert record(victim, *words.split())[0] == 0
+    result = assert_whole(heapledger, trace)
+    outcome = run([heapledger, 'dump', trace])
+    seen = own = 0
+    begun = set()  # streams whose process has made its first call
+    for line in outcome.stdout.decode().splitlines():
+        match = EVENT.match(line)
+        if match and match[2] in CALLS:
+            begun.add(match[1])
+        if not match or match[2] not in SYSTEM_CALLS:
+            continue
+        found = dict(re.findall(r'(\w+)=(\S+)', match[3]))
+        if found['reason'] == 'recorder':
+            own += 1
+            continue
+        seen += 1
+        assert found['reason'] != 'unknown' and found['region'] != 'unknown', line
+        assert found['call'] != 'none' or match[1] not in begun, line  # the heap's start
+        assert int(found['ns']) > 0 and int(found['call_size']) >= 0, line
+        assert all(int(found[name]) > 0 for name in
+                   ('mmap_threshold', 'trim_threshold', 'top_pad')), line
+    assert seen == result['events']['syscalls'] == result['syscalls']['total'] > 10
+    assert seen == sum(row['count'] for row in result['syscalls']['by_cause'])
+    assert 0 < own <= result['syscalls']['recorder']

@@ -15,6 +15,7 @@ SLOT = struct.Struct(f'{1 + 4 * KINDS}Q')
 NAMES = {1: 'malloc', 2: 'calloc', 3: 'realloc', 4: 'aligned_alloc', 5: 'memalign',
          6: 'posix_memalign', 7: 'valloc', 8: 'pvalloc', 9: 'free', 10: 'cfree', 11: 'free_sized',
          12: 'free_aligned_sized', 13: 'malloc_trim', 14: 'mallopt'}
+CALLS = set(NAMES.values())
 # The preloaded library comes before ours only if it is named after `record` has named ours.
 LAUNCH = 'LD_PRELOAD=$0:$LD_PRELOAD; export LD_PRELOAD; exec "$@"'
 
@@ -99,7 +100,7 @@ def assert_same_calls(witness, analysis, under_way=0, launchers=1):
 def assert_image(image, events, under_way):
     assert image.doubtful <= under_way, image
     assert sum(found['count'] for found in events['by_call'].values()) == events['calls']
-    assert events['by_call'].keys() <= set(NAMES.values())
+    assert events['by_call'].keys() <= CALLS
     for name in NAMES.values():
         found = events['by_call'].get(name, {'count': 0, 'bytes': 0})
         least, most = image.least[name], image.most[name]

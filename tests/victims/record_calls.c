@@ -9,14 +9,19 @@
  * gated: nothing happens until standard input has a byte. busy: three more threads make calls all
  * the while, until the process ends.
  */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -274,6 +279,33 @@ static int run_ending(long count, int threads)
 	return 0;
 }
 
+/* Any system call but the heap's own and those of a wait for the recorder is the end. */
+static int run_sealed(long count)
+{
+	static const int allowed[] = {SYS_brk, SYS_mmap, SYS_munmap, SYS_mremap, SYS_madvise,
+		SYS_mprotect, SYS_nanosleep, SYS_clock_gettime, SYS_openat, SYS_read, SYS_close,
+		SYS_exit_group};
+	enum { ALLOWED = sizeof(allowed) / sizeof(allowed[0]) };
+	struct sock_filter filter[2 * ALLOWED + 2];
+	struct sock_fprog program = {.len = 2 * ALLOWED + 2, .filter = filter};
+	unsigned at = 0;
+
+	filter[at++] = (struct sock_filter)BPF_STMT(
+		BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+	for (unsigned i = 0; i < ALLOWED; i++) {
+		filter[at++] = (struct sock_filter)BPF_JUMP(
+			BPF_JMP | BPF_JEQ | BPF_K, (unsigned)allowed[i], 0, 1);
+		filter[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	}
+	filter[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	call_once(0);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+		prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+		return 87;
+	calls(count);
+	_exit(0);
+}
+
 static void read_gate(void)
 {
 	char gate;
@@ -323,6 +355,8 @@ int main(int argc, char **argv)
 		return run_system(self, argv[2]);
 	if (strcmp(mode, "ending") == 0)
 		return run_ending(count, more);
+	if (strcmp(mode, "sealed") == 0)
+		return run_sealed(count);
 	if (strcmp(mode, "family") == 0)
 		return run_family((int)count);
 	if (strcmp(mode, "forever") == 0) {
