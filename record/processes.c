@@ -250,7 +250,8 @@ void processes_discover(struct processes *all)
 	if (all->found == atomic_load(&all->session->map->next_serial) - 1)
 		return;
 	/* Slots are claimed from the first on, so the new ones are not far beyond the others. */
-	for (uint32_t i = 0; i < map->process_count && i < all->session->high_slot + SCAN_BEYOND; i++) {
+	for (uint32_t i = 0; i < map->process_count && i < all->session->high_slot + SCAN_BEYOND;
+		i++) {
 		struct hl_process *slot = &all->session->table[i];
 		uint32_t serial;
 
