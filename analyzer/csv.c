@@ -124,6 +124,17 @@ static void size_rows(struct writer *out, const struct analysis_stream *entry)
 	}
 }
 
+/* How far the rows of the other tables can be trusted. */
+static void stream_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	writer_text(out, entry->stream->name);
+	comma(out, analysis_calls(&entry->result));
+	comma(out, analysis_all_syscalls(&entry->result));
+	comma(out, analysis_lost(entry));
+	comma(out, analysis_stream_complete(entry));
+	writer_char(out, '\n');
+}
+
 static const struct {
 	const char *name;
 	const char *header;
@@ -142,6 +153,7 @@ static const struct {
 		syscall_rows},
 	{"return_latency.csv", "stream,up_to_ns,page_bytes\n", latency_rows},
 	{"sizes.csv", "stream,up_to_bytes,count,bytes,live_count,live_bytes\n", size_rows},
+	{"streams.csv", "stream,calls,syscalls,lost,complete\n", stream_rows},
 };
 
 #define TABLE_COUNT (sizeof(tables) / sizeof(tables[0]))

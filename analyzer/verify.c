@@ -40,12 +40,6 @@ static const char *absence(const struct trace *trace)
 	return why ? why : "the reason was not recorded";
 }
 
-static int print_unverified(const char *why)
-{
-	printf("UNVERIFIED: %s\n", why);
-	return TOOL_NO_EVIDENCE;
-}
-
 static uint64_t lost(const struct verify *verify)
 {
 	return verify->kernel_lost + verify->log_lost + verify->kernel_incomplete +
@@ -119,6 +113,28 @@ static void print_if(uint64_t count, const char *text)
 		printf("%8" PRIu64 "  %s\n", count, text);
 }
 
+static void print_log_loss(uint64_t events, uint64_t streams)
+{
+	print_if(events, "events lost by the log");
+	print_if(streams, "streams not there, not closed whole, or without their parent's");
+}
+
+/* What is missing is said even when nothing can be compared. */
+static int print_unverified(const struct trace *trace, const char *why)
+{
+	uint64_t events = 0, streams = trace->missing_count;
+
+	for (uint32_t i = 0; i < trace->stream_count; i++) {
+		const struct hl_trace_header *header = &trace->streams[i].info.header;
+
+		events += header->lost;
+		streams += (header->flags & HL_TRACE_INCOMPLETE) != 0;
+	}
+	printf("UNVERIFIED: %s\n", why);
+	print_log_loss(events, streams);
+	return TOOL_NO_EVIDENCE;
+}
+
 /* Time, process/thread, call. */
 static void print_example(const struct verify *verify, const struct verify_call *call)
 {
@@ -148,10 +164,8 @@ static void print_findings(const struct verify *verify)
 			print_example(verify, &verify->example[i][j]);
 	}
 	print_if(verify->kernel_lost, "events lost by the kernel probe");
-	print_if(verify->log_lost, "events lost by the log");
 	print_if(verify->kernel_incomplete, "kernel streams that were not closed whole");
-	print_if(verify->log_incomplete,
-		"streams not there, not closed whole, or without their parent's");
+	print_log_loss(verify->log_lost, verify->log_incomplete);
 	print_if(verify->unfinished,
 		"calls during which the thread was ended, too late to be logged");
 	print_if(verify->unlogged, "calls by program images that logged none of their own");
@@ -179,11 +193,11 @@ static int verify_trace(struct trace *trace)
 	int code;
 
 	if (!trace->kernel_count)
-		return print_unverified(absence(trace));
+		return print_unverified(trace, absence(trace));
 	if (verify_read(&verify))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace->error);
 	else if (!verify.logged.count)
-		code = print_unverified("the log holds no system call of the heap");
+		code = print_unverified(trace, "the log holds no system call of the heap");
 	else
 		code = judge(&verify);
 	verify_free(&verify);

@@ -29,6 +29,7 @@
 #define WAIT_BACKLOG_NS UINT64_C(200000000) /* for the collector to catch up: then fresh pages */
 #define WAIT_STARVED_NS UINT64_C(5000000000)
 #define STATUS_BYTES 4096
+#define RESERVE_PAGES 64
 #define HOLD_SETTLE_NS 200000      /* for calls under way in other threads to end */
 #define HOLD_PAUSE_NS 50000        /* a thread that is held looks again so often ... */
 #define HOLD_LONGEST_NS 100000000u /* ... and so long */
@@ -208,7 +209,7 @@ static struct hl_process *claim_slot(struct hl_session *session)
 {
 	char *table = (char *)session + session->header_bytes;
 
-	for (uint32_t i = 0; i < session->process_count; i++) {
+	for (uint32_t i = 0; i < atomic_load(&session->backed_processes); i++) {
 		struct hl_process *process = (struct hl_process *)table + i;
 		uint32_t expected = HL_PROCESS_FREE;
 
@@ -466,21 +467,25 @@ static bool still_collected(struct hl_session *session)
 	return false;
 }
 
-/* limited: leave fresh pages alone while the collector is behind. */
+/* limited: leave fresh pages alone while the collector is behind, and the last ones that it has had
+ * allocated so far to those who may not wait. */
 static struct hl_page *pop_page(struct hl_session *session, bool limited)
 {
 	_Atomic uint32_t *links = (_Atomic uint32_t *)((char *)session + session->links_offset);
-	uint32_t count = session->page_count;
+	uint32_t count = session->page_count, backed, reserve = 0;
 	uint32_t entry = hl_stack_pop(&session->free_pages, links, count);
 
 	if (entry == 0) {
 		uint32_t fresh = atomic_load(&session->fresh_pages);
 
+		backed = atomic_load_explicit(&session->backed_pages, memory_order_acquire);
+		if (limited && backed < count)
+			reserve = RESERVE_PAGES;
 		if (limited && atomic_load_explicit(&session->backlog, memory_order_relaxed) >
 				       session->backlog_limit)
 			return NULL;
 		do
-			if (fresh >= count)
+			if (fresh + reserve >= backed || fresh >= count)
 				return NULL;
 		while (!atomic_compare_exchange_weak(&session->fresh_pages, &fresh, fresh + 1));
 		entry = fresh + 1;

@@ -96,7 +96,8 @@ static bool reap(struct collector *collector)
 			return true;
 		end = info.si_code == CLD_EXITED ? HL_TRACE_END_EXIT : HL_TRACE_END_SIGNAL;
 		end_status = info.si_status;
-		if (!close_pid(collector, info.si_pid, end, end_status))
+		if (!close_pid(collector, info.si_pid, end, end_status) &&
+			!processes_reaped(&collector->processes, info.si_pid))
 			collector->unseen++;
 		waitpid(info.si_pid, &status, 0);
 		if (info.si_pid == collector->child) {
@@ -314,6 +315,7 @@ void collector_run(struct collector *collector)
 
 		atomic_fetch_add(beat, 1);
 		busy = tick_round(collector->session.map);
+		session_back(&collector->session);
 		processes_before_drain(&collector->processes);
 		busy = drain(collector) > 0 || busy;
 		processes_after_drain(&collector->processes);

@@ -74,6 +74,19 @@ struct process *processes_by_pid(const struct processes *all, pid_t pid)
 	return newest;
 }
 
+bool processes_reaped(struct processes *all, pid_t pid)
+{
+	for (uint32_t i = 0; i < all->by_serial_size; i++) {
+		struct process *process = all->by_serial[i];
+
+		if (process == NULL || process->pid != pid || process->hidden || process->reaped)
+			continue;
+		process->reaped = true;
+		return true;
+	}
+	return false;
+}
+
 static int make_room(struct processes *all, uint32_t serial)
 {
 	uint32_t size = all->by_serial_size;
@@ -237,14 +250,15 @@ void processes_discover(struct processes *all)
 	if (all->found == atomic_load(&all->session->map->next_serial) - 1)
 		return;
 	/* Slots are claimed from the first on, so the new ones are not far beyond the others. */
-	for (uint32_t i = 0; i < map->process_count && i < all->high_slot + SCAN_BEYOND; i++) {
+	for (uint32_t i = 0; i < map->process_count && i < all->session->high_slot + SCAN_BEYOND;
+		i++) {
 		struct hl_process *slot = &all->session->table[i];
 		uint32_t serial;
 
 		if (atomic_load_explicit(&slot->state, memory_order_acquire) != HL_PROCESS_LIVE)
 			continue;
-		if (i >= all->high_slot)
-			all->high_slot = i + 1;
+		if (i >= all->session->high_slot)
+			all->session->high_slot = i + 1;
 		serial = atomic_load(&slot->serial);
 		if (processes_by_serial(all, serial) == NULL)
 			add(all, i);

@@ -34,6 +34,7 @@ struct process {
 	uint64_t bytes;
 	bool damaged;
 	bool complete;
+	bool reaped; /* by us, after it was closed */
 	/* Pages of the pool that it has touched, and how far: for the samples. */
 	uint8_t *touched; /* a page of the pool: 4 KiB units, 0 = never */
 	uint64_t touched_bytes;
@@ -52,7 +53,6 @@ struct processes {
 	uint32_t by_serial_size;
 	uint64_t pid_namespace; /* ours */
 	uint32_t found;
-	uint32_t high_slot; /* slots were never used from here on */
 	struct process *alive;
 	uint32_t alive_count;
 	uint64_t events; /* of those that were closed, as the next three */
@@ -73,6 +73,10 @@ struct process *processes_by_serial(const struct processes *all, uint32_t serial
 
 /* The image of this pid that runs now; NULL if there is none. */
 struct process *processes_by_pid(const struct processes *all, pid_t pid);
+
+/* A child of ours has ended that is not alive here. Whether it was: its parent left it unwaited for,
+ * and so it became ours when it was closed already. */
+bool processes_reaped(struct processes *all, pid_t pid);
 
 /* Around a drain of the ready list: images that an exec has replaced are closed when everything
  * they gave has been taken. */

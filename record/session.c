@@ -31,6 +31,13 @@
  * 16 to 64 MiB, 1.1 s with 128 MiB and 1.5 s with 512 MiB. */
 #define BACKLOG_BYTES (UINT32_C(16) << 20)
 #define TICK_PROBE_NS 5000000L
+/* Allocated ahead: what one thread fills in 10 ms, an idle round; a program that does not wait gets
+ * more. In steps, each well below a millisecond. */
+#define AHEAD_PAGES 512u
+#define AHEAD_DROP_PAGES 2048u
+#define STEP_PAGES 256u
+#define AHEAD_PROCESSES 2048u
+#define STEP_PROCESSES 1024u
 
 static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGSYS};
 static char fatal_path[64];
@@ -184,9 +191,77 @@ static uint64_t fit_pool(uint64_t pool_bytes)
 	return pool_bytes < room ? pool_bytes : room;
 }
 
+static int back(const struct session *session, uint64_t offset, uint64_t bytes)
+{
+	int rc;
+
+	do
+		rc = fallocate(session->fd, 0, (off_t)offset, (off_t)bytes) != 0 ? -errno : 0;
+	while (rc == -EINTR);
+	return rc == -EOPNOTSUPP ? 0 : rc; /* no tmpfs: no promise either */
+}
+
+/* One step further if less than `ahead` of `each` bytes are there beyond `used`. */
+static int back_more(const struct session *session, _Atomic uint32_t *backed, uint32_t used,
+	uint32_t ahead, uint32_t step, uint32_t count, uint64_t offset, uint64_t each)
+{
+	uint32_t have = atomic_load(backed), more = count - have < step ? count - have : step;
+	int rc;
+
+	if (more == 0 || have >= (uint64_t)used + ahead)
+		return 0;
+	rc = back(session, offset + have * each, more * each);
+	if (rc == 0)
+		atomic_store_explicit(backed, have + more, memory_order_release);
+	return rc;
+}
+
+static int back_pages(struct session *session, uint32_t ahead)
+{
+	struct hl_session *map = session->map;
+
+	return back_more(session, &map->backed_pages, session_fresh_pages(session), ahead,
+		STEP_PAGES, map->page_count, map->pages_offset, HL_PAGE_BYTES);
+}
+
+static int back_processes(struct session *session)
+{
+	struct hl_session *map = session->map;
+
+	return back_more(session, &map->backed_processes, session->high_slot, AHEAD_PROCESSES,
+		STEP_PROCESSES, map->process_count, map->header_bytes, sizeof(struct hl_process));
+}
+
+void session_back(struct session *session)
+{
+	back_pages(
+		session, session->map->on_full == HL_ON_FULL_DROP ? AHEAD_DROP_PAGES : AHEAD_PAGES);
+	back_processes(session);
+}
+
+/* What everything begins with. */
+static int back_start(struct session *session)
+{
+	const struct hl_session *map = session->map;
+	int rc = back(session, map->links_offset, map->page_count * sizeof(uint32_t));
+
+	if (rc == 0)
+		rc = back_pages(session, STEP_PAGES);
+	return rc == 0 ? back_processes(session) : rc;
+}
+
 static uint64_t round_up(uint64_t bytes)
 {
 	return (bytes + HL_PAGE_BYTES - 1) / HL_PAGE_BYTES * HL_PAGE_BYTES;
+}
+
+static void session_remove(struct session *session, void *map)
+{
+	unlink(session->path);
+	if (map != MAP_FAILED)
+		munmap(map, session->bytes);
+	close(session->fd);
+	session->map = NULL;
 }
 
 /* The tables of stacks and modules lie behind the pages. Half of the room is the pool's, half of
@@ -237,9 +312,11 @@ int session_create(
 		      : mmap(NULL, session->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (rc == 0 && map == MAP_FAILED)
 		rc = -errno;
-	close(fd);
+	session->fd = fd;
+	if (rc == 0)
+		rc = back(session, 0, table_offset);
 	if (rc != 0) {
-		unlink(session->path);
+		session_remove(session, map);
 		return rc;
 	}
 	watch_fatal(session->path);
@@ -270,6 +347,11 @@ int session_create(
 		.stack_index_offset = plan.stack_index_offset,
 		.modules_offset = plan.modules_offset,
 	};
+	rc = back_start(session);
+	if (rc != 0) {
+		session_destroy(session);
+		return rc;
+	}
 	start_clock(session);
 	map->magic = HL_SESSION_MAGIC;
 	return 0;
@@ -280,9 +362,7 @@ void session_destroy(struct session *session)
 	if (session->map == NULL)
 		return;
 	atomic_store(&session->map->state, HL_SESSION_CLOSED);
-	unlink(session->path);
-	munmap(session->map, session->bytes);
-	session->map = NULL;
+	session_remove(session, session->map);
 }
 
 uint32_t session_fresh_pages(const struct session *session)

@@ -17,6 +17,8 @@ struct session {
 	_Atomic uint32_t *links;
 	char *pages;
 	uint64_t bytes;
+	int fd;
+	uint32_t high_slot; /* slots of the table were never used from here on */
 	char path[64];
 	/* The clocks at the same instant, when the session began. */
 	uint64_t tick;
@@ -29,6 +31,10 @@ struct session {
 int session_create(struct session *session, uint64_t pool_bytes, enum hl_on_full on_full,
 	unsigned stack_depth);
 void session_destroy(struct session *session);
+
+/* Has memory allocated for what targets may soon touch: call it in each round. When there is none
+ * left they make do with what they have. */
+void session_back(struct session *session);
 
 uint64_t session_tick(const struct session *session);
 uint64_t session_monotonic(void);

@@ -80,7 +80,9 @@ class Analysis:
 
     @property
     def incomplete_streams(self):
-        return [p for p in self.get("processes", []) if p.get("complete") is not True]
+        """Not closed; one that only has events missing is not complete either."""
+        return [p for p in self.get("processes", []) if p.get("complete") is not True
+                and not p.get("events", {}).get("lost")]
 
 
 def program():

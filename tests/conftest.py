@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,6 +110,49 @@ def assert_sound(analysis, least_calls):
     assert analysis['complete'], incomplete[:3]
     wrong = {name: count for name, count in analysis['anomalies'].items() if count}
     assert not wrong, wrong
+
+
+def recordings(folder):
+    """The traces that `record` made somewhere below, not those that tests make by hand."""
+    return [path.parent for path in folder.rglob('session.json')]
+
+
+def assert_causal(heapledger, trace):
+    """In the merged order of all threads no address is handed out again before its free, and none
+    is freed that was not handed out. With events missing, nobody can tell."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / 'analysis.json'
+        outcome = run([heapledger, 'analyze', trace, '--json', output])
+        if outcome.status != 0:
+            return  # spoilt on purpose
+        analysis = json.loads(output.read_text())
+    wrong = {name: count for name, count in analysis['anomalies'].items() if count}
+    assert not wrong or not analysis['complete'], (trace, wrong)
+
+
+# Every recording that a test makes is checked: after the test, or, where it lies elsewhere, at the
+# end. One that is not in order on purpose is marked so.
+@pytest.fixture(autouse=True)
+def causal_order(request, heapledger):
+    checked = 'tmp_path' in request.fixturenames and not request.node.get_closest_marker('disorder')
+    folder = request.getfixturevalue('tmp_path') if checked else None
+    yield
+    for trace in recordings(folder) if folder else []:
+        assert_causal(heapledger, trace)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def causal_order_of_shared_traces(request, heapledger, tmp_path_factory):
+    yield
+    own = {item.name[:30].translate({ord(c): '_' for c in '[]-./ '}) for item in request.session.items}
+    for folder in tmp_path_factory.getbasetemp().iterdir():
+        if folder.is_dir() and not any(folder.name.startswith(name) for name in own):
+            for trace in recordings(folder):
+                assert_causal(heapledger, trace)
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'disorder: its recordings are not in order, on purpose')
 
 
 class Preload:

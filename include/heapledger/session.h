@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define HL_SESSION_MAGIC UINT64_C(0x315345534c504c48) /* "HLPLSES1" */
-#define HL_SESSION_VERSION 4
+#define HL_SESSION_VERSION 5
 #define HL_SESSION_ENV "HEAPLEDGER_SESSION"
 
 #define HL_PAGE_BYTES 16384
@@ -104,6 +104,11 @@ struct hl_session {
 	_Atomic uint32_t stack_count;    /* claimed; more than stack_limit when it is full */
 	_Atomic uint32_t stacks_dropped; /* calls whose stack had no room, known by caller only */
 	_Atomic uint32_t modules_new;    /* moves when a module is READY */
+	/* The file is sparse, and a touch of memory that its file system has no room for is a
+	 * SIGBUS. Targets touch only what the collector has had allocated: the header, the links,
+	 * and so many pages and slots of the table. Not so the tables of stacks and modules. */
+	_Atomic uint32_t backed_pages;
+	_Atomic uint32_t backed_processes;
 	/* The collector's coarse clock: changes with each of its rounds. A thread whose last tick
 	 * was read before the change reads the time anew; it says so in `stamped`, without which
 	 * the collector lets its rounds become longer. On cache lines of their own. */

@@ -216,6 +216,7 @@ def test_misuse_is_found_in_the_end(victims, library, name, where):
     assert ours.stderr.startswith(b'heapledger: ') and b', called from 0x' in ours.stderr, ours
 
 
+@pytest.mark.disorder  # it frees a block twice
 def test_misuse_ends_a_recording_whole(victims, heapledger, tmp_path):
     """What the program did before its fault is in the trace, and record dies as it did."""
     trace = tmp_path / 'trace'

@@ -87,8 +87,9 @@ static _Noreturn void live_as_child(void)
 	exit(7);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	int forks = argc > 1 ? atoi(argv[1]) : FORKS;
 	pthread_t threads[THREADS];
 
 	alarm(200);
@@ -96,7 +97,7 @@ int main(void)
 		slot[i] = make(i);
 	for (size_t i = 0; i < THREADS; i++)
 		REQUIRE(pthread_create(&threads[i], NULL, churn, (void *)(i + 1)) == 0);
-	for (int i = 0; i < FORKS; i++) {
+	for (int i = 0; i < forks; i++) {
 		pid_t child = fork();
 
 		if (child == 0)

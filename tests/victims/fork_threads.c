@@ -41,14 +41,15 @@ static void *streams(void *unused)
 	return unused;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	int forks = argc > 1 ? atoi(argv[1]) : FORKS;
 	pthread_t threads[4];
 
 	alarm(100);
 	for (int i = 0; i < 4; i++)
 		REQUIRE(pthread_create(&threads[i], NULL, i == 0 ? streams : churn, NULL) == 0);
-	for (int i = 0; i < FORKS; i++) {
+	for (int i = 0; i < forks; i++) {
 		char *block = malloc(5000);
 		int status;
 		pid_t child;

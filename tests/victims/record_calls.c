@@ -1,19 +1,27 @@
 /* SPDX-License-Identifier: MIT
  *
- * The victim of tests/commands/test_record.py: makes a known number of calls to posix_memalign,
- * which nothing else in it uses, in all the ways in which a process can begin and end.
+ * The victim of tests/commands/test_record.py and test_nothing_lost.py: makes a known number of
+ * calls to posix_memalign, which nothing else in it uses, among others, in all the ways in which a
+ * process can begin and end.
  *
- *     record_calls MODE COUNT [MORE]
+ *     record_calls [gated] [busy] MODE COUNT [MORE]
+ *
+ * gated: nothing happens until standard input has a byte. busy: three more threads make calls all
+ * the while, until the process ends.
  */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
-#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,8 +30,23 @@
 
 extern char **environ;
 
-static _Atomic long *made; /* calls that have returned, one counter a thread */
 static _Atomic long interrupts;
+
+/* All kinds of calls, and blocks of all kinds: from caches, bins, the top, and mapped. */
+static void call_others(long i)
+{
+	char *block = malloc((size_t)(i % 3000)), *mapped = NULL;
+
+	if (i % 1024 == 0)
+		mapped = calloc(3, (size_t)(i % 5 + 1) * 50000);
+	block = realloc(block, (size_t)(i % 7000) + 1);
+	free(aligned_alloc(32, (size_t)(i % 20 + 1) * 32));
+	free(memalign(256, (size_t)(i % 200)));
+	free(calloc(2, (size_t)(i % 100)));
+	free(mapped);
+	free(block);
+	free(NULL);
+}
 
 static void call_once(long i)
 {
@@ -33,6 +56,8 @@ static void call_once(long i)
 		exit(99);
 	memset(block, 1, 1);
 	free(block);
+	if (i % 8 == 0)
+		call_others(i);
 }
 
 static void calls(long count)
@@ -155,21 +180,48 @@ static int run_vfork(long count)
 }
 #pragma GCC diagnostic pop
 
-/* A child that outlives its parent by a moment. */
+static void outlive(pid_t parent)
+{
+	while (getppid() == parent)
+		usleep(1000);
+}
+
+/* Twice: away from the terminal, and from being a leader of its session. Each outlives its parent.
+ */
 static int run_daemon(long count)
 {
+	pid_t parent = getpid();
+
+	calls(count);
 	if (fork() != 0)
 		return 0;
+	outlive(parent);
 	setsid();
-	usleep(300000);
+	calls(count);
+	parent = getpid();
+	if (fork() != 0)
+		_exit(0);
+	outlive(parent);
+	close(0);
+	close(1);
+	close(2);
 	calls(count);
 	return 0;
+}
+
+static int run_system(const char *self, const char *count)
+{
+	char command[4200];
+
+	calls(atol(count));
+	snprintf(command, sizeof(command), "%s count %s", self, count);
+	return system(command) == 0 ? 0 : 90;
 }
 
 static void on_alarm(int number)
 {
 	(void)number;
-	calls(1);
+	call_once(1); /* soon done: the next signal is not far */
 	atomic_fetch_add(&interrupts, 1);
 }
 
@@ -188,45 +240,91 @@ static int run_interrupt(long count)
 	return 0;
 }
 
-static void *forever(void *counter)
+static void *forever(void *unused)
 {
-	_Atomic long *mine = counter;
-
-	for (long i = 0;; i++) {
+	for (long i = 0;; i++)
 		call_once(i);
-		atomic_store(mine, i + 1);
-	}
-	return NULL;
+	return unused;
 }
 
-/* Until it is killed; FILE holds one counter of completed calls a thread. */
-static int run_forever(int threads, const char *file)
+static void start_forever(int threads)
 {
 	pthread_t thread;
-	int fd = open(file, O_RDWR | O_CREAT, 0600);
 
-	if (fd < 0 || ftruncate(fd, MOST_THREADS * sizeof(long)) != 0)
-		return 90;
-	made = mmap(NULL, MOST_THREADS * sizeof(long), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (made == MAP_FAILED)
-		return 89;
-	for (int i = 1; i < threads; i++)
-		pthread_create(&thread, NULL, forever, (void *)&made[i]);
-	forever((void *)&made[0]);
+	for (int i = 0; i < threads; i++)
+		if (pthread_create(&thread, NULL, forever, NULL) != 0)
+			exit(89);
+}
+
+/* A process and its children, until all of them are killed. */
+static int run_family(int children)
+{
+	for (int i = 0; i < children; i++)
+		if (fork() == 0)
+			break;
+	forever(NULL);
 	return 0;
+}
+
+/* Threads come and go while three others work. */
+static int run_ending(long count, int threads)
+{
+	pthread_t worker[3];
+
+	for (int i = 0; i < 3; i++)
+		pthread_create(&worker[i], NULL, thread_calls, (void *)(count * 100));
+	run_short_threads(count, threads);
+	for (int i = 0; i < 3; i++)
+		pthread_join(worker[i], NULL);
+	return 0;
+}
+
+/* Any system call but the heap's own and those of a wait for the recorder is the end. */
+static int run_sealed(long count)
+{
+	static const int allowed[] = {SYS_brk, SYS_mmap, SYS_munmap, SYS_mremap, SYS_madvise,
+		SYS_mprotect, SYS_nanosleep, SYS_clock_gettime, SYS_openat, SYS_read, SYS_close,
+		SYS_exit_group};
+	enum { ALLOWED = sizeof(allowed) / sizeof(allowed[0]) };
+	struct sock_filter filter[2 * ALLOWED + 2];
+	struct sock_fprog program = {.len = 2 * ALLOWED + 2, .filter = filter};
+	unsigned at = 0;
+
+	filter[at++] = (struct sock_filter)BPF_STMT(
+		BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+	for (unsigned i = 0; i < ALLOWED; i++) {
+		filter[at++] = (struct sock_filter)BPF_JUMP(
+			BPF_JMP | BPF_JEQ | BPF_K, (unsigned)allowed[i], 0, 1);
+		filter[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	}
+	filter[at++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+	call_once(0);
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+		prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0)
+		return 87;
+	calls(count);
+	_exit(0);
+}
+
+static void read_gate(void)
+{
+	char gate;
+
+	if (read(STDIN_FILENO, &gate, 1) != 1)
+		exit(88);
 }
 
 int main(int argc, char **argv)
 {
-	char gate;
+	const char *self = argv[0];
 
-	/* "gated" before the mode: nothing happens until standard input has a byte. */
-	if (argc > 1 && strcmp(argv[1], "gated") == 0) {
-		if (read(STDIN_FILENO, &gate, 1) != 1)
-			return 88;
-		argv[1] = argv[0];
-		argv++;
-		argc--;
+	for (; argc > 1; argc--, argv++) {
+		if (strcmp(argv[1], "gated") == 0)
+			read_gate();
+		else if (strcmp(argv[1], "busy") == 0)
+			start_forever(3);
+		else
+			break;
 	}
 
 	const char *mode = argc > 2 ? argv[1] : "";
@@ -244,17 +342,27 @@ int main(int argc, char **argv)
 	if (strcmp(mode, "children") == 0)
 		return run_children(count, more);
 	if (strcmp(mode, "exec") == 0)
-		return run_exec(argv[0], argv[2]);
+		return run_exec(self, argv[2]);
 	if (strcmp(mode, "spawn") == 0)
-		return run_spawn(argv[0], argv[2]);
+		return run_spawn(self, argv[2]);
 	if (strcmp(mode, "vfork") == 0)
 		return run_vfork(count);
 	if (strcmp(mode, "daemon") == 0)
 		return run_daemon(count);
 	if (strcmp(mode, "interrupt") == 0)
 		return run_interrupt(count);
-	if (strcmp(mode, "forever") == 0 && argc > 3)
-		return run_forever((int)count, argv[3]);
+	if (strcmp(mode, "system") == 0)
+		return run_system(self, argv[2]);
+	if (strcmp(mode, "ending") == 0)
+		return run_ending(count, more);
+	if (strcmp(mode, "sealed") == 0)
+		return run_sealed(count);
+	if (strcmp(mode, "family") == 0)
+		return run_family((int)count);
+	if (strcmp(mode, "forever") == 0) {
+		start_forever((int)count - 1);
+		forever(NULL);
+	}
 	calls(count);
 	if (strcmp(mode, "_exit") == 0)
 		_exit(5);
