@@ -404,15 +404,13 @@ static uint32_t stacks_add(
 	struct hl_session *session, uint64_t head, const struct stacks_walk *walk)
 {
 	struct hl_stack *stack;
-	uint32_t number;
+	uint32_t number = atomic_load_explicit(&session->stack_count, memory_order_relaxed);
 
-	if (atomic_load_explicit(&session->stack_count, memory_order_relaxed) >=
-		session->stack_limit)
-		return 0;
-	number = atomic_fetch_add(&session->stack_count, 1) + 1;
-	if (number > session->stack_limit)
-		return 0;
-	stack = stacks_at(session, number);
+	do
+		if (number >= atomic_load_explicit(&session->backed_stacks, memory_order_acquire))
+			return 0;
+	while (!atomic_compare_exchange_weak(&session->stack_count, &number, number + 1));
+	stack = stacks_at(session, ++number);
 	memcpy(stack->frame, walk->frame, walk->count * sizeof(walk->frame[0]));
 	atomic_store_explicit(&stack->head, head, memory_order_release);
 	return number;

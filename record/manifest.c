@@ -207,8 +207,8 @@ static json_t *note_array(const struct manifest *manifest)
 		note(notes, "%u child processes ended without having been recorded",
 			collector->unseen);
 	if (atomic_load(&collector->session.map->stacks_dropped) > 0)
-		note(notes, "the table of %u stacks was full: %u calls have their caller only",
-			collector->session.map->stack_limit,
+		note(notes,
+			"there was no room for the stacks of %u calls: they have their caller only",
 			atomic_load(&collector->session.map->stacks_dropped));
 	if (all->lost_pages > 0)
 		note(notes, "%u pages came from processes that had ended already", all->lost_pages);

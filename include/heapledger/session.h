@@ -95,20 +95,21 @@ struct hl_session {
 	uint32_t backlog_limit;          /* a thread that may wait takes no fresh page beyond ... */
 	_Atomic uint32_t backlog;        /* ... this many pages given and not yet drained */
 	/* Call stacks and modules: heapledger/callstack.h. */
-	uint32_t stack_depth;      /* frames at most, 0 = only callers are recorded */
-	uint32_t stack_limit;      /* room for so many stacks */
-	uint32_t module_limit;     /* room for so many modules */
+	uint32_t stack_depth;  /* frames at most, 0 = only callers are recorded */
+	uint32_t stack_limit;  /* room for so many stacks */
+	uint32_t module_limit; /* room for so many modules */
 	uint64_t stacks_offset;
 	uint64_t stack_index_offset;
 	uint64_t modules_offset;
-	_Atomic uint32_t stack_count;    /* claimed; more than stack_limit when it is full */
+	_Atomic uint32_t stack_count;    /* claimed */
 	_Atomic uint32_t stacks_dropped; /* calls whose stack had no room, known by caller only */
 	_Atomic uint32_t modules_new;    /* moves when a module is READY */
 	/* The file is sparse, and a touch of memory that its file system has no room for is a
 	 * SIGBUS. Targets touch only what the collector has had allocated: the header, the links,
-	 * and so many pages and slots of the table. Not so the tables of stacks and modules. */
+	 * the index of stacks and the modules, and so many pages, slots of the table and stacks. */
 	_Atomic uint32_t backed_pages;
 	_Atomic uint32_t backed_processes;
+	_Atomic uint32_t backed_stacks;
 	/* The collector's coarse clock: changes with each of its rounds. A thread whose last tick
 	 * was read before the change reads the time anew; it says so in `stamped`, without which
 	 * the collector lets its rounds become longer. On cache lines of their own. */

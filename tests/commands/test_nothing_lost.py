@@ -360,12 +360,14 @@ def test_little_shared_memory(heapledger, record, trace, witness, victim, size):
     assert_same_calls(witness, assert_whole(heapledger, trace))
 
 
+@pytest.mark.parametrize('options', [[], ['--stacks', '64']], ids=['callers', 'stacks'])
 @pytest.mark.parametrize('words', ['threads 100000 4', 'children 20 100'])
-def test_shared_memory_that_others_fill(heapledger, start, trace, witness, victim, words):
+def test_shared_memory_that_others_fill(heapledger, start, trace, witness, victim, words, options):
     """While the program runs. It goes on with the pages that are there, and nothing is lost."""
     before = small_shared_memory('40m')
     process = start('/bin/sh', '-c', 'head -c 60m /dev/zero >/dev/shm/other 2>/dev/null; "$@"', 'sh',
-                    victim, *words.split(), before=before, stderr=subprocess.PIPE)
+                    victim, *words.split(), before=before, stderr=subprocess.PIPE,
+                    options=options)
     _, stderr = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, stderr) == (0, b'')
     assert_same_calls(witness, assert_whole(heapledger, trace))
