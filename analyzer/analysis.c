@@ -57,6 +57,7 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	int rc = 0;
 
 	entry->done = true;
+	entry->result.phases.start_tick = stream->info.first_tick;
 	if (parent)
 		rc = ledger_fork(ledger, parent, &entry->result, &stream->clock);
 	else
@@ -193,7 +194,7 @@ static int run_process(struct analysis *analysis, struct process *process)
 	if (!rc)
 		rc = run_events(analysis, process, &copies, reader);
 	if (!rc)
-		ledger_finish(&process->ledger);
+		ledger_finish(&process->ledger, entry->stream->info.last_tick);
 	while (copies.count)
 		end(analysis, copies.child[--copies.count]);
 	end(analysis, process);
@@ -346,6 +347,7 @@ static int add_up(struct analysis *analysis)
 		total->resident_ratio = most->resident_ratio;
 		total->samples = most->samples;
 		total->last_sample = most->last_sample;
+		total->phases = most->phases;
 	}
 	return 0;
 }
@@ -373,6 +375,7 @@ void analysis_free(struct analysis *analysis)
 {
 	for (size_t i = 0; i < analysis->count; i++) {
 		free(analysis->streams[i].result.causes.list);
+		phases_free(&analysis->streams[i].result.phases);
 		timeline_free(&analysis->streams[i].timeline);
 	}
 	free(analysis->total.causes.list);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A trace analysed: one result a stream, and their sums. Made by analysis_run in one pass over every
- * stream; read by json.c, csv.c and summary.c.
+ * A trace analysed: one result a stream, and their sums. Made by analysis_run in one pass over
+ * every stream; read by json.c, csv.c and summary.c.
  */
 #ifndef HEAPLEDGER_ANALYSIS_H
 #define HEAPLEDGER_ANALYSIS_H
@@ -30,7 +30,7 @@ struct analysis {
 	bool complete;
 	bool timelines; /* one a stream is kept */
 	/* Sums over all streams: counts, events, returned, latency, anomalies, lost, causes. The
-	 * peaks, the end and the ratios in it are the main stream's. */
+	 * peaks, the end, the ratios and the phases in it are the main stream's. */
 	struct ledger_result total;
 };
 

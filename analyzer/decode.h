@@ -26,6 +26,7 @@ union decode_record {
 	struct hl_mark_record mark;
 	struct hl_syscall_record syscall;
 	struct hl_sample_record sample;
+	struct hl_phase_record phase;
 };
 
 /* What calls have in common. The masks are all ones or 0, so that a record is put together without

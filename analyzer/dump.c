@@ -256,6 +256,28 @@ static void put_sample(struct writer *out, const struct hl_sample_record *sample
 	put_number(out, " major_faults=", sample->major_faults);
 }
 
+/* All that a terminal could take for more than a letter is escaped, so a name is one word. */
+static void put_name(struct writer *out, const char *name)
+{
+	static const char digits[] = "0123456789abcdef";
+
+	writer_text(out, " name=\"");
+	for (unsigned i = 0; i < HL_PHASE_NAME_BYTES && name[i]; i++) {
+		unsigned char c = (unsigned char)name[i];
+		bool plain = c >= ' ' && c < 0x7f;
+		if (!plain) {
+			writer_text(out, "\\x");
+			writer_char(out, digits[c >> 4]);
+			writer_char(out, digits[c & 15]);
+			continue;
+		}
+		if (c == '"' || c == '\\')
+			writer_char(out, '\\');
+		writer_char(out, (char)c);
+	}
+	writer_char(out, '"');
+}
+
 static void put_mark(struct dump *dump, unsigned kind, const union decode_record *record)
 {
 	struct writer *out = &dump->out;
@@ -276,6 +298,9 @@ static void put_mark(struct dump *dump, unsigned kind, const union decode_record
 		break;
 	case HL_KIND_sample:
 		put_sample(out, &record->sample);
+		break;
+	case HL_KIND_phase:
+		put_name(out, record->phase.name);
 		break;
 	default:
 		break;

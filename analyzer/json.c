@@ -67,11 +67,11 @@ static json_t *exit_object(const struct hl_trace_header *header)
 	return NULL;
 }
 
-static json_t *by_call(const struct ledger_result *result)
+static json_t *by_call(const struct tally_call *tally)
 {
 	json_t *calls = json_object();
 	for (unsigned kind = 0; kind < HL_KIND_LIMIT; kind++) {
-		const struct tally_call *call = &result->calls[kind];
+		const struct tally_call *call = &tally[kind];
 		if (!call->count)
 			continue;
 		json_t *entry = json_object();
@@ -91,7 +91,7 @@ static json_t *events(const struct ledger_result *result, uint64_t lost)
 	put_count(object, "calls", calls);
 	put_count(object, "syscalls", syscalls);
 	put_count(object, "lost", lost);
-	put(object, "by_call", by_call(result));
+	put(object, "by_call", by_call(result->calls));
 	return object;
 }
 
@@ -263,6 +263,43 @@ static json_t *anomalies_object(const struct ledger_anomalies *anomalies)
 	return object;
 }
 
+static json_t *phase_object(const struct phases_row *row, struct trace_stream *stream)
+{
+	json_t *object = json_object(), *peak = json_object(), *end = json_object();
+	json_t *syscalls = json_object();
+	uint64_t calls = 0, total = 0;
+	for (unsigned kind = 0; kind < HL_KIND_LIMIT; kind++)
+		calls += row->calls[kind].count;
+	for (unsigned kind = HL_KIND_brk; kind <= HL_KIND_mprotect; kind++) {
+		put_count(syscalls, name_kind(kind), row->syscalls[kind]);
+		total += row->syscalls[kind];
+	}
+	put_count(syscalls, "total", total);
+	put(object, "name", row->named ? text(row->name, strlen(row->name)) : NULL);
+	put_count(object, "start_ns", clock_ns(&stream->clock, row->first_tick));
+	put_count(object, "end_ns", clock_ns(&stream->clock, row->end_tick));
+	put_count(object, "events", calls + total);
+	put_count(object, "calls", calls);
+	put(object, "by_call", by_call(row->calls));
+	put(object, "syscalls", syscalls);
+	put_int(peak, "requested_bytes", row->peak_requested);
+	put_int(peak, "mapped_bytes", row->peak_mapped);
+	put(peak, "rss_bytes", row->samples ? json_integer((json_int_t)row->peak_rss) : NULL);
+	put(object, "peak", peak);
+	put_int(end, "requested_bytes", row->end.requested);
+	put_int(end, "mapped_bytes", memory_mapped(&row->end));
+	put(object, "end", end);
+	return object;
+}
+
+static json_t *phases_array(const struct phases *phases, struct trace_stream *stream)
+{
+	json_t *array = json_array();
+	for (size_t i = 0; i < phases->count; i++)
+		json_array_append_new(array, phase_object(&phases->row[i], stream));
+	return array;
+}
+
 /* The objects that the whole trace and each stream have alike. */
 static void put_figures(json_t *object, const struct ledger_result *result,
 	struct trace_stream *stream, uint64_t lost, uint64_t trace_bytes)
@@ -279,6 +316,8 @@ static void put_figures(json_t *object, const struct ledger_result *result,
 	put(object, "fragmentation", ratios);
 	put(object, "free_to_return", free_to_return(result));
 	put(object, "recorder", recorder_object(result, trace_bytes));
+	put(object, "phases", phases_array(&result->phases, stream));
+	put_count(object, "phases_beyond", result->phases.beyond);
 	put(object, "anomalies", anomalies_object(&result->anomalies));
 }
 

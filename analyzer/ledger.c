@@ -42,7 +42,7 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, struct ledger
 	result->peak.requested = child->memory.requested;
 	result->peak.live_blocks = child->memory.live_blocks;
 	result->peak.at_requested = child->memory;
-	return rc;
+	return rc ? rc : phases_fork(&result->phases, &parent->result->phases, &child->memory);
 }
 
 void ledger_free(struct ledger *ledger)
@@ -92,10 +92,13 @@ static inline void note_requested(struct ledger *ledger, uint64_t tick)
 		ledger->timeline.peak_requested = memory->requested;
 	if (memory->live_blocks > peak->live_blocks)
 		peak->live_blocks = memory->live_blocks;
-	if (memory->requested > peak->requested) {
-		peak->requested = memory->requested;
-		peak->requested_tick = tick;
-		peak->at_requested = *memory;
+	if (memory->requested > ledger->result->phases.peak_requested) {
+		ledger->result->phases.peak_requested = memory->requested;
+		if (memory->requested > peak->requested) {
+			peak->requested = memory->requested;
+			peak->requested_tick = tick;
+			peak->at_requested = *memory;
+		}
 	}
 	/* While the most is mapped, the fullest moment stands for it. */
 	if (memory_mapped(memory) == peak->mapped &&
@@ -224,6 +227,7 @@ void ledger_rebase(struct ledger *ledger, const struct memory *by)
 	ratio->live += (double)by->requested * ratio->bytes;
 	rebase_resident(&ledger->result->resident_ratio, (double)by->requested);
 	timeline_rebase(&ledger->timeline, by);
+	phases_rebase(&ledger->result->phases, by);
 }
 
 static int allocated(struct ledger *ledger, unsigned kind, const struct hl_call_record *call)
@@ -396,9 +400,22 @@ static int sampled(struct ledger *ledger, const struct hl_sample_record *sample)
 		ratio->at_peak_held = ratio_of(ratio->max_held, (double)ledger->memory.requested);
 	}
 	result->samples++;
+	phases_sampled(&result->phases, rss - (sample->recorder < rss ? sample->recorder : rss));
 	result->last_sample = *sample;
 	note_requested(ledger, sample->tick);
 	return timeline_add_sample(&ledger->timeline, sample);
+}
+
+static struct phases_totals totals_of(const struct ledger *ledger)
+{
+	const struct ledger_result *result = ledger->result;
+	return (struct phases_totals){result->calls, &result->causes, &ledger->memory};
+}
+
+static int phase_begins(struct ledger *ledger, const struct hl_phase_record *record)
+{
+	struct phases_totals totals = totals_of(ledger);
+	return phases_begin(&ledger->result->phases, &totals, record);
 }
 
 static int marked(struct ledger *ledger, unsigned kind, const struct stream_event *event)
@@ -408,7 +425,7 @@ static int marked(struct ledger *ledger, unsigned kind, const struct stream_even
 		return realloc_begin(ledger, event->tid, call);
 	if (kind == HL_KIND_lost)
 		ledger->result->lost += call->size;
-	return 0;
+	return kind == HL_KIND_phase ? phase_begins(ledger, &event->record.phase) : 0;
 }
 
 int ledger_apply(struct ledger *ledger, const struct stream_event *event)
@@ -441,7 +458,7 @@ int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 	return marked(ledger, kind, event);
 }
 
-void ledger_finish(struct ledger *ledger)
+void ledger_finish(struct ledger *ledger, uint64_t tick)
 {
 	struct ledger_result *result = ledger->result;
 	struct ledger_ratio *ratio = &result->mapped_ratio;
@@ -455,6 +472,8 @@ void ledger_finish(struct ledger *ledger)
 	timeline_finish(
 		&ledger->timeline, &ledger->memory, ledger_returned_bytes(&result->returned));
 	result->end = ledger->memory;
+	struct phases_totals totals = totals_of(ledger);
+	phases_finish(&result->phases, &totals, tick);
 	for (const struct live_block *block; (block = live_next(&ledger->live, &at));) {
 		struct tally_size *size = &result->sizes[tally_size_class(block->size)];
 		size->live_count++;

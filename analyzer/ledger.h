@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The ledger of one process: from its records, where every byte of the heap is, and what the figures
- * of docs/json.md need. Called by analyze.c record by record; does no I/O and knows no files.
+ * The ledger of one process: from its records, where every byte of the heap is, and what the
+ * figures of docs/json.md need. Called by analyze.c record by record; does no I/O and knows no
+ * files.
  */
 #ifndef HEAPLEDGER_LEDGER_H
 #define HEAPLEDGER_LEDGER_H
@@ -10,6 +11,7 @@
 #include "inherit.h"
 #include "live.h"
 #include "pages.h"
+#include "phases.h"
 #include "ranges.h"
 #include "stream_reader.h"
 #include "timeline.h"
@@ -50,9 +52,9 @@ struct ledger_anomalies {
 	uint64_t unknown_frees;
 	uint64_t order_violations; /* an address handed out that was live */
 	uint64_t unmatched;        /* a realloc without its begin, or the reverse */
-	uint64_t inherited;        /* frees of blocks from before this stream, whose parent is missing */
-	uint64_t impossible;       /* the mapped bytes of a kind would have gone below 0, a block is
-				      larger than the heap: the trace contradicts itself */
+	uint64_t inherited;  /* frees of blocks from before this stream, whose parent is missing */
+	uint64_t impossible; /* the mapped bytes of a kind would have gone below 0, a block is
+				larger than the heap: the trace contradicts itself */
 };
 
 /* What is left when a stream has gone by. */
@@ -75,7 +77,8 @@ struct ledger_result {
 	uint64_t samples;
 	uint64_t max_sampled_rss;
 	struct hl_sample_record last_sample;
-	bool orphan; /* forked, but the parent's heap is not known */
+	struct phases phases; /* start_tick is set before ledger_start or ledger_fork */
+	bool orphan;          /* forked, but the parent's heap is not known */
 };
 
 struct ledger_realloc {
@@ -120,8 +123,9 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, struct ledger
 /* Takes the next record in time order. 0 or -ENOMEM. */
 int ledger_apply(struct ledger *ledger, const struct stream_event *event);
 
-/* Completes the result; then ledger_free. The time line stays until timeline_free. */
-void ledger_finish(struct ledger *ledger);
+/* Completes the result; then ledger_free. The time line stays until timeline_free, the phases until
+ * phases_free. `tick`: the last one of the stream. */
+void ledger_finish(struct ledger *ledger, uint64_t tick);
 void ledger_free(struct ledger *ledger);
 
 uint64_t ledger_returned_bytes(const struct ledger_returned *returned);

@@ -51,6 +51,8 @@ void ledger_note_mapped(struct ledger *ledger, uint64_t tick)
 
 	if (mapped > ledger->timeline.peak_mapped)
 		ledger->timeline.peak_mapped = mapped;
+	if (mapped > ledger->result->phases.peak_mapped)
+		ledger->result->phases.peak_mapped = mapped;
 	if (mapped > peak->mapped) {
 		peak->mapped = mapped;
 		peak->mapped_tick = tick;

@@ -19,6 +19,7 @@
 
 #define COLUMNS 80
 #define CAUSES_SHOWN 6
+#define PHASES_SHOWN 12
 
 static const char *bold = "", *warn = "", *dim = "", *plain = "";
 
@@ -333,6 +334,56 @@ static void print_syscalls(const struct analysis *analysis)
 			number(result->recorder_calls));
 }
 
+/* Control characters would change the terminal. */
+static void print_name(const struct phases_row *row, int width)
+{
+	const char *name = row->named ? row->name : "(before)";
+	int used = 0;
+	for (; *name && used < width; name++, used++) {
+		unsigned char c = (unsigned char)*name;
+		putchar(c < ' ' || c >= 0x7f ? '?' : c);
+	}
+	printf("%*s", width - used, "");
+}
+
+static void print_phase(const struct analysis *analysis, const struct phases_row *row)
+{
+	const struct clock *clock = &analysis->streams[analysis->main].stream->clock;
+	uint64_t calls = 0, syscalls = 0;
+	for (unsigned kind = 0; kind < HL_KIND_LIMIT; kind++) {
+		calls += row->calls[kind].count;
+		syscalls += row->syscalls[kind];
+	}
+	printf("  ");
+	print_name(row, 15);
+	printf(" %8s %11s %8s %10s %10s",
+		duration(clock_span(clock, row->end_tick - row->first_tick)), number(calls),
+		number(syscalls), size(row->peak_requested), size(row->peak_mapped));
+	printf(" %10s\n", row->samples ? usize(row->peak_rss) : "-");
+}
+
+static void print_phases(const struct analysis *analysis)
+{
+	const struct phases *phases = &analysis->total.phases;
+	if (!phases->count)
+		return;
+	if (analysis->count > 1)
+		printf("\n%sPhases%s  (process %s)\n", bold, plain,
+			analysis->streams[analysis->main].stream->name);
+	else
+		heading("Phases");
+	printf("  %-15s %8s %11s %8s %10s %10s %10s\n", "", "time", "calls", "syscalls",
+		"requested", "mapped", "resident");
+	for (size_t i = 0; i < phases->count && i < PHASES_SHOWN; i++)
+		print_phase(analysis, &phases->row[i]);
+	if (phases->count > PHASES_SHOWN)
+		say("... and %zu more (--json, phases)", phases->count - PHASES_SHOWN);
+	say("Memory is the most in each phase; - is not measured.");
+	if (phases->beyond)
+		say("Not listed: what follows the first %zu phases, %s more marks.", phases->count,
+			number(phases->beyond));
+}
+
 void summary_print(const struct analysis *analysis)
 {
 	set_colours();
@@ -345,4 +396,5 @@ void summary_print(const struct analysis *analysis)
 	print_memory(analysis);
 	print_returns(analysis);
 	print_syscalls(analysis);
+	print_phases(analysis);
 }

@@ -112,7 +112,7 @@ static void log_mark(struct hl_page *page, enum hl_kind kind, uint64_t tick, uin
 	log_publish(page, 2);
 }
 
-/* A system call or a sample. */
+/* A system call, a sample or a phase. */
 static void log_timed(struct hl_page *page, const void *record)
 {
 	const uint64_t *word = record;
@@ -337,7 +337,8 @@ static cold bool log_spill(struct log_thread *thread, unsigned level, enum hl_ki
 	if (!cursor->muted && log_exchange(thread, level, false))
 		return true;
 	cursor->muted = true;
-	if (kind < HL_KIND_realloc_begin) { /* marks are no events */
+	/* Marks are no events, but what follows would be counted as of another phase. */
+	if (kind < HL_KIND_realloc_begin || kind == HL_KIND_phase) {
 		cursor->lost++;
 		atomic_fetch_add_explicit(&attached.process->lost, 1, memory_order_relaxed);
 	}
@@ -553,6 +554,23 @@ void log_syscall(struct hl_syscall_record *record, uint64_t start_tick)
 	log_open_own(false);
 	log_write_syscall(record);
 	log_close_own();
+}
+
+void log_phase(const char *name)
+{
+	struct hl_phase_record record = {.kind_addr = hl_kind_addr(HL_KIND_phase, 0)};
+	struct hl_page *page;
+
+	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
+		return;
+	hl_phase_name(&record, name);
+	self.fork_id = 0;
+	page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_phase);
+	if (page == NULL)
+		return;
+	record.tick = attach_tick();
+	log_timed(page, &record);
+	log_restamp_all();
 }
 
 bool log_has_room(void)

@@ -74,6 +74,9 @@ void log_syscall(struct hl_syscall_record *record, uint64_t start_tick);
 bool log_has_room(void);
 void log_make_room(void);
 
+/* A phase begins, within a bracket. What any thread logs after this bears a later time. */
+void log_phase(const char *name);
+
 /* This thread's next record reads the time; or that of every thread, and all home ranges end. */
 void log_restamp(void);
 void log_restamp_all(void);

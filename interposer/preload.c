@@ -18,6 +18,8 @@
 #include "tunables.h"
 #include "watch.h"
 
+#include "heapledger/mark.h"
+
 #include <errno.h>
 #include <malloc.h>
 #include <stdint.h>
@@ -369,9 +371,22 @@ EXPORT void malloc_stats(void)
 	guard_leave();
 }
 
+/* heapledger/mark.h: the stream is a name. */
+static int mark_phase(const char *name)
+{
+	if (name != NULL && !log_is_off()) {
+		enter(HL_KIND_FILLER, 0, CALLER);
+		log_phase(name);
+		guard_leave();
+	}
+	return EINVAL;
+}
+
 /* Only its counting is guarded: the stream is the caller's, and fprintf may allocate. */
 EXPORT int malloc_info(int options, FILE *stream)
 {
+	if (options == HEAPLEDGER_PHASE_OPTION)
+		return mark_phase((const char *)stream);
 	if (options != 0)
 		return EINVAL;
 	stats_print_xml(stream);

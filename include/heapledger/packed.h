@@ -15,9 +15,9 @@
  *alignment, reserved (0).
  *   HL_PACKED_TICK		one slot, word 1 = tick: what follows was made at that time or
  *later. HL_PACKED_TICK_BACK	the same, and the record just before was made not before the tick
- *that held for it and not after this one, which is what it gets. system calls, sample	six slots:
- *word 1 = tick, then words 2 to 11 of the record. other marks		two slots: word 1 = tick,
- *size, chunk.
+ *that held for it and not after this one, which is what it gets. system calls, sample, phase six
+ *slots: word 1 = tick, then words 2 to 11 of the record. other marks		two slots: word 1 =
+ *tick, size, chunk.
  *
  * A record without a tick of its own was made after the latest tick before it in its page, which
  * begins with hl_page.tick. A timed record sets the tick for what follows, too.
@@ -81,6 +81,7 @@ static inline unsigned hl_packed_slots(uint64_t head)
 #define HL_SYSCALL(number, name) case number:
 #include "heapledger/calls.def"
 	case HL_KIND_sample:
+	case HL_KIND_phase:
 		return 6;
 	case HL_KIND_fork:
 	case HL_KIND_lost:

@@ -24,7 +24,7 @@ enum hl_kind {
 #define HL_SYSCALL(number, name) HL_KIND_##name = number,
 #define HL_MARK(number, name) HL_KIND_##name = number,
 #include "heapledger/calls.def"
-	HL_KIND_LIMIT = 56 /* one more than the largest kind */
+	HL_KIND_LIMIT = 57 /* one more than the largest kind */
 };
 
 enum hl_reason {
@@ -73,7 +73,7 @@ struct hl_call_record {
 	uint64_t reserved[2];
 };
 
-/* All marks but `realloc_begin` and `sample`: one slot. */
+/* All marks but `realloc_begin`, `sample` and `phase`: one slot. */
 struct hl_mark_record {
 	uint64_t tick;
 	uint64_t kind_addr;
@@ -115,10 +115,20 @@ struct hl_sample_record {
 	uint64_t reserved[2];
 };
 
+/* A phase begins: three slots. Written by the program (heapledger/mark.h) or by `record` (thread
+ * 0). The name is any bytes but NUL, filled up with NUL, the last of which is always there. */
+#define HL_PHASE_NAME_BYTES 80
+struct hl_phase_record {
+	uint64_t tick;
+	uint64_t kind_addr; /* addr 0 */
+	char name[HL_PHASE_NAME_BYTES];
+};
+
 static_assert(sizeof(struct hl_call_record) == 2 * sizeof(struct hl_slot), "two slots");
 static_assert(sizeof(struct hl_mark_record) == 1 * sizeof(struct hl_slot), "one slot");
 static_assert(sizeof(struct hl_syscall_record) == 3 * sizeof(struct hl_slot), "three slots");
 static_assert(sizeof(struct hl_sample_record) == 3 * sizeof(struct hl_slot), "three slots");
+static_assert(sizeof(struct hl_phase_record) == 3 * sizeof(struct hl_slot), "three slots");
 
 static inline uint64_t hl_kind_addr(enum hl_kind kind, uint64_t addr)
 {
@@ -143,6 +153,21 @@ static inline uint64_t hl_cause_pack(
 	return (uint64_t)arena << 32 | region << 16 | reason << 8 | kind;
 }
 
+/* Puts a name into a record that is all 0; of a longer one what fits, no part of a character. */
+static inline void hl_phase_name(struct hl_phase_record *record, const char *name)
+{
+	unsigned length = 0;
+
+	while (length < HL_PHASE_NAME_BYTES && name[length] != '\0')
+		length++;
+	if (length == HL_PHASE_NAME_BYTES)
+		do
+			length--;
+		while (length > 0 && (name[length] & 0xc0) == 0x80);
+	for (unsigned i = 0; i < length; i++)
+		record->name[i] = name[i];
+}
+
 /* Slots a record of this kind takes; 0 for a kind that does not exist. */
 static inline unsigned hl_kind_slots(unsigned kind)
 {
@@ -155,7 +180,9 @@ static inline unsigned hl_kind_slots(unsigned kind)
 		return 3;
 #define HL_MARK(number, name)                                                                      \
 	case number:                                                                               \
-		return number == HL_KIND_sample ? 3 : number == HL_KIND_realloc_begin ? 2 : 1;
+		return number == HL_KIND_sample || number == HL_KIND_phase ? 3                     \
+		       : number == HL_KIND_realloc_begin                   ? 2                     \
+									   : 1;
 #include "heapledger/calls.def"
 	case HL_KIND_FILLER:
 		return 1;

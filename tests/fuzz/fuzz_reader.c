@@ -132,10 +132,11 @@ static void read_all(struct stream_reader *reader)
 		if (ledger_apply(&ledger, event))
 			break;
 	}
-	ledger_finish(&ledger);
+	ledger_finish(&ledger, info->last_tick);
 	timeline_free(&ledger.timeline);
 	ledger_free(&ledger);
 	free(result.causes.list);
+	phases_free(&result.phases);
 	clock_free(&clock);
 }
 

@@ -51,6 +51,7 @@ static int tear_down(void **unused)
 	ledger_free(&ledger);
 	clock_free(&ns_clock);
 	free(result.causes.list);
+	phases_free(&result.phases);
 	return 0;
 }
 
@@ -262,7 +263,7 @@ static void random_sequences_agree_with_the_model(void **unused)
 				model_compare();
 		}
 		model_compare();
-		ledger_finish(&ledger);
+		ledger_finish(&ledger, 0);
 		uint64_t waiting = 0;
 		for (unsigned i = 0; i < MODEL_PAGES; i++)
 			waiting += model.page[i].free;
@@ -335,7 +336,7 @@ static void a_mapped_block_returns_when_it_is_unmapped(void **unused)
 	assert_int_equal(result.returned.block_bytes, 50 * PAGE);
 	assert_int_equal(result.latency.total_bytes, 50 * PAGE);
 	assert_int_equal(result.latency.max_ns, 20);
-	ledger_finish(&ledger);
+	ledger_finish(&ledger, 0);
 	assert_int_equal(result.never_page_bytes, 0);
 }
 
@@ -666,6 +667,61 @@ static void what_contradicts_itself_is_counted(void **unused)
 	assert_int_equal(ledger.memory.block_bytes, 0);
 }
 
+static void phase(const char *name)
+{
+	struct stream_event event = {.tid = 1};
+	event.record.phase = (struct hl_phase_record){
+		.tick = now += 10, .kind_addr = hl_kind_addr(HL_KIND_phase, 0)};
+	hl_phase_name(&event.record.phase, name);
+	assert_int_equal(ledger_apply(&ledger, &event), 0);
+}
+
+static void phases_divide_what_is_counted(void **unused)
+{
+	const struct phases_row *row;
+	(void)unused;
+	move_break(BASE, BASE + 10 * PAGE);
+	call(HL_KIND_malloc, BASE + 16, 5000, 5008);
+	phase("one");
+	call(HL_KIND_free, BASE + 16, 0, 0);
+	call(HL_KIND_malloc, BASE + 16, 100, 112);
+	move_break(BASE + 10 * PAGE, BASE + 20 * PAGE);
+	phase("two");
+	move_break(BASE + 20 * PAGE, BASE + 5 * PAGE);
+	ledger_finish(&ledger, now + 10);
+	row = result.phases.row;
+	assert_int_equal(result.phases.count, 3);
+	assert_false(row[0].named);
+	assert_string_equal(row[1].name, "one");
+	assert_string_equal(row[2].name, "two");
+	assert_int_equal(row[0].calls[HL_KIND_malloc].count, 1);
+	assert_int_equal(row[1].calls[HL_KIND_malloc].count, 1);
+	assert_int_equal(row[1].calls[HL_KIND_malloc].bytes, 100);
+	assert_int_equal(row[1].calls[HL_KIND_free].count, 1);
+	assert_int_equal(row[2].calls[HL_KIND_malloc].count, 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(row[i].syscalls[HL_KIND_brk], 1);
+	/* What was there when it began counts. */
+	assert_int_equal(row[1].peak_requested, 5000);
+	assert_int_equal(row[2].peak_requested, 100);
+	assert_int_equal(row[0].peak_mapped, 10 * PAGE);
+	assert_int_equal(row[2].peak_mapped, 20 * PAGE);
+	assert_int_equal(memory_mapped(&row[2].end), 5 * PAGE);
+	assert_int_equal(row[0].end_tick, row[1].first_tick);
+	assert_int_equal(row[2].end_tick, now + 10);
+}
+
+static void a_name_without_an_end_is_bounded(void **unused)
+{
+	struct stream_event event = {.tid = 1};
+	(void)unused;
+	memset(&event.record, 'x', sizeof(event.record));
+	event.record.phase.tick = 5;
+	event.record.phase.kind_addr = hl_kind_addr(HL_KIND_phase, 0);
+	assert_int_equal(ledger_apply(&ledger, &event), 0);
+	assert_int_equal(strlen(result.phases.row[1].name), HL_PHASE_NAME_BYTES - 1);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -685,6 +741,8 @@ int main(void)
 		TEST(a_grandchild_does_not_know_either),
 		TEST(a_long_window_takes_no_more_room_than_its_addresses),
 		TEST(what_contradicts_itself_is_counted),
+		TEST(phases_divide_what_is_counted),
+		TEST(a_name_without_an_end_is_bounded),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

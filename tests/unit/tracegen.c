@@ -133,6 +133,17 @@ static void do_sample(void)
 	append(0, &record, 3);
 }
 
+/* phase TID TICK: its name is the last command line */
+static void do_phase(void)
+{
+	struct hl_phase_record record = {
+		.tick = arguments[1],
+		.kind_addr = hl_kind_addr(HL_KIND_phase, 0),
+	};
+	hl_phase_name(&record, command);
+	append((uint32_t)arguments[0], &record, 3);
+}
+
 static const struct {
 	const char *name;
 	unsigned arguments;
@@ -144,6 +155,7 @@ static const struct {
 	{"call", 9, do_call},
 	{"syscall", 12, do_syscall},
 	{"sample", 6, do_sample},
+	{"phase", 2, do_phase},
 };
 
 static void run_line(char *line)
