@@ -27,6 +27,13 @@ static const struct command commands[] = {
 		"Runs COMMAND with heapledger's allocator and writes a trace directory.\n"
 		"`heapledger record --help` lists the options; the exit status is COMMAND's "
 		"own.\n"},
+	{"mark", cmd_mark, NULL, "DIR NAME", "begin a phase in a recording that runs",
+		"Begins the phase NAME, of up to 79 bytes, in every process that is being "
+		"recorded\n"
+		"into DIR. Exits 0 when that is done, 1 when no recording runs there or no "
+		"process\n"
+		"is being recorded, 2 for wrong usage, 3 when DIR cannot be opened, 4 when the\n"
+		"recording does not answer.\n"},
 #ifdef HEAPLEDGER_VERIFY
 	{"verify", cmd_verify, NULL, "DIR", "compare a trace with the kernel's own account",
 		"Matches every system call of the trace with what the kernel saw.\n"

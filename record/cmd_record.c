@@ -36,6 +36,7 @@ struct options {
 	uint64_t buffer_bytes;
 	uint64_t interval_ns;
 	unsigned stack_depth;
+	int mark_signal;
 	bool force;
 	bool quiet;
 	struct settings settings; /* of the program's heap */
@@ -45,7 +46,8 @@ struct options {
 static const char usage[] =
 	"usage: heapledger record [-o DIR] [--force] [--on-full wait|drop] [--buffer SIZE]\n"
 	"                         [--interval MS] [--stacks N] [--kernel auto|require|off] [-q]\n"
-	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]... [--] CMD...\n"
+	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]...\n"
+	"                         [--mark-signal USR1|USR2] [--] CMD...\n"
 	"\n"
 	"Runs CMD and records every allocator call and the system calls beneath it.\n"
 	"\n"
@@ -62,6 +64,8 @@ static const char usage[] =
 	"      --policy P      where CMD's memory comes from: hybrid (as in glibc, default), brk\n"
 	"                      (all from the break), mmap (none from the break)\n"
 	"      --set NAME=VALUE  a tunable, as in --set mmap_threshold=1M; can be repeated\n"
+	"      --mark-signal SIG  USR1 or USR2 begins a phase, `signal 1` and so on, and is not\n"
+	"                      passed on (heapledger mark begins one with a name)\n"
 	"  -q, --quiet         no live line and no summary\n"
 	"\n"
 	"Exits with CMD's own status; 2 wrong usage, 4 no kernel record with --kernel require,\n"
@@ -77,6 +81,7 @@ static const struct option long_options[] = {
 	{"kernel", required_argument, NULL, 'k'},
 	{"policy", required_argument, NULL, 'p'},
 	{"set", required_argument, NULL, 's'},
+	{"mark-signal", required_argument, NULL, 'm'},
 	{"quiet", no_argument, NULL, 'q'},
 	{"help", no_argument, NULL, 'h'},
 	{0},
@@ -126,6 +131,17 @@ static int parse_stacks(struct options *options, const char *text)
 	return 0;
 }
 
+static int parse_signal(struct options *options, const char *text)
+{
+	if (strncmp(text, "SIG", 3) == 0)
+		text += 3;
+	if (strcmp(text, "USR1") != 0 && strcmp(text, "USR2") != 0)
+		return tool_fail(TOOL_USAGE, "record",
+			"--mark-signal: USR1 or USR2 is needed, not %s", text);
+	options->mark_signal = text[3] == '1' ? SIGUSR1 : SIGUSR2;
+	return 0;
+}
+
 static int parse_option(struct options *options, int letter)
 {
 	static const char *const full[] = {"wait", "drop", NULL};
@@ -154,6 +170,8 @@ static int parse_option(struct options *options, int letter)
 		return tuning_policy(optarg);
 	case 's':
 		return tuning_set(optarg);
+	case 'm':
+		return parse_signal(options, optarg);
 	case 'q':
 		options->quiet = true;
 		return 0;
@@ -350,7 +368,7 @@ int cmd_record(int argc, char **argv)
 		.kernel = "auto",
 		.buffer_bytes = BUFFER_BYTES,
 		.interval_ns = INTERVAL_NS};
-	struct collector collector = {.dirfd = -1, .signal_fd = -1, .poll_fd = -1};
+	struct collector collector = {.dirfd = -1, .signal_fd = -1, .poll_fd = -1, .mark_fd = -1};
 	struct launch launch = {0};
 	char library[PATH_MAX], directory[PATH_MAX];
 	int status = 0, rc = parse(&options, argc, argv);
@@ -365,6 +383,7 @@ int cmd_record(int argc, char **argv)
 		return rc;
 	tuning_read(&options.settings);
 	collector.interval_ns = options.interval_ns;
+	collector.mark_signal = options.mark_signal;
 	/* First, so that no signal finds shared memory that nobody would remove. */
 	collector.signal_fd = launch_take_signals(&launch);
 	if (collector.signal_fd < 0)

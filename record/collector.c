@@ -5,6 +5,7 @@
  */
 #include "collector.h"
 #include "kernel.h"
+#include "mark.h"
 #include "sample.h"
 #include "tool.h"
 
@@ -12,6 +13,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -133,6 +135,42 @@ static void close_gone(struct collector *collector)
 	}
 }
 
+/* Returns in how many processes the phase has begun. */
+static uint32_t mark_all(struct collector *collector, const char *name)
+{
+	struct hl_phase_record record = {.kind_addr = hl_kind_addr(HL_KIND_phase, 0)};
+	uint32_t count = 0;
+
+	hl_phase_name(&record, name);
+	processes_discover(&collector->processes);
+	if (collector->processes.error != 0)
+		return 0;
+	for (struct process *p = collector->processes.alive; p != NULL; p = p->next) {
+		if (p->gone || p->replaced != 0 || p->stream == NULL)
+			continue;
+		record.tick = session_tick(&collector->session);
+		processes_put(&collector->processes, p, &record, hl_kind_slots(HL_KIND_phase));
+		count++;
+	}
+	return count;
+}
+
+static void read_marks(struct collector *collector)
+{
+	struct mark_request request;
+
+	while (mark_receive(collector->mark_fd, &request))
+		mark_answer(collector->mark_fd, &request, mark_all(collector, request.name));
+}
+
+static void mark_by_signal(struct collector *collector)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "signal %u", ++collector->signal_marks);
+	mark_all(collector, name);
+}
+
 static void on_signal(struct collector *collector, const struct signalfd_siginfo *info)
 {
 	int number = (int)info->ssi_signo;
@@ -141,6 +179,10 @@ static void on_signal(struct collector *collector, const struct signalfd_siginfo
 
 	if (number == SIGCHLD)
 		return;
+	if (number == collector->mark_signal) {
+		mark_by_signal(collector);
+		return;
+	}
 	if (!collector->child_ended) {
 		if (!from_terminal)
 			kill(collector->child, number);
@@ -220,11 +262,15 @@ static bool wait_events(struct collector *collector, int timeout_ms)
 	bool ended = false;
 
 	for (int i = 0; i < count; i++) {
-		struct process *process = events[i].data.ptr;
+		void *source = events[i].data.ptr;
 
+		if (source == &collector->mark_fd) {
+			read_marks(collector);
+			continue;
+		}
 		ended = true;
-		if (process != NULL)
-			process->gone = true;
+		if (source != NULL)
+			((struct process *)source)->gone = true;
 		else
 			read_signals(collector);
 	}
@@ -287,6 +333,17 @@ static void detach_all(struct collector *collector)
 			HL_TRACE_END_DETACHED, -1);
 }
 
+/* Where the directory cannot hold a socket, there are no marks from outside, as `heapledger mark`
+ * then says. */
+static void open_marks(struct collector *collector)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = &collector->mark_fd};
+
+	collector->mark_fd = mark_open(collector->dirfd);
+	if (collector->mark_fd >= 0)
+		epoll_ctl(collector->poll_fd, EPOLL_CTL_ADD, collector->mark_fd, &event);
+}
+
 int collector_open(struct collector *collector)
 {
 	struct epoll_event event = {.events = EPOLLIN};
@@ -301,6 +358,7 @@ int collector_open(struct collector *collector)
 	rc = epoll_ctl(collector->poll_fd, EPOLL_CTL_ADD, collector->signal_fd, &event);
 	if (rc != 0)
 		return -errno;
+	open_marks(collector);
 	return processes_open(
 		&collector->processes, &collector->session, collector->dirfd, collector->poll_fd);
 }
@@ -339,6 +397,7 @@ void collector_close(struct collector *collector)
 {
 	processes_free(&collector->processes);
 	free(collector->batch);
+	mark_close(collector->mark_fd, collector->dirfd);
 	if (collector->poll_fd >= 0)
 		close(collector->poll_fd);
 }

@@ -26,10 +26,13 @@ struct collector {
 	int signal_fd;
 	pid_t child;
 	uint64_t interval_ns;
+	int mark_signal; /* begins a phase instead of being passed on; 0 = none */
 
 	struct live live;
 	struct processes processes;
 	int poll_fd;
+	int mark_fd; /* -1: the directory cannot hold the socket */
+	uint32_t signal_marks;
 	struct probe *probe;
 	bool child_ended;
 	int child_status; /* as waitpid gives it */

@@ -3,6 +3,7 @@
  * See output.h.
  */
 #include "output.h"
+#include "mark.h"
 
 #include "heapledger/callstack.h"
 #include "heapledger/trace.h"
@@ -30,7 +31,7 @@ static bool is_dot(const char *name)
 static bool is_ours(const char *name)
 {
 	return strcmp(name, HL_TRACE_SESSION_FILE) == 0 ||
-	       strcmp(name, HL_TRACE_SESSION_FILE ".tmp") == 0 ||
+	       strcmp(name, HL_TRACE_SESSION_FILE ".tmp") == 0 || strcmp(name, MARK_SOCKET) == 0 ||
 	       ends_with(name, HL_TRACE_SUFFIX) || strcmp(name, HL_STACKS_FILE) == 0;
 }
 
