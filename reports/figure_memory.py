@@ -27,6 +27,8 @@ def draw(analysis):
     _returned(lower, times, timeline)
     lower.set_xlabel(f"{unit_name} since the start of the recording")
     lower.set_xlim(0, times[-1])
+    style.mark_phases(upper, analysis.get("phases", []), divisor)
+    style.mark_phases(lower, analysis.get("phases", []), divisor, numbered=False)
     return figure
 
 

@@ -58,13 +58,13 @@ def draw(analysis):
     rest = sum(counts[reason] for reason in order if reason not in shown)
     figure, (left, right) = style.new(1, 2, (10, 3.9), gridspec_kw={"width_ratios": [2.1, 1]})
     figure.subplots_adjust(left=0.075, right=0.965, top=0.88, bottom=0.135, wspace=0.62)
-    _over_time(left, rows, shown, duration)
+    _over_time(left, rows, shown, duration, analysis.get("phases", []))
     _totals(right, [(reason, counts[reason]) for reason in shown], rest,
             len(order) - len(shown))
     return figure
 
 
-def _over_time(axes, rows, shown, duration):
+def _over_time(axes, rows, shown, duration, phases):
     edges = numpy.linspace(0, max(duration, max(row["time_ns"] for row in rows)), BINS + 1)
     divisor, unit_name = units.time_scale(edges[-1])
     bottom = numpy.zeros(BINS)
@@ -78,6 +78,7 @@ def _over_time(axes, rows, shown, duration):
                  align="edge", color=style.colour(reason), lw=0)
         bottom += height
     axes.set_xlim(0, edges[-1] / divisor)
+    style.mark_phases(axes, phases, divisor)
     axes.set_ylim(0, max(bottom.max() * 1.08, 1))
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter("{x:,.0f}")

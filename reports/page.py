@@ -51,7 +51,7 @@ def render(analysis, modules):
     command = command_text(analysis)
     body = [header(analysis, command), facts(analysis), found(analysis)]
     body += [figure_section(analysis, module) for module in modules]
-    body += [processes(analysis), method(analysis)]
+    body += [phases(analysis), processes(analysis), method(analysis)]
     return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f'<meta name="generator" content="heapledger {escape(analysis.get("version", ""))}">\n'
@@ -219,6 +219,42 @@ def ledger_table(analysis):
     for text, _ in moments:
         heads += [(text, True), ("of mapped", True)]
     return table(heads, rows + [blocks])
+
+
+PHASES_SHOWN = 200
+
+
+def phases(analysis):
+    every = analysis.get("phases", [])
+    if not every:
+        return ""
+    rows = []
+    for number, phase in enumerate(every[:PHASES_SHOWN], 1):
+        inner = lambda *path: dig(phase, path)
+        rows.append((str(number), phase_name(phase.get("name")),
+                     units.time(phase["start_ns"]), units.time(phase["end_ns"] - phase["start_ns"]),
+                     units.count(phase.get("calls")), units.count(inner("syscalls", "total")),
+                     units.size(inner("peak", "requested_bytes")),
+                     units.size(inner("peak", "mapped_bytes")),
+                     units.size(inner("peak", "rss_bytes")),
+                     units.size(inner("end", "requested_bytes"))))
+    heads = (("", True), ("phase", False), ("begins", True), ("lasts", True), ("calls", True),
+             ("system calls", True), ("requested", True), ("mapped", True), ("resident", True),
+             ("requested at its end", True))
+    rest = len(every) - len(rows) + analysis.get("phases_beyond", 0)
+    note = f"<p>{rest:,} more phases are not listed.</p>\n" if rest else ""
+    of = (f" Those of {escape(main_process(analysis))}."
+          if len(analysis.get("processes", [])) > 1 else "")
+    return (f"<section>\n<h2>Phases</h2>\n<p>Memory columns are the highest in each phase. The "
+            f"numbers are those of the dashed lines in the figures, where a phase begins.{of}</p>"
+            f"\n{table(heads, rows)}{note}</section>\n")
+
+
+def phase_name(name):
+    """Characters that no page can show are shown as such."""
+    if name is None:
+        return "before the first mark"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
 
 
 def processes(analysis):

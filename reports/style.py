@@ -125,6 +125,26 @@ def label_ends(axes, labels):
                       fontweight="bold", fontsize=9.5, annotation_clip=False)
 
 
+PHASES_MARKED = 40
+
+
+def mark_phases(axes, phases, divisor, numbered=True):
+    """A line where each phase begins, with its number in the page's table: the name may hold
+    anything. Of very many none, they would hide the figure."""
+    if len(phases) > PHASES_MARKED:
+        return
+    end = axes.get_xlim()[1]
+    for number, phase in enumerate(phases[1:], 2):
+        moment = phase["start_ns"] / divisor
+        inside = -2 if moment > 0.96 * end else 2
+        axes.axvline(moment, color=colour("quiet"), lw=0.8, ls=(0, (3, 3)), zorder=1)
+        if numbered:
+            axes.annotate(str(number), xy=(moment, 1), xycoords=("data", "axes fraction"),
+                          xytext=(inside, -9), textcoords="offset points", fontsize=8,
+                          ha="left" if inside > 0 else "right", color=colour("quiet"),
+                          annotation_clip=True)
+
+
 def png(figure, path, dpi=160):
     figure.savefig(path, format="png", dpi=dpi, metadata={"Software": "heapledger"})
 
