@@ -253,6 +253,12 @@ bool analysis_stream_complete(const struct analysis_stream *stream)
 	return !(stream->stream->info.header.flags & HL_TRACE_INCOMPLETE) && !analysis_lost(stream);
 }
 
+bool analysis_ran_on(const struct trace_stream *stream)
+{
+	const struct hl_trace_header *header = &stream->info.header;
+	return header->end == HL_TRACE_END_DETACHED && !(header->flags & HL_TRACE_INCOMPLETE);
+}
+
 const struct trace_stream *analysis_program(const struct analysis *analysis)
 {
 	const struct trace *trace = analysis->trace;

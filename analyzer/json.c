@@ -338,6 +338,7 @@ static json_t *process_object(const struct analysis_stream *entry)
 			header->end_tick ? header->end_tick : stream->info.last_tick));
 	put(object, "complete", json_boolean(analysis_stream_complete(entry)));
 	put(object, "exit", exit_object(header));
+	put(object, "ran_on", json_boolean(analysis_ran_on(entry->stream)));
 	put_figures(object, &entry->result, stream, analysis_lost(entry), stream->info.size);
 	return object;
 }

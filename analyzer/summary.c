@@ -186,6 +186,8 @@ static void print_identity(const struct analysis *analysis)
 			strsignal(header->end_status));
 	else if (header->end == HL_TRACE_END_EXIT && header->end_status > 0)
 		say("the program exited with status %d", header->end_status);
+	else if (analysis_ran_on(program))
+		say("the recording ended first, as asked; the program ran on unrecorded");
 }
 
 static void print_warnings(const struct analysis *analysis)
@@ -270,6 +272,7 @@ static void print_returns(const struct analysis *analysis)
 	const struct tally_latency *latency = &result->latency;
 	uint64_t returned = ledger_returned_bytes(&result->returned);
 	int64_t left = memory_free(&result->end);
+	bool ran_on = analysis_ran_on(analysis->streams[analysis->main].stream);
 
 	heading(analysis->count > 1 ? "Why it has not gone back, in the same process"
 				    : "Why it has not gone back");
@@ -280,8 +283,8 @@ static void print_returns(const struct analysis *analysis)
 		say("%s in %s block%s was never freed%s.", size(result->end.requested),
 			number((uint64_t)result->end.live_blocks),
 			result->end.live_blocks == 1 ? "" : "s",
-			analysis->complete ? " before the program ended"
-					   : " as far as the trace goes");
+			analysis->complete && !ran_on ? " before the program ended"
+						      : " as far as the trace goes");
 	if (left > 0)
 		say("%s is mapped but in no block: %s as whole pages that were used and freed, the "
 		    "rest never used or on a page with a live block. %s of freed pages were used "

@@ -337,7 +337,10 @@ static bool attach_copy(uint64_t fork_id, bool interrupted)
 
 	attached.call_count = 0;
 	modules_fork_child();
-	return (!interrupted || move_session()) && register_process(parent, fork_id, start);
+	return (!interrupted || move_session()) &&
+	       atomic_load_explicit(&attached.session->state, memory_order_relaxed) ==
+		       HL_SESSION_OPEN &&
+	       register_process(parent, fork_id, start);
 }
 
 void attach_process(uint64_t fork_id, bool interrupted)
@@ -545,8 +548,12 @@ struct hl_page *attach_take_page(uint32_t tid, bool may_wait)
 	page = pop_page(session, may_wait);
 	if (page == NULL && may_wait)
 		page = wait_page(session);
-	if (page == NULL)
+	if (page == NULL) {
+		/* What is not recorded any more is not lost. */
+		if (atomic_load_explicit(&session->state, memory_order_relaxed) != HL_SESSION_OPEN)
+			detach(false);
 		return NULL;
+	}
 	atomic_store_explicit(&page->used, 0, memory_order_relaxed);
 	page->serial = attached.serial;
 	page->tid = tid;

@@ -35,6 +35,7 @@ struct options {
 	const char *kernel;
 	uint64_t buffer_bytes;
 	uint64_t interval_ns;
+	uint64_t duration_ns;
 	unsigned stack_depth;
 	int mark_signal;
 	bool force;
@@ -47,7 +48,7 @@ static const char usage[] =
 	"usage: heapledger record [-o DIR] [--force] [--on-full wait|drop] [--buffer SIZE]\n"
 	"                         [--interval MS] [--stacks N] [--kernel auto|require|off] [-q]\n"
 	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]...\n"
-	"                         [--mark-signal USR1|USR2] [--] CMD...\n"
+	"                         [--duration TIME] [--mark-signal USR1|USR2] [--] CMD...\n"
 	"\n"
 	"Runs CMD and records every allocator call and the system calls beneath it.\n"
 	"\n"
@@ -64,6 +65,9 @@ static const char usage[] =
 	"      --policy P      where CMD's memory comes from: hybrid (as in glibc, default), brk\n"
 	"                      (all from the break), mmap (none from the break)\n"
 	"      --set NAME=VALUE  a tunable, as in --set mmap_threshold=1M; can be repeated\n"
+	"      --duration TIME the recording ends after this long, as in 500ms, 10s or 2m; CMD "
+	"runs\n"
+	"                      on unrecorded\n"
 	"      --mark-signal SIG  USR1 or USR2 begins a phase, `signal 1` and so on, and is not\n"
 	"                      passed on (heapledger mark begins one with a name)\n"
 	"  -q, --quiet         no live line and no summary\n"
@@ -81,6 +85,7 @@ static const struct option long_options[] = {
 	{"kernel", required_argument, NULL, 'k'},
 	{"policy", required_argument, NULL, 'p'},
 	{"set", required_argument, NULL, 's'},
+	{"duration", required_argument, NULL, 'd'},
 	{"mark-signal", required_argument, NULL, 'm'},
 	{"quiet", no_argument, NULL, 'q'},
 	{"help", no_argument, NULL, 'h'},
@@ -131,6 +136,14 @@ static int parse_stacks(struct options *options, const char *text)
 	return 0;
 }
 
+static int parse_time(const char *option, const char *text, uint64_t *ns)
+{
+	if (tool_parse_time(text, ns) != 0)
+		return tool_fail(TOOL_USAGE, "record",
+			"%s: a time such as 500ms, 10s or 2m is needed, not %s", option, text);
+	return 0;
+}
+
 static int parse_signal(struct options *options, const char *text)
 {
 	if (strncmp(text, "SIG", 3) == 0)
@@ -170,6 +183,8 @@ static int parse_option(struct options *options, int letter)
 		return tuning_policy(optarg);
 	case 's':
 		return tuning_set(optarg);
+	case 'd':
+		return parse_time("--duration", optarg, &options->duration_ns);
 	case 'm':
 		return parse_signal(options, optarg);
 	case 'q':
@@ -259,10 +274,13 @@ static void print_summary(const struct collector *collector, int terminal)
 	dprintf(terminal,
 		"heapledger: %" PRIu64 " events%s of %u process image%s in %.1f s\n"
 		"heapledger: %s in %s%s\n"
+		"%s"
 		"heapledger: next: heapledger analyze %s\n",
 		all->events, lost, all->streams, all->streams == 1 ? "" : "s",
 		(double)(collector->ended_ns - collector->started_ns) / 1e9,
 		tool_format_size(size, sizeof(size), bytes), collector->directory, each,
+		collector->stopped ? "heapledger: the recording has ended, the program runs on\n"
+				   : "",
 		collector->directory);
 }
 
@@ -292,10 +310,16 @@ static int run(struct collector *collector, struct manifest *manifest, struct ke
 	kernel_close(kernel, collector->probe);
 	manifest->finished = true;
 	rc = manifest_write(manifest);
+	if (collector->stopped) {
+		summarize(collector, options, live);
+		collector_wait(collector);
+		rc = manifest_write(manifest);
+	}
 	if (rc != 0 && !collector->failed)
 		tool_fail(TOOL_OK, "record", "writing to %s: %s", collector->directory,
 			strerror(-rc));
-	summarize(collector, options, live);
+	if (!collector->stopped)
+		summarize(collector, options, live);
 	if (live >= 0)
 		close(live);
 	return collector->child_status;
@@ -362,6 +386,19 @@ static int start(struct launch *launch, struct collector *collector, const struc
 	return rc;
 }
 
+/* The kernel's record is of the whole run: of a part, `verify` would find the rest missing. */
+static int settle_kernel(struct options *options)
+{
+	if (options->duration_ns == 0)
+		return 0;
+	if (strcmp(options->kernel, "require") == 0)
+		return tool_fail(TOOL_USAGE, "record",
+			"--kernel require: the kernel's record is of whole runs only, not with "
+			"--duration");
+	options->kernel = "off";
+	return 0;
+}
+
 int cmd_record(int argc, char **argv)
 {
 	struct options options = {.on_full = "wait",
@@ -379,10 +416,13 @@ int cmd_record(int argc, char **argv)
 	}
 	if (rc == 0)
 		rc = find_program(&launch, &options, library, sizeof(library));
+	if (rc == 0)
+		rc = settle_kernel(&options);
 	if (rc != 0)
 		return rc;
 	tuning_read(&options.settings);
 	collector.interval_ns = options.interval_ns;
+	collector.duration_ns = options.duration_ns;
 	collector.mark_signal = options.mark_signal;
 	/* First, so that no signal finds shared memory that nobody would remove. */
 	collector.signal_fd = launch_take_signals(&launch);

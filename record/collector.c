@@ -23,10 +23,24 @@
 
 #define BUSY_ROUND_MS 1 /* also how often threads that log read the time, if not more often */
 #define IDLE_ROUND_MS 10
+#define WAIT_ROUND_MS 1000
 #define CLOCK_NS UINT64_C(1000000000)
 #define SAMPLE_SHARE 10 /* sampling takes at most one part in this of our time */
 #define EVENTS 64
 #define BEHIND_PAGES 256u /* so many at once: they come faster than they can be compressed */
+
+/* The end of the recording, when its time has come. The tick is read first: all that was logged up
+ * to then is taken, though some of it may be logged while we take it. */
+static void keep_duration(struct collector *collector)
+{
+	struct processes *all = &collector->processes;
+
+	if (collector->duration_ns == 0 || all->cut_tick != 0 ||
+		session_monotonic() - collector->started_ns < collector->duration_ns)
+		return;
+	all->cut_tick = session_tick(&collector->session);
+	atomic_store(&collector->session.map->state, HL_SESSION_CLOSED);
+}
 
 /* Takes what is on the ready list, the oldest first. A thread pushes a page before it takes the
  * next one, so this is the order of each thread's records, and no later batch holds an earlier
@@ -47,6 +61,7 @@ static uint32_t drain(struct collector *collector)
 		processes_take_page(&collector->processes, collector->batch[i]);
 		session_free_page(session, collector->batch[i]);
 		atomic_fetch_sub_explicit(&session->map->backlog, 1, memory_order_relaxed);
+		keep_duration(collector); /* many pages take long */
 	}
 	return count;
 }
@@ -98,7 +113,7 @@ static bool reap(struct collector *collector)
 			return true;
 		end = info.si_code == CLD_EXITED ? HL_TRACE_END_EXIT : HL_TRACE_END_SIGNAL;
 		end_status = info.si_status;
-		if (!close_pid(collector, info.si_pid, end, end_status) &&
+		if (!collector->stopped && !close_pid(collector, info.si_pid, end, end_status) &&
 			!processes_reaped(&collector->processes, info.si_pid))
 			collector->unseen++;
 		waitpid(info.si_pid, &status, 0);
@@ -290,9 +305,13 @@ static bool tick_round(struct hl_session *map)
 static int next_timeout(const struct collector *collector, bool busy, int before)
 {
 	uint64_t now = session_monotonic(), due = collector->next_sample_ns;
+	uint64_t end = collector->started_ns + collector->duration_ns;
 	int timeout = busy ? BUSY_ROUND_MS : before * 2;
-	uint64_t until = due > now ? (due - now + 999999) / 1000000 : 0;
+	uint64_t until;
 
+	if (collector->duration_ns != 0 && end < due)
+		due = end;
+	until = due > now ? (due - now + 999999) / 1000000 : 0;
 	/* Somebody waits for a page: come back at once while there are any to be had. */
 	if (busy && atomic_load(&collector->session.map->waiting) > 0)
 		return 0;
@@ -333,6 +352,18 @@ static void detach_all(struct collector *collector)
 			HL_TRACE_END_DETACHED, -1);
 }
 
+static void stop(struct collector *collector)
+{
+	struct processes *all = &collector->processes;
+
+	collector->stopped = true;
+	drain(collector);
+	while (all->alive != NULL)
+		processes_close(all, all->alive,
+			all->alive->replaced != 0 ? HL_TRACE_END_EXEC : HL_TRACE_END_DETACHED, -1);
+	check_failure(collector);
+}
+
 /* Where the directory cannot hold a socket, there are no marks from outside, as `heapledger mark`
  * then says. */
 static void open_marks(struct collector *collector)
@@ -368,7 +399,7 @@ void collector_run(struct collector *collector)
 	_Atomic uint64_t *beat = &collector->session.map->collector_beat;
 	int timeout = BUSY_ROUND_MS;
 	collector->started_ns = session_monotonic();
-	while (!finished(collector)) {
+	while (!finished(collector) && !collector->stopped) {
 		bool ended = wait_events(collector, timeout), busy;
 
 		atomic_fetch_add(beat, 1);
@@ -383,14 +414,26 @@ void collector_run(struct collector *collector)
 		keep_time(collector);
 		kernel_poll(collector->probe);
 		check_failure(collector);
+		keep_duration(collector);
+		if (collector->processes.cut_tick != 0)
+			stop(collector);
 		timeout = next_timeout(collector, busy, timeout);
 	}
 	if (collector->quit)
 		detach_all(collector);
-	else
+	else if (!collector->stopped)
 		close_hidden(collector);
 	collector->ended_ns = session_monotonic();
 	check_failure(collector);
+}
+
+void collector_wait(struct collector *collector)
+{
+	while (!finished(collector)) {
+		wait_events(collector, WAIT_ROUND_MS);
+		atomic_fetch_add(&collector->session.map->collector_beat, 1);
+		reap(collector);
+	}
 }
 
 void collector_close(struct collector *collector)

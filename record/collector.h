@@ -26,7 +26,8 @@ struct collector {
 	int signal_fd;
 	pid_t child;
 	uint64_t interval_ns;
-	int mark_signal; /* begins a phase instead of being passed on; 0 = none */
+	uint64_t duration_ns; /* of the recording; 0 = to the program's end */
+	int mark_signal;      /* begins a phase instead of being passed on; 0 = none */
 
 	struct live live;
 	struct processes processes;
@@ -37,6 +38,7 @@ struct collector {
 	bool child_ended;
 	int child_status; /* as waitpid gives it */
 	bool detached;
+	bool stopped;    /* duration_ns are over: the program runs on unrecorded */
 	bool failed;     /* a write error was reported */
 	bool quit;       /* SIGINT or SIGTERM after the program ended */
 	uint32_t unseen; /* children that ended without having been recorded */
@@ -49,8 +51,10 @@ struct collector {
 
 int collector_open(struct collector *collector);
 
-/* Until the program and all its recorded descendants have ended. */
+/* Until the program and all its recorded descendants have ended, or the recording is `stopped`;
+ * then collector_wait, until they have. */
 void collector_run(struct collector *collector);
+void collector_wait(struct collector *collector);
 void collector_close(struct collector *collector);
 
 #endif

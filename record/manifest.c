@@ -258,10 +258,12 @@ static json_t *build(const struct manifest *manifest)
 			(int)sysconf(_SC_NPROCESSORS_ONLN), "page_bytes",
 			(int)sysconf(_SC_PAGESIZE)));
 	json_object_set_new(root, "options",
-		json_pack("{s:s, s:s, s:I, s:I, s:i}", "on_full", manifest->on_full, "kernel",
+		json_pack("{s:s, s:s, s:I, s:I, s:i, s:o}", "on_full", manifest->on_full, "kernel",
 			manifest->kernel_mode, "buffer_bytes", (json_int_t)manifest->buffer_bytes,
 			"interval_ns", (json_int_t)collector->interval_ns, "stacks",
-			(int)session->map->stack_depth));
+			(int)session->map->stack_depth, "duration_ns",
+			collector->duration_ns != 0 ? integer(collector->duration_ns)
+						    : json_null()));
 	json_object_set_new(root, "exit", exit_object(collector));
 	json_object_set_new(root, "duration_ns",
 		manifest->finished ? integer(collector->ended_ns - collector->started_ns)

@@ -352,6 +352,32 @@ void processes_set_level(struct processes *all, int level)
 	all->level = level;
 }
 
+/* How many slots hold records of no later time than `cut`. What one thread does after such a time
+ * is not needed to understand what is kept: a thread reads the time anew before it does anything
+ * with a block that another one may have had. */
+static uint32_t before(const struct hl_packed *slots, uint32_t used, uint64_t tick, uint64_t cut)
+{
+	uint32_t at = 0;
+
+	while (at < used) {
+		unsigned kind = hl_packed_kind(slots[at].word[0]);
+		unsigned width = hl_packed_slots(slots[at].word[0]);
+		bool timed = kind >= HL_KIND_brk && kind != HL_KIND_realloc_begin;
+
+		if (width == 0 || width > used - at)
+			break;
+		if (timed)
+			tick = slots[at].word[1];
+		else if (width < used - at &&
+			 hl_packed_kind(slots[at + width].word[0]) == HL_PACKED_TICK_BACK)
+			tick = slots[at + width].word[1];
+		if (tick > cut)
+			return at;
+		at += width;
+	}
+	return used;
+}
+
 void processes_take_page(struct processes *all, uint32_t number)
 {
 	struct hl_page *page = session_page(all->session, number);
@@ -365,6 +391,8 @@ void processes_take_page(struct processes *all, uint32_t number)
 		return;
 	}
 	touch(all, process, number, used);
+	if (all->cut_tick != 0)
+		used = before(slots, used, page->tick, all->cut_tick);
 	sound = walk(all, process, slots, used);
 	if (sound != used)
 		process->damaged = true;
@@ -452,7 +480,8 @@ static void unlink_alive(struct processes *all, struct process *process)
 static void close_stream(struct processes *all, struct process *process)
 {
 	bool whole = all->error == 0 && !process->damaged &&
-		     process->header.end != HL_TRACE_END_DETACHED;
+		     (process->header.end != HL_TRACE_END_DETACHED || all->cut_tick != 0);
+	uint64_t end_tick = all->cut_tick != 0 ? all->cut_tick : session_tick(all->session);
 	int rc;
 
 	if (process->stream == NULL)
@@ -464,7 +493,7 @@ static void close_stream(struct processes *all, struct process *process)
 	whole = whole && rc == 0;
 	note_error(all, rc);
 	rc = stream_close(process->stream, whole, (enum hl_trace_end)process->header.end,
-		process->header.end_status, session_tick(all->session), process->lost, NULL, 0);
+		process->header.end_status, end_tick, process->lost, NULL, 0);
 	note_error(all, rc);
 	process->complete = whole && rc == 0;
 	process->stream = NULL;

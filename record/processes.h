@@ -47,6 +47,7 @@ struct processes {
 	int dirfd;
 	int poll_fd;
 	struct stacks_file *stacks; /* NULL: only callers are recorded */
+	uint64_t cut_tick;          /* nothing later is taken; 0 = not yet */
 	int level;                  /* of compression */
 	int error;                  /* the first write error, -errno: nothing is written any more */
 	struct process **by_serial; /* index = serial */

@@ -93,6 +93,33 @@ int tool_parse_size(const char *text, uint64_t *bytes)
 	return 0;
 }
 
+int tool_parse_time(const char *text, uint64_t *ns)
+{
+	static const struct {
+		const char *name;
+		double ns;
+	} units[] = {{"ms", 1e6}, {"s", 1e9}, {"m", 60e9}, {"h", 3600e9}};
+	char *unit;
+	double value;
+
+	if (!isdigit((unsigned char)text[0]) || text[strspn(text, "0123456789")] == 'x')
+		return -EINVAL;
+	errno = 0;
+	value = strtod(text, &unit);
+	if (errno != 0)
+		return -EINVAL;
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+		if (strcmp(unit, units[i].name) != 0)
+			continue;
+		value *= units[i].ns;
+		if (value < 1 || value >= 0x1p62)
+			return -EINVAL;
+		*ns = (uint64_t)value;
+		return 0;
+	}
+	return -EINVAL;
+}
+
 char *tool_format_size(char *buffer, size_t length, uint64_t bytes)
 {
 	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

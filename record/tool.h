@@ -32,6 +32,9 @@ int tool_bad_option(const char *command, int letter, char **argv);
 /* Parses "64", "64K", "64 MiB", "1.5 GiB" into bytes (binary units). 0 or -EINVAL. */
 int tool_parse_size(const char *text, uint64_t *bytes);
 
+/* Parses "500ms", "10s", "2m", "1.5h" into nanoseconds, more than 0. 0 or -EINVAL. */
+int tool_parse_time(const char *text, uint64_t *ns);
+
 /* Formats bytes for people: "640 B", "64.0 KiB", "1.50 GiB". Returns buffer. */
 char *tool_format_size(char *buffer, size_t length, uint64_t bytes);
 

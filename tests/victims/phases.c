@@ -128,6 +128,21 @@ static int run_gated(long count, int rounds)
 	return 0;
 }
 
+/* For ever: a child after the other, each makes its calls and is waited for. */
+static int run_forks(long count)
+{
+	for (;;) {
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			calls(count);
+			_exit(0);
+		}
+		if (waitpid(pid, NULL, 0) != pid)
+			return 95;
+	}
+}
+
 static int run_many(long count)
 {
 	for (long i = 0; i < count; i++)
@@ -165,6 +180,8 @@ int main(int argc, char **argv)
 		return run_fork(count);
 	if (strcmp(mode, "gated") == 0 && argc > 3)
 		return run_gated(count, atoi(argv[3]));
+	if (strcmp(mode, "forks") == 0)
+		return run_forks(count);
 	if (strcmp(mode, "many") == 0)
 		return run_many(count);
 	if (strcmp(mode, "large") == 0)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""Recordings of a part of a run: what is in the part is complete and makes sense, the program does not
+notice, and the outputs say that it is a part."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import CLEAN_ENVIRONMENT, analyze, run
+
+
+@pytest.fixture
+def trace(tmp_path):
+    return tmp_path / 'trace'
+
+
+@pytest.fixture
+def victim(build):
+    path = build / 'tests' / 'victims' / 'victim_phases_pie'
+    assert path.exists(), f'{path} was not built'
+    return path
+
+
+def session(trace):
+    return json.loads((trace / 'session.json').read_text())
+
+
+def sound(heapledger, trace):
+    """The analysis of a trace in which nothing is missing and nothing contradicts itself."""
+    result = analyze(heapledger, trace)
+    assert not any(result['anomalies'].values()), result['anomalies']
+    assert result['complete'] and result['events']['lost'] == 0, result['notes']
+    described = session(trace)
+    assert described['complete'] and described['unrecorded_processes'] == 0
+    assert sum(s['events'] for s in described['streams']) == result['events']['total']
+    return result
+
+
+def made(result):
+    return result['events']['by_call'].get('posix_memalign', {}).get('count', 0)
+
+
+class Gated:
+    """The victim under record: makes 100, 200, 300 ... calls, and stops between the rounds."""
+
+    def __init__(self, heapledger, trace, victim, rounds, *options):
+        self.trace = trace
+        self.process = subprocess.Popen(
+            [heapledger, 'record', '-q', '-o', trace, *options, '--', victim, 'gated', '100',
+             str(rounds)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=CLEAN_ENVIRONMENT)
+
+    def stopped(self):
+        assert self.process.stdout.read(1) == b'.'
+
+    def go_on(self):
+        self.process.stdin.write(b'x')
+        self.process.stdin.flush()
+
+    def recording_ended(self, seconds=20):
+        """session.json is written anew when the recording ends, though the program runs."""
+        end = time.monotonic() + seconds
+        while not session(self.trace)['complete']:
+            assert time.monotonic() < end, 'the recording did not end'
+            time.sleep(0.01)
+        assert self.process.poll() is None
+
+    def end(self):
+        _, stderr = self.process.communicate(timeout=30)
+        assert stderr == b''
+        return self.process.returncode
+
+
+# --duration
+
+def test_a_recording_ends_and_the_program_runs_on(heapledger, trace, victim):
+    gated = Gated(heapledger, trace, victim, 3, '--duration', '1s')
+    gated.stopped()
+    gated.go_on()
+    gated.stopped()
+    gated.recording_ended()
+    while_it_runs = sound(heapledger, trace)
+    assert made(while_it_runs) == 300 and while_it_runs['exit'] is None
+    assert 0.9e9 < session(trace)['duration_ns'] < 3e9
+    assert session(trace)['options']['duration_ns'] == 1_000_000_000
+    gated.go_on()
+    gated.stopped()
+    gated.go_on()
+    assert gated.end() == 0
+    result = sound(heapledger, trace)
+    assert made(result) == 300 and result['exit'] == {'status': 0}
+    (process,) = result['processes']
+    assert process['ran_on'] is True and process['exit'] is None
+    assert session(trace)['streams'][0]['end'] == 'detached'
+    shown = run([heapledger, 'analyze', trace])
+    assert b'the recording ended first, as asked; the program ran on' in shown.stdout
+    assert b'INCOMPLETE' not in shown.stdout and shown.stderr == b''
+
+
+def test_a_program_that_ends_before(heapledger, trace, victim):
+    outcome = run([heapledger, 'record', '-q', '-o', trace, '--duration', '1h', '--', victim, 'names',
+                   '100', 'a'])
+    assert outcome.status == 0
+    result = sound(heapledger, trace)
+    assert made(result) == 100 and result['processes'][0]['ran_on'] is False
+
+
+@pytest.mark.parametrize('run_number', range(4))
+def test_the_cut_goes_between_busy_threads(heapledger, trace, build, run_number):
+    """Blocks go from thread to thread when the recording ends: no free without its allocation."""
+    words = [build / 'tests' / 'victims' / 'victim_hand_over', '6', '1500000']
+    started = time.monotonic()
+    outcome = run([heapledger, 'record', '-q', '-o', trace, '--duration', f'{200 + 37 * run_number}ms',
+                   '--', *words])
+    took = time.monotonic() - started
+    assert (outcome.status, outcome.stdout, outcome.stderr) == (0, b'', b''), outcome
+    result = sound(heapledger, trace)
+    assert result['events']['calls'] > 10000
+    if took > 1:  # else it was over before
+        assert result['processes'][0]['ran_on'] is True
+        assert result['duration_ns'] < took * 0.9e9
+
+
+def test_children_that_come_and_go(heapledger, trace, victim):
+    """The last image is one that runs on; all are complete up to the end of the recording."""
+    process = subprocess.Popen(
+        [heapledger, 'record', '-q', '-o', trace, '--duration', '500ms', '--', victim, 'forks', '50'],
+        env=CLEAN_ENVIRONMENT, stderr=subprocess.PIPE)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)  # is the program's
+    assert process.wait(20) == -signal.SIGTERM and process.stderr.read() == b''
+    result = sound(heapledger, trace)
+    children = result['processes'][1:]
+    assert len(children) >= 2
+    ended = [c for c in children if not c['ran_on']]
+    assert len(children) - len(ended) <= 1 and result['processes'][0]['ran_on']
+    assert all(made(c) == 50 for c in ended)
+
+
+def test_signals_and_status_are_the_programs_after_the_end(heapledger, trace, victim):
+    gated = Gated(heapledger, trace, victim, 1, '--duration', '100ms')
+    gated.stopped()
+    gated.recording_ended()
+    outcome = run([heapledger, 'mark', trace, 'late'])
+    assert outcome.status == 1 and b'no process is being recorded' in outcome.stderr
+    gated.process.send_signal(signal.SIGUSR1)
+    assert gated.end() == -signal.SIGUSR1
+    assert session(trace)['exit'] == {'signal': signal.SIGUSR1}
+
+
+@pytest.mark.parametrize('option', ['--duration'])
+@pytest.mark.parametrize('value', ['', '10', '0s', '-1s', '10 parsecs', '1e400s', '0x10s', 'ms', 'nan',
+                                   '5ss'])
+def test_times_that_are_none(heapledger, trace, option, value):
+    outcome = run([heapledger, 'record', '-o', trace, option, value, '--', 'true'])
+    assert outcome.status == 2 and outcome.stderr.count(b'\n') == 1, outcome
+    assert f'{option}: a time such as'.encode() in outcome.stderr and not trace.exists()
+
+
+@pytest.mark.parametrize('option', ['--duration'])
+def test_the_kernel_side_is_of_whole_runs(heapledger, trace, option):
+    outcome = run([heapledger, 'record', '-o', trace, option, '1s', '--kernel', 'require', '--', 'true'])
+    assert outcome.status == 2 and b'--kernel require' in outcome.stderr and not trace.exists()
+    assert run([heapledger, 'record', '-q', '-o', trace, option, '1s', '--', 'true']).status == 0
+    assert session(trace)['kernel']['state'] == 'off'
