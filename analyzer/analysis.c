@@ -49,6 +49,11 @@ static int out_of_memory(struct analysis *analysis, const char *path)
 	return -ENOMEM;
 }
 
+static uint64_t first_tick(const struct trace_stream *stream)
+{
+	return stream->begin_tick ? stream->begin_tick : stream->info.first_tick;
+}
+
 static int begin(struct analysis *analysis, struct process *process, const struct ledger *parent)
 {
 	struct analysis_stream *entry = &analysis->streams[process->index];
@@ -57,17 +62,18 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	int rc = 0;
 
 	entry->done = true;
-	entry->result.phases.start_tick = stream->info.first_tick;
+	uint64_t first = first_tick(stream);
+	entry->result.phases.start_tick = first;
 	if (parent)
 		rc = ledger_fork(ledger, parent, &entry->result, &stream->clock);
 	else
 		ledger_start(ledger, &entry->result, &stream->clock);
 	entry->result.orphan = !parent && stream->info.header.parent_serial;
-	entry->result.peak.requested_tick = stream->info.first_tick;
-	entry->result.peak.mapped_tick = stream->info.first_tick;
+	entry->result.peak.requested_tick = first;
+	entry->result.peak.mapped_tick = first;
 	if (!rc && analysis->timelines)
-		rc = timeline_start(&ledger->timeline, stream->info.first_tick,
-			stream->info.last_tick, rows_of(analysis, &stream->info));
+		rc = timeline_start(&ledger->timeline, first, stream->info.last_tick,
+			rows_of(analysis, &stream->info));
 	return rc ? out_of_memory(analysis, stream->path) : 0;
 }
 
@@ -337,7 +343,7 @@ static int add_up(struct analysis *analysis)
 			analysis->main = i;
 		if (!info->records)
 			continue;
-		uint64_t first = clock_ns(&entry->stream->clock, info->first_tick);
+		uint64_t first = clock_ns(&entry->stream->clock, first_tick(entry->stream));
 		uint64_t last = clock_ns(&entry->stream->clock, info->last_tick);
 		analysis->first_ns = first < analysis->first_ns ? first : analysis->first_ns;
 		analysis->last_ns = last > analysis->last_ns ? last : analysis->last_ns;

@@ -332,12 +332,15 @@ static json_t *process_object(const struct analysis_stream *entry)
 	put_count(object, "serial", header->serial);
 	put_count(object, "parent_serial", header->parent_serial);
 	put(object, "command", command_array(stream));
-	put_count(object, "start_ns", clock_ns(&stream->clock, header->start_tick));
+	put_count(object, "start_ns",
+		clock_ns(&stream->clock, entry->stream->begin_tick ? entry->stream->begin_tick
+								   : header->start_tick));
 	put_count(object, "end_ns",
 		clock_ns(&stream->clock,
 			header->end_tick ? header->end_tick : stream->info.last_tick));
 	put(object, "complete", json_boolean(analysis_stream_complete(entry)));
 	put(object, "exit", exit_object(header));
+	put(object, "began_late", json_boolean(stream->begin_tick != 0));
 	put(object, "ran_on", json_boolean(analysis_ran_on(entry->stream)));
 	put_figures(object, &entry->result, stream, analysis_lost(entry), stream->info.size);
 	return object;

@@ -418,6 +418,46 @@ static int phase_begins(struct ledger *ledger, const struct hl_phase_record *rec
 	return phases_begin(&ledger->result->phases, &totals, record);
 }
 
+/* As they are now, from the live blocks: what was free or given back before is of no account. */
+static int count_pages_anew(struct ledger *ledger)
+{
+	size_t at = 0, limit = ledger->pages.limit;
+	int rc = 0;
+	pages_free(&ledger->pages);
+	ledger->pages = (struct pages){.limit = limit};
+	for (const struct live_block *block; !rc && (block = live_next(&ledger->live, &at));)
+		rc = in_pages(ledger, block) ? hold_pages(ledger, block) : 0;
+	for (size_t i = 0; !rc && i < ledger->realloc_count; i++) {
+		struct ledger_realloc *entry = &ledger->reallocs[i];
+		entry->holds_pages = entry->old.addr && in_pages(ledger, &entry->old);
+		rc = entry->holds_pages ? hold_pages(ledger, &entry->old) : 0;
+	}
+	return rc;
+}
+
+/* The recording begins here: the heap stays, and nothing has been counted. */
+static int recording_begins(struct ledger *ledger, uint64_t tick)
+{
+	struct ledger_result *result = ledger->result, before = *result;
+	int rc;
+	memset(result, 0, sizeof(*result));
+	result->orphan = before.orphan;
+	result->phases.start_tick = tick;
+	ledger->freed_count = 0;
+	timeline_restart(&ledger->timeline, &ledger->memory);
+	rc = count_pages_anew(ledger);
+	if (!rc)
+		rc = phases_fork(&result->phases, &before.phases, &ledger->memory);
+	result->peak.requested = ledger->memory.requested;
+	result->peak.requested_tick = tick;
+	result->peak.live_blocks = ledger->memory.live_blocks;
+	result->peak.at_requested = ledger->memory;
+	ledger_note_mapped(ledger, tick);
+	free(before.causes.list);
+	phases_free(&before.phases);
+	return rc;
+}
+
 static int marked(struct ledger *ledger, unsigned kind, const struct stream_event *event)
 {
 	const struct hl_call_record *call = &event->record.call;
@@ -425,6 +465,8 @@ static int marked(struct ledger *ledger, unsigned kind, const struct stream_even
 		return realloc_begin(ledger, event->tid, call);
 	if (kind == HL_KIND_lost)
 		ledger->result->lost += call->size;
+	if (kind == HL_KIND_begin)
+		return recording_begins(ledger, call->tick);
 	return kind == HL_KIND_phase ? phase_begins(ledger, &event->record.phase) : 0;
 }
 

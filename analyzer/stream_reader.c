@@ -41,6 +41,7 @@ struct stream_reader {
 	size_t block_capacity;
 	size_t next_block;
 	int64_t tid_only;
+	uint64_t limit; /* blocks that begin later are left out */
 	struct lane **heap;
 	size_t lane_count;
 	size_t lane_capacity;
@@ -240,6 +241,7 @@ int stream_reader_open(struct stream_reader **out, const struct stream_input *in
 	reader->input = *input;
 	reader->info.size = input->size;
 	reader->tid_only = -1;
+	reader->limit = UINT64_MAX;
 	int rc = read_header(reader);
 	if (!rc)
 		rc = scan_blocks(reader);
@@ -423,6 +425,8 @@ static int open_blocks(struct stream_reader *reader)
 		const struct block *block = &reader->blocks[reader->next_block];
 		if (reader->lane_count && block->first_tick > reader->heap[0]->cursor.tick)
 			break;
+		if (block->first_tick > reader->limit)
+			break;
 		reader->next_block++;
 		if (reader->tid_only >= 0 && block->tid != reader->tid_only)
 			continue;
@@ -456,6 +460,11 @@ int stream_reader_next(struct stream_reader *reader, const struct stream_event *
 	*event = &reader->heap[0]->event;
 	reader->given = true;
 	return 1;
+}
+
+void stream_reader_limit(struct stream_reader *reader, uint64_t tick)
+{
+	reader->limit = tick;
 }
 
 void stream_reader_rewind(struct stream_reader *reader, int64_t tid_only)

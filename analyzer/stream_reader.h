@@ -4,8 +4,8 @@
  * and the commands; uses decode.c for everything that looks at bytes.
  *
  * Opening reads the headers of all blocks (no payload); the records are then merged from the blocks
- * that overlap in time, so memory is one block a live thread. Functions return 0 or -errno; -EBADMSG
- * is a malformed file. stream_reader_error says what was wrong, with file and offset.
+ * that overlap in time, so memory is one block a live thread. Functions return 0 or -errno;
+ * -EBADMSG is a malformed file. stream_reader_error says what was wrong, with file and offset.
  */
 #ifndef HEAPLEDGER_STREAM_READER_H
 #define HEAPLEDGER_STREAM_READER_H
@@ -53,6 +53,9 @@ int stream_reader_next(struct stream_reader *reader, const struct stream_event *
 
 /* Starts again from the first record; `tid_only` >= 0 leaves out all other threads' blocks. */
 void stream_reader_rewind(struct stream_reader *reader, int64_t tid_only);
+
+/* From now on blocks whose first record is later than this are left out, as a whole. */
+void stream_reader_limit(struct stream_reader *reader, uint64_t tick);
 
 const char *stream_reader_error(const struct stream_reader *reader);
 void stream_reader_close(struct stream_reader *reader);

@@ -181,6 +181,8 @@ static void print_identity(const struct analysis *analysis)
 	say("%s allocator calls, %s system calls, %s, %zu process%s", number(calls),
 		number(total - calls), duration(analysis->last_ns - analysis->first_ns),
 		analysis->count, analysis->count == 1 ? "" : " images");
+	if (program->begin_tick)
+		say("the recording began later than the program, with the heap as it was then");
 	if (header->end == HL_TRACE_END_SIGNAL)
 		say("the program was killed by signal %d (%s)", header->end_status,
 			strsignal(header->end_status));

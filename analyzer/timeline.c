@@ -49,6 +49,13 @@ static void end_row(struct timeline *timeline, uint64_t tick, const struct memor
 	timeline->peak_mapped = memory_mapped(memory);
 }
 
+void timeline_restart(struct timeline *timeline, const struct memory *memory)
+{
+	timeline->cause_count = timeline->sample_count = 0;
+	timeline->peak_requested = memory->requested;
+	timeline->peak_mapped = memory_mapped(memory);
+}
+
 void timeline_advance(struct timeline *timeline, uint64_t tick, const struct memory *memory,
 	uint64_t returned_bytes)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The time line of a stream: the ledger's state at even times, what the system calls of each interval
- * were, and the samples. Filled by ledger.c, read by csv.c.
+ * The time line of a stream: the ledger's state at even times, what the system calls of each
+ * interval were, and the samples. Filled by ledger.c, read by csv.c.
  */
 #ifndef HEAPLEDGER_TIMELINE_H
 #define HEAPLEDGER_TIMELINE_H
@@ -88,13 +88,17 @@ struct timeline {
 	size_t sample_capacity;
 };
 
-int timeline_start(struct timeline *timeline, uint64_t first_tick, uint64_t last_tick, uint32_t rows);
+int timeline_start(
+	struct timeline *timeline, uint64_t first_tick, uint64_t last_tick, uint32_t rows);
 
 /* Ends the intervals before `tick`; call it when tick >= timeline->next_tick. */
 void timeline_advance(struct timeline *timeline, uint64_t tick, const struct memory *memory,
 	uint64_t returned_bytes);
 void timeline_finish(
 	struct timeline *timeline, const struct memory *memory, uint64_t returned_bytes);
+
+/* What was taken down so far is not of the time line; its rows begin later. */
+void timeline_restart(struct timeline *timeline, const struct memory *memory);
 
 /* All until now was more by this much. */
 void timeline_rebase(struct timeline *timeline, const struct memory *by);

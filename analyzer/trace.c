@@ -56,6 +56,8 @@ static int read_clock(
 	stream_reader_rewind(reader, 0);
 	while (!rc && (rc = stream_reader_next(reader, &event)) > 0) {
 		const struct hl_call_record *call = &event->record.call;
+		if (hl_kind_of(call->kind_addr) == HL_KIND_begin)
+			stream->begin_tick = call->tick;
 		rc = hl_kind_of(call->kind_addr) == HL_KIND_clock
 			     ? clock_add(&stream->clock, call->tick, call->size)
 			     : 0;
@@ -208,6 +210,8 @@ static void set_origin(struct trace *trace)
 		uint64_t first = stream->info.header.start_tick;
 		if (stream->info.records && (stream->info.first_tick < first || !first))
 			first = stream->info.first_tick;
+		if (stream->begin_tick)
+			first = stream->begin_tick;
 		uint64_t ns = clock_ns(&stream->clock, first);
 		if (ns < origin)
 			origin = ns;

@@ -17,6 +17,7 @@ struct trace_stream {
 	char *path;
 	struct stream_info info; /* as when the trace was opened; command is a copy */
 	char *command;
+	uint64_t begin_tick; /* the recording began then, later than the process; 0 = with it */
 	struct clock clock;
 };
 

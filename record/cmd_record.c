@@ -35,6 +35,7 @@ struct options {
 	const char *kernel;
 	uint64_t buffer_bytes;
 	uint64_t interval_ns;
+	uint64_t start_after_ns;
 	uint64_t duration_ns;
 	unsigned stack_depth;
 	int mark_signal;
@@ -48,7 +49,8 @@ static const char usage[] =
 	"usage: heapledger record [-o DIR] [--force] [--on-full wait|drop] [--buffer SIZE]\n"
 	"                         [--interval MS] [--stacks N] [--kernel auto|require|off] [-q]\n"
 	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]...\n"
-	"                         [--duration TIME] [--mark-signal USR1|USR2] [--] CMD...\n"
+	"                         [--start-after TIME] [--duration TIME] [--mark-signal USR1|USR2] "
+	"[--] CMD...\n"
 	"\n"
 	"Runs CMD and records every allocator call and the system calls beneath it.\n"
 	"\n"
@@ -65,6 +67,8 @@ static const char usage[] =
 	"      --policy P      where CMD's memory comes from: hybrid (as in glibc, default), brk\n"
 	"                      (all from the break), mmap (none from the break)\n"
 	"      --set NAME=VALUE  a tunable, as in --set mmap_threshold=1M; can be repeated\n"
+	"      --start-after TIME  the recording begins after this long, with the heap as it is "
+	"then\n"
 	"      --duration TIME the recording ends after this long, as in 500ms, 10s or 2m; CMD "
 	"runs\n"
 	"                      on unrecorded\n"
@@ -85,6 +89,7 @@ static const struct option long_options[] = {
 	{"kernel", required_argument, NULL, 'k'},
 	{"policy", required_argument, NULL, 'p'},
 	{"set", required_argument, NULL, 's'},
+	{"start-after", required_argument, NULL, 'a'},
 	{"duration", required_argument, NULL, 'd'},
 	{"mark-signal", required_argument, NULL, 'm'},
 	{"quiet", no_argument, NULL, 'q'},
@@ -183,6 +188,8 @@ static int parse_option(struct options *options, int letter)
 		return tuning_policy(optarg);
 	case 's':
 		return tuning_set(optarg);
+	case 'a':
+		return parse_time("--start-after", optarg, &options->start_after_ns);
 	case 'd':
 		return parse_time("--duration", optarg, &options->duration_ns);
 	case 'm':
@@ -290,6 +297,13 @@ static void summarize(const struct collector *collector, const struct options *o
 	const struct processes *all = &collector->processes;
 	int terminal = isatty(STDERR_FILENO) ? STDERR_FILENO : live;
 
+	if (all->not_compacted != 0)
+		tool_fail(TOOL_OK, "record",
+			"%s still holds what came before the recording began: %s",
+			collector->directory, strerror(-all->not_compacted));
+	if (all->begin_tick == UINT64_MAX)
+		tool_fail(TOOL_OK, "record",
+			"nothing was recorded: the program ended before --start-after was over");
 	if (all->found == 0)
 		tool_fail(TOOL_OK, "record", "nothing was recorded: the library was not loaded");
 	else if (all->lost > 0)
@@ -389,12 +403,12 @@ static int start(struct launch *launch, struct collector *collector, const struc
 /* The kernel's record is of the whole run: of a part, `verify` would find the rest missing. */
 static int settle_kernel(struct options *options)
 {
-	if (options->duration_ns == 0)
+	if (options->duration_ns == 0 && options->start_after_ns == 0)
 		return 0;
 	if (strcmp(options->kernel, "require") == 0)
 		return tool_fail(TOOL_USAGE, "record",
 			"--kernel require: the kernel's record is of whole runs only, not with "
-			"--duration");
+			"--duration or --start-after");
 	options->kernel = "off";
 	return 0;
 }
@@ -422,6 +436,7 @@ int cmd_record(int argc, char **argv)
 		return rc;
 	tuning_read(&options.settings);
 	collector.interval_ns = options.interval_ns;
+	collector.start_after_ns = options.start_after_ns;
 	collector.duration_ns = options.duration_ns;
 	collector.mark_signal = options.mark_signal;
 	/* First, so that no signal finds shared memory that nobody would remove. */

@@ -29,13 +29,23 @@
 #define EVENTS 64
 #define BEHIND_PAGES 256u /* so many at once: they come faster than they can be compressed */
 
+/* The begin of the recording, when its time has come; --duration counts from here. */
+static void keep_start(struct collector *collector)
+{
+	if (collector->processes.begin_tick != UINT64_MAX ||
+		session_monotonic() - collector->started_ns < collector->start_after_ns)
+		return;
+	processes_begin(&collector->processes);
+	collector->started_ns = session_monotonic();
+}
+
 /* The end of the recording, when its time has come. The tick is read first: all that was logged up
  * to then is taken, though some of it may be logged while we take it. */
 static void keep_duration(struct collector *collector)
 {
 	struct processes *all = &collector->processes;
 
-	if (collector->duration_ns == 0 || all->cut_tick != 0 ||
+	if (collector->duration_ns == 0 || all->cut_tick != 0 || all->begin_tick == UINT64_MAX ||
 		session_monotonic() - collector->started_ns < collector->duration_ns)
 		return;
 	all->cut_tick = session_tick(&collector->session);
@@ -61,7 +71,8 @@ static uint32_t drain(struct collector *collector)
 		processes_take_page(&collector->processes, collector->batch[i]);
 		session_free_page(session, collector->batch[i]);
 		atomic_fetch_sub_explicit(&session->map->backlog, 1, memory_order_relaxed);
-		keep_duration(collector); /* many pages take long */
+		keep_start(collector); /* many pages take long */
+		keep_duration(collector);
 	}
 	return count;
 }
@@ -309,7 +320,9 @@ static int next_timeout(const struct collector *collector, bool busy, int before
 	int timeout = busy ? BUSY_ROUND_MS : before * 2;
 	uint64_t until;
 
-	if (collector->duration_ns != 0 && end < due)
+	if (collector->processes.begin_tick == UINT64_MAX)
+		end = collector->started_ns + collector->start_after_ns;
+	if (end > collector->started_ns && end < due)
 		due = end;
 	until = due > now ? (due - now + 999999) / 1000000 : 0;
 	/* Somebody waits for a page: come back at once while there are any to be had. */
@@ -390,8 +403,11 @@ int collector_open(struct collector *collector)
 	if (rc != 0)
 		return -errno;
 	open_marks(collector);
-	return processes_open(
+	rc = processes_open(
 		&collector->processes, &collector->session, collector->dirfd, collector->poll_fd);
+	if (collector->start_after_ns != 0)
+		collector->processes.begin_tick = UINT64_MAX;
+	return rc;
 }
 
 void collector_run(struct collector *collector)
@@ -414,6 +430,7 @@ void collector_run(struct collector *collector)
 		keep_time(collector);
 		kernel_poll(collector->probe);
 		check_failure(collector);
+		keep_start(collector);
 		keep_duration(collector);
 		if (collector->processes.cut_tick != 0)
 			stop(collector);
@@ -425,6 +442,7 @@ void collector_run(struct collector *collector)
 		close_hidden(collector);
 	collector->ended_ns = session_monotonic();
 	check_failure(collector);
+	processes_compact(&collector->processes);
 }
 
 void collector_wait(struct collector *collector)

@@ -26,8 +26,9 @@ struct collector {
 	int signal_fd;
 	pid_t child;
 	uint64_t interval_ns;
-	uint64_t duration_ns; /* of the recording; 0 = to the program's end */
-	int mark_signal;      /* begins a phase instead of being passed on; 0 = none */
+	uint64_t start_after_ns; /* what comes before is not recorded */
+	uint64_t duration_ns;    /* of the recording; 0 = to the program's end */
+	int mark_signal;         /* begins a phase instead of being passed on; 0 = none */
 
 	struct live live;
 	struct processes processes;

@@ -150,7 +150,7 @@ static json_t *stream_array(const struct processes *all)
 	json_t *array = json_array();
 
 	for (uint32_t i = 0; i < all->by_serial_size; i++)
-		if (all->by_serial[i] != NULL)
+		if (all->by_serial[i] != NULL && !all->by_serial[i]->removed)
 			json_array_append_new(array, stream_object(all->by_serial[i]));
 	return array;
 }
@@ -258,10 +258,14 @@ static json_t *build(const struct manifest *manifest)
 			(int)sysconf(_SC_NPROCESSORS_ONLN), "page_bytes",
 			(int)sysconf(_SC_PAGESIZE)));
 	json_object_set_new(root, "options",
-		json_pack("{s:s, s:s, s:I, s:I, s:i, s:o}", "on_full", manifest->on_full, "kernel",
-			manifest->kernel_mode, "buffer_bytes", (json_int_t)manifest->buffer_bytes,
-			"interval_ns", (json_int_t)collector->interval_ns, "stacks",
-			(int)session->map->stack_depth, "duration_ns",
+		json_pack("{s:s, s:s, s:I, s:I, s:i, s:o, s:o}", "on_full", manifest->on_full,
+			"kernel", manifest->kernel_mode, "buffer_bytes",
+			(json_int_t)manifest->buffer_bytes, "interval_ns",
+			(json_int_t)collector->interval_ns, "stacks",
+			(int)session->map->stack_depth, "start_after_ns",
+			collector->start_after_ns != 0 ? integer(collector->start_after_ns)
+						       : json_null(),
+			"duration_ns",
 			collector->duration_ns != 0 ? integer(collector->duration_ns)
 						    : json_null()));
 	json_object_set_new(root, "exit", exit_object(collector));

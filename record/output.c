@@ -32,7 +32,8 @@ static bool is_ours(const char *name)
 {
 	return strcmp(name, HL_TRACE_SESSION_FILE) == 0 ||
 	       strcmp(name, HL_TRACE_SESSION_FILE ".tmp") == 0 || strcmp(name, MARK_SOCKET) == 0 ||
-	       ends_with(name, HL_TRACE_SUFFIX) || strcmp(name, HL_STACKS_FILE) == 0;
+	       strcmp(name, "compact.tmp") == 0 || ends_with(name, HL_TRACE_SUFFIX) ||
+	       strcmp(name, HL_STACKS_FILE) == 0;
 }
 
 static DIR *open_list(int dirfd)

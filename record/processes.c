@@ -4,6 +4,7 @@
  * pages, so numbers are bounded and records are walked before they are passed on.
  */
 #include "processes.h"
+#include "compact.h"
 #include "sample.h"
 
 #include "heapledger/settings.h"
@@ -11,6 +12,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -20,6 +22,7 @@
 
 #define SCAN_BEYOND 64u /* unused slots looked at beyond the last used one */
 #define UNIT_BYTES 4096u
+#define COPY_SHARE 1000 /* of a second: a fork's copy is made by then, surely */
 
 int processes_open(struct processes *all, struct session *session, int dirfd, int poll_fd)
 {
@@ -319,7 +322,7 @@ void processes_count_owned(struct processes *all)
 /* Words of a record lie where they lie in record.h, but for the first two, which change places. */
 #define PACKED_WORD(type, member) (((uint64_t *)(void *)slots)[2 * at + offsetof(type, member) / 8])
 
-/* Counts the events of a page; returns how many slots hold whole, known records. */
+/* Counts the events of slots; returns how many slots hold whole, known records. */
 static uint32_t walk(
 	struct processes *all, struct process *process, struct hl_packed *slots, uint32_t used)
 {
@@ -378,6 +381,24 @@ static uint32_t before(const struct hl_packed *slots, uint32_t used, uint64_t ti
 	return used;
 }
 
+/* Those of before the recording's begin are written, but are no events. */
+static uint32_t walk_page(struct processes *all, struct process *process, struct hl_packed *slots,
+	uint32_t used, uint64_t tick)
+{
+	uint64_t events = process->events, syscalls = process->syscalls;
+	uint32_t early = 0, sound;
+
+	if (all->begin_tick != 0)
+		early = all->begin_tick == UINT64_MAX ? used
+						      : before(slots, used, tick, all->begin_tick);
+	sound = walk(all, process, slots, early);
+	process->events = events;
+	process->syscalls = syscalls;
+	if (sound == early)
+		sound += walk(all, process, slots + early, used - early);
+	return sound;
+}
+
 void processes_take_page(struct processes *all, uint32_t number)
 {
 	struct hl_page *page = session_page(all->session, number);
@@ -393,7 +414,7 @@ void processes_take_page(struct processes *all, uint32_t number)
 	touch(all, process, number, used);
 	if (all->cut_tick != 0)
 		used = before(slots, used, page->tick, all->cut_tick);
-	sound = walk(all, process, slots, used);
+	sound = walk_page(all, process, slots, used, page->tick);
 	if (sound != used)
 		process->damaged = true;
 	if (all->error != 0 || process->stream == NULL || sound == 0)
@@ -418,6 +439,26 @@ void processes_put_clock(struct processes *all, struct process *process)
 	clock.tick = session_tick(all->session);
 	clock.size = session_monotonic();
 	processes_put(all, process, &clock, 1);
+}
+
+static void put_begin(struct processes *all, struct process *process, uint64_t tick)
+{
+	struct hl_mark_record begin = {.tick = tick, .kind_addr = hl_kind_addr(HL_KIND_begin, 0)};
+
+	process->began_late = true;
+	processes_put(all, process, &begin, 1);
+}
+
+void processes_begin(struct processes *all)
+{
+	processes_discover(all);
+	all->begin_tick = session_tick(all->session);
+	for (struct process *p = all->alive; p != NULL; p = p->next) {
+		put_begin(all, p, all->begin_tick);
+		/* Without it, a recording that is killed would count all of before. */
+		if (all->error == 0 && p->stream != NULL)
+			note_error(all, stream_flush(p->stream));
+	}
 }
 
 struct owned {
@@ -487,6 +528,10 @@ static void close_stream(struct processes *all, struct process *process)
 	if (process->stream == NULL)
 		return;
 	processes_put_clock(all, process);
+	if (all->begin_tick == UINT64_MAX) { /* all of it was before */
+		process->early = true;
+		put_begin(all, process, session_tick(all->session));
+	}
 	rc = stream_flush(process->stream);
 	process->bytes = stream_bytes(process->stream);
 	all->bytes += process->bytes;
@@ -523,6 +568,86 @@ void processes_close(
 	/* A detached process still uses its slot. */
 	if (end != HL_TRACE_END_DETACHED)
 		atomic_store(&slot->state, HL_PROCESS_FREE);
+}
+
+static const char *file_name(const struct process *process, char name[64])
+{
+	snprintf(name, 64, "%d.%u" HL_TRACE_SUFFIX, (int)process->pid, process->serial);
+	return name;
+}
+
+/* Streams of which nothing is left: they ended before the recording began, and so did all that they
+ * forked. A child's serial is higher than its parent's. */
+static void remove_early(struct processes *all)
+{
+	char name[64];
+
+	for (uint32_t i = 0; i < all->by_serial_size; i++)
+		if (all->by_serial[i] != NULL)
+			all->by_serial[i]->removed = all->by_serial[i]->early;
+	for (uint32_t i = all->by_serial_size; i-- > 0;) {
+		struct process *process = all->by_serial[i], *parent;
+
+		if (process == NULL || process->removed)
+			continue;
+		parent = processes_by_serial(all, process->header.parent_serial);
+		if (parent != NULL && process->header.fork_id != 0)
+			parent->removed = false;
+	}
+	for (uint32_t i = 0; i < all->by_serial_size; i++) {
+		struct process *process = all->by_serial[i];
+
+		if (process == NULL || !process->removed)
+			continue;
+		all->bytes -= process->bytes;
+		all->streams--;
+		unlinkat(all->dirfd, file_name(process, name), 0);
+	}
+}
+
+static void compact_one(
+	struct processes *all, struct process *process, struct compact_child *children)
+{
+	uint64_t bytes = process->bytes;
+	size_t count = 0;
+	char name[64];
+	int rc;
+
+	for (uint32_t i = process->serial + 1; i < all->by_serial_size; i++) {
+		const struct process *child = all->by_serial[i];
+
+		if (child != NULL && !child->removed && child->header.fork_id != 0 &&
+			child->header.parent_serial == process->serial)
+			children[count++] = (struct compact_child){child->header.fork_id,
+				child->header.start_tick + all->session->tick_hz / COPY_SHARE};
+	}
+	rc = compact_stream(all->dirfd, file_name(process, name), children, count, &bytes);
+	if (rc != 0 && all->not_compacted == 0)
+		all->not_compacted = rc;
+	all->bytes += bytes - process->bytes;
+	process->bytes = bytes;
+}
+
+void processes_compact(struct processes *all)
+{
+	struct compact_child *children;
+
+	if (all->begin_tick == 0)
+		return;
+	children = calloc(all->by_serial_size, sizeof(*children));
+	if (children == NULL || all->error != 0) {
+		all->not_compacted = children == NULL ? -ENOMEM : all->error;
+		free(children);
+		return;
+	}
+	remove_early(all);
+	for (uint32_t i = 0; i < all->by_serial_size; i++) {
+		struct process *process = all->by_serial[i];
+
+		if (process != NULL && !process->removed && process->began_late)
+			compact_one(all, process, children);
+	}
+	free(children);
 }
 
 void processes_before_drain(struct processes *all)

@@ -33,6 +33,9 @@ struct process {
 	uint64_t lost;
 	uint64_t bytes;
 	bool damaged;
+	bool began_late; /* its stream has a begin mark ... */
+	bool early;      /* ... at its end: all of it was before the recording */
+	bool removed;    /* of those, what no other stream needs */
 	bool complete;
 	bool reaped; /* by us, after it was closed */
 	/* Pages of the pool that it has touched, and how far: for the samples. */
@@ -47,6 +50,8 @@ struct processes {
 	int dirfd;
 	int poll_fd;
 	struct stacks_file *stacks; /* NULL: only callers are recorded */
+	uint64_t begin_tick;        /* of the recording; UINT64_MAX = not yet, 0 = from the start */
+	int not_compacted;          /* -errno: what came before is in the files still */
 	uint64_t cut_tick;          /* nothing later is taken; 0 = not yet */
 	int level;                  /* of compression */
 	int error;                  /* the first write error, -errno: nothing is written any more */
@@ -98,6 +103,12 @@ void processes_put_clock(struct processes *all, struct process *process);
 /* The last of a process whose ready pages have been taken: what it still owned, and its end. */
 void processes_close(
 	struct processes *all, struct process *process, enum hl_trace_end end, int32_t end_status);
+
+/* The recording begins now, when all.begin_tick was UINT64_MAX until now. */
+void processes_begin(struct processes *all);
+
+/* When all are closed: leaves of what came before the begin only the heap as it was then. */
+void processes_compact(struct processes *all);
 
 /* Whether one is alive whose end we can see. */
 bool processes_visible(const struct processes *all);

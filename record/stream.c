@@ -144,6 +144,12 @@ int stream_create(
 	char name[64];
 	snprintf(name, sizeof(name), "%u.%u%s" HL_TRACE_SUFFIX, header->pid, header->serial,
 		header->source == HL_TRACE_KERNEL ? ".kernel" : "");
+	return stream_create_as(out, dirfd, name, header, command);
+}
+
+int stream_create_as(struct stream **out, int dirfd, const char *name,
+	const struct hl_trace_header *header, const char *command)
+{
 	struct stream *stream = calloc(1, sizeof(*stream));
 	if (!stream)
 		return -ENOMEM;
@@ -310,6 +316,30 @@ int stream_append_packed(struct stream *stream, uint32_t tid, uint64_t tick,
 		rc = appended(stream, thread, before, count != 0);
 	}
 	return rc;
+}
+
+int stream_append_block(
+	struct stream *stream, const struct hl_block_header *header, const void *payload)
+{
+	struct hl_block_header copy = *header;
+	struct thread *thread = stream->error ? NULL : thread_find(stream, header->tid);
+	int rc = stream->error ? stream->error : thread ? 0 : fail(stream, -ENOMEM);
+	if (!rc)
+		rc = thread_write(stream, thread);
+	if (rc)
+		return rc;
+	copy.sequence = thread->sequence;
+	copy.header_crc = 0;
+	copy.header_crc = (uint32_t)crc32(0, (const Bytef *)&copy, sizeof(copy));
+	rc = write_at(stream->fd, &copy, sizeof(copy), stream->offset);
+	if (!rc)
+		rc = write_at(
+			stream->fd, payload, copy.stored_bytes, stream->offset + sizeof(copy));
+	if (rc)
+		return fail(stream, rc);
+	stream->offset += sizeof(copy) + copy.stored_bytes;
+	thread->sequence++;
+	return 0;
 }
 
 int stream_flush(struct stream *stream)

@@ -21,6 +21,14 @@ struct stream;
 int stream_create(
 	struct stream **out, int dirfd, const struct hl_trace_header *header, const char *command);
 
+/* The same under another name. */
+int stream_create_as(struct stream **out, int dirfd, const char *name,
+	const struct hl_trace_header *header, const char *command);
+
+/* Appends a block as it is in another stream, but for its number. */
+int stream_append_block(
+	struct stream *stream, const struct hl_block_header *header, const void *payload);
+
 /* Appends records of one thread, complete records only, in the order they were made. They are
  * gathered in memory and written as blocks of up to about 256 KiB raw a thread. */
 int stream_append(struct stream *stream, uint32_t tid, const struct hl_slot *slots, size_t count);

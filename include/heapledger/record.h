@@ -24,7 +24,7 @@ enum hl_kind {
 #define HL_SYSCALL(number, name) HL_KIND_##name = number,
 #define HL_MARK(number, name) HL_KIND_##name = number,
 #include "heapledger/calls.def"
-	HL_KIND_LIMIT = 57 /* one more than the largest kind */
+	HL_KIND_LIMIT = 58 /* one more than the largest kind */
 };
 
 enum hl_reason {

@@ -153,7 +153,154 @@ def test_signals_and_status_are_the_programs_after_the_end(heapledger, trace, vi
     assert session(trace)['exit'] == {'signal': signal.SIGUSR1}
 
 
-@pytest.mark.parametrize('option', ['--duration'])
+# --start-after
+
+LARGE = 10 << 20
+
+
+@pytest.fixture
+def built(build):
+    path = build / 'tests' / 'victims' / 'victim_bounded'
+    assert path.exists(), f'{path} was not built'
+    return path
+
+
+def late(heapledger, trace, victim, mode, count, *options):
+    """Runs the victim, whose heap is built before the recording begins and taken down after."""
+    process = subprocess.Popen(
+        [heapledger, 'record', '-q', '-o', trace, '--start-after', '700ms', *options, '--', victim,
+         mode, str(count)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=CLEAN_ENVIRONMENT)
+    assert process.stdout.read(1) == b'.'
+    time.sleep(1.2)
+    return process
+
+
+def finish(process):
+    stdout, stderr = process.communicate(b'x', timeout=30)
+    assert (process.returncode, stdout, stderr) == (0, b'', b'')
+
+
+def requested(count):
+    """What victim_bounded has when its heap is built."""
+    return count // 2 * 200 + (count + 1) // 2 * 100 + 2 * LARGE
+
+
+def before_begin(heapledger, trace, stream=None):
+    lines = run([heapledger, 'dump', *(['--stream', stream] if stream else []), trace]).stdout
+    words = [line.split() for line in lines.decode().splitlines()]
+    at = next(i for i, line in enumerate(words) if line[3] == 'begin')
+    return [line[3] for line in words[:at]]
+
+
+@pytest.mark.parametrize('mode', ['plain', 'thread'])
+@pytest.mark.parametrize('count', [0, 1, 5000])
+def test_the_heap_is_there_and_nothing_of_before_is_counted(heapledger, trace, built, mode, count):
+    finish(late(heapledger, trace, built, mode, count))
+    result = sound(heapledger, trace)
+    others = 0 if mode == 'plain' else result['end']['requested_bytes']
+    assert made(result) == 77
+    assert result['events']['by_call']['free']['count'] >= count + 1 + 77
+    assert result['events']['by_call']['free']['bytes'] >= requested(count) + 770
+    assert result['peak']['requested_bytes'] - others in range(
+        requested(count), requested(count) + 2000)
+    if mode == 'plain':
+        assert result['peak']['requested_bytes'] == requested(count)
+        assert result['peak']['live_blocks'] == count + 1
+        assert result['end']['requested_bytes'] == 0
+    assert result['peak']['at_mapped']['block_bytes'] >= 2 * LARGE
+    assert result['end']['block_bytes'] == 0
+    assert result['processes'][0]['began_late'] is True
+    assert session(trace)['options']['start_after_ns'] == 700_000_000
+    shown = run([heapledger, 'analyze', trace]).stdout
+    assert b'the recording began later than the program' in shown
+
+
+def test_of_before_only_the_heap_is_in_the_file(heapledger, trace, built):
+    finish(late(heapledger, trace, built, 'plain', 5000))
+    kinds = before_begin(heapledger, trace)
+    blocks = [kind for kind in kinds if kind in ('malloc', 'posix_memalign')]
+    assert len(blocks) == 5001 and 'free' not in kinds and 'realloc_begin' not in kinds
+    assert len(kinds) < 5001 + 20
+
+
+def test_a_recorder_that_was_killed(heapledger, trace, built):
+    """Then what came before is in the file, but in no count."""
+    process = late(heapledger, trace, built, 'plain', 100000)
+    process.kill()
+    process.communicate(timeout=10)
+    result = analyze(heapledger, trace)
+    assert not any(result['anomalies'].values()) and result['complete'] is False
+    assert result['events']['calls'] == 0 and result['processes'][0]['began_late']
+    # The last page of a thread dies with the recorder.
+    whole = requested(100000) - 2 * LARGE
+    assert whole * 0.9 < result['end']['requested_bytes'] <= requested(100000)
+    assert before_begin(heapledger, trace).count('posix_memalign') > 100000
+
+
+def test_a_child_of_before_has_its_heap(heapledger, trace, built):
+    """Also what its parent freed since, and not what it freed itself."""
+    finish(late(heapledger, trace, built, 'fork', 1000))
+    result = sound(heapledger, trace)
+    parent, child = result['processes']
+    assert child['peak']['requested_bytes'] == requested(1000) - 100
+    assert parent['peak']['requested_bytes'] == requested(1000) - 500 * 200
+    assert child['end']['requested_bytes'] == parent['end']['requested_bytes'] == 0
+    assert made(child) == made(parent) == 77
+    assert child['events']['by_call']['free']['bytes'] == requested(1000) - 100 + 770
+
+
+@pytest.mark.parametrize('run_number', range(3))
+def test_between_busy_threads(heapledger, trace, build, run_number):
+    words = [build / 'tests' / 'victims' / 'victim_hand_over', '6', '1500000']
+    outcome = run([heapledger, 'record', '-q', '-o', trace, '--start-after',
+                   f'{150 + 31 * run_number}ms', '--duration', '200ms', '--', *words])
+    assert (outcome.status, outcome.stdout, outcome.stderr) == (0, b'', b''), outcome
+    result = sound(heapledger, trace)
+    assert result['processes'][0]['began_late'] and result['events']['calls'] > 1000
+
+
+def test_children_that_ended_before_leave_no_stream(heapledger, trace, victim):
+    process = subprocess.Popen(
+        [heapledger, 'record', '-q', '-o', trace, '--start-after', '400ms', '--duration', '300ms',
+         '--', victim, 'forks', '50'], env=CLEAN_ENVIRONMENT, stderr=subprocess.PIPE)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == -signal.SIGTERM and process.stderr.read() == b''
+    result = sound(heapledger, trace)
+    children = result['processes'][1:]
+    whole = [c for c in children if not c['began_late'] and not c['ran_on']]
+    assert len(children) - len(whole) <= 2 and len(whole) >= 1
+    assert all(made(c) == 50 for c in whole)
+    serials = [p['serial'] for p in result['processes']]
+    assert serials[0] == 1 and serials[1] > 3  # those between ended before
+    assert len(list(trace.glob('*.hlt'))) == len(serials)
+
+
+def test_a_program_that_ends_before_it_begins(heapledger, trace, victim):
+    outcome = run([heapledger, 'record', '-o', trace, '--start-after', '1h', '--', victim, 'names',
+                   '100', 'a'])
+    assert outcome.status == 0 and outcome.stderr.count(b'\n') == 1, outcome
+    assert b'ended before --start-after was over' in outcome.stderr
+    assert not list(trace.glob('*.hlt')) and session(trace)['streams'] == []
+
+
+def test_a_phase_that_began_before(heapledger, trace, victim):
+    gated = Gated(heapledger, trace, victim, 2, '--start-after', '600ms')
+    gated.stopped()
+    assert run([heapledger, 'mark', trace, 'of before']).status == 0
+    time.sleep(1.2)
+    gated.go_on()
+    gated.stopped()
+    gated.go_on()
+    assert gated.end() == 0
+    (phase,) = sound(heapledger, trace)['phases']
+    assert phase['name'] == 'of before'
+    assert phase['by_call']['posix_memalign']['count'] == 200
+
+
+@pytest.mark.parametrize('option', ['--duration', '--start-after'])
 @pytest.mark.parametrize('value', ['', '10', '0s', '-1s', '10 parsecs', '1e400s', '0x10s', 'ms', 'nan',
                                    '5ss'])
 def test_times_that_are_none(heapledger, trace, option, value):
@@ -162,9 +309,10 @@ def test_times_that_are_none(heapledger, trace, option, value):
     assert f'{option}: a time such as'.encode() in outcome.stderr and not trace.exists()
 
 
-@pytest.mark.parametrize('option', ['--duration'])
+@pytest.mark.parametrize('option', ['--duration', '--start-after'])
 def test_the_kernel_side_is_of_whole_runs(heapledger, trace, option):
     outcome = run([heapledger, 'record', '-o', trace, option, '1s', '--kernel', 'require', '--', 'true'])
     assert outcome.status == 2 and b'--kernel require' in outcome.stderr and not trace.exists()
-    assert run([heapledger, 'record', '-q', '-o', trace, option, '1s', '--', 'true']).status == 0
+    assert run([heapledger, 'record', '-q', '-o', trace, option, '1ms', '--', 'sleep',
+                '0.2']).status == 0
     assert session(trace)['kernel']['state'] == 'off'

@@ -711,6 +711,33 @@ static void phases_divide_what_is_counted(void **unused)
 	assert_int_equal(row[2].end_tick, now + 10);
 }
 
+static void what_came_before_the_begin_is_the_heap_only(void **unused)
+{
+	(void)unused;
+	move_break(BASE, BASE + 10 * PAGE);
+	call(HL_KIND_malloc, BASE + 16, 5000, 5008);
+	call(HL_KIND_malloc, BASE + 0x4010, 3 * PAGE, 3 * PAGE + 16);
+	call(HL_KIND_free, BASE + 16, 0, 0);
+	phase("early");
+	call(HL_KIND_realloc_begin, BASE + 0x4010, 0, 0);
+	call(HL_KIND_begin, 0, 0, 0);
+	assert_int_equal(result.calls[HL_KIND_malloc].count, 0);
+	assert_int_equal(result.causes.count, 0);
+	assert_int_equal(result.peak.mapped, 10 * PAGE);
+	call(HL_KIND_realloc, BASE + 0x4010, 100, 112);
+	assert_int_equal(result.peak.requested, 100);
+	move_break(BASE + 10 * PAGE, BASE + 5 * PAGE);
+	ledger_finish(&ledger, now);
+	assert_int_equal(result.calls[HL_KIND_realloc].count, 1);
+	assert_int_equal(result.returned.break_bytes, 5 * PAGE);
+	assert_int_equal(result.anomalies.unmatched, 0);
+	assert_int_equal(result.phases.count, 1);
+	assert_string_equal(result.phases.row[0].name, "early");
+	assert_int_equal(result.phases.row[0].calls[HL_KIND_realloc].count, 1);
+	/* Of pages only those of the large block were free since the begin, but for its first. */
+	assert_int_equal(result.never_page_bytes + result.latency.total_bytes, 3 * PAGE);
+}
+
 static void a_name_without_an_end_is_bounded(void **unused)
 {
 	struct stream_event event = {.tid = 1};
@@ -743,6 +770,7 @@ int main(void)
 		TEST(what_contradicts_itself_is_counted),
 		TEST(phases_divide_what_is_counted),
 		TEST(a_name_without_an_end_is_bounded),
+		TEST(what_came_before_the_begin_is_the_heap_only),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,526 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See compact.h. What came and went before the mark is left out: a block with its free, a mapping
+ * with its unmapping. A child that stays needs the heap as of its fork mark, so what is there at
+ * the mark is pinned: it stays, and so does its end. Memory is that of the live set.
+ */
+#include "compact.h"
+#include "stream.h"
+
+#include "analyzer/live.h"
+#include "analyzer/mapping.h"
+#include "analyzer/names.h"
+#include "analyzer/stream_reader.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TEMPORARY "compact.tmp"
+
+struct kept {
+	uint64_t order;
+	uint32_t tid;
+	bool pinned;
+	bool dead;
+	union decode_record record;
+};
+
+struct list {
+	struct kept *entry;
+	size_t count;
+	size_t capacity;
+	size_t dead;
+};
+
+/* A realloc under way. Pinned: its begin is kept as it is, so its end must be. */
+struct pending {
+	uint32_t tid;
+	bool pinned;
+	union decode_record begin;
+};
+
+struct compact {
+	const struct compact_child *children;
+	size_t child_count;
+	struct list calls; /* and marks */
+	struct list maps;
+	struct live live; /* address -> place in calls, as its size */
+	struct pending *pending;
+	size_t pending_count;
+	size_t pending_capacity;
+	uint64_t order;
+	/* Until the copy of a pinned fork is surely made, nothing is left out. */
+	bool copying;
+	uint32_t copying_tid;
+	uint64_t copying_until;
+	bool has_phase;
+	struct kept phase;
+};
+
+static uint64_t addr_of(const union decode_record *record)
+{
+	return hl_addr_of(record->call.kind_addr);
+}
+
+static unsigned kind_of(const union decode_record *record)
+{
+	return hl_kind_of(record->call.kind_addr);
+}
+
+static int put(
+	struct compact *compact, struct list *list, uint32_t tid, const union decode_record *record)
+{
+	if (list->count == list->capacity) {
+		size_t capacity = list->capacity ? list->capacity * 2 : 64;
+		void *entry = realloc(list->entry, capacity * sizeof(*list->entry));
+		if (!entry)
+			return -ENOMEM;
+		list->entry = entry;
+		list->capacity = capacity;
+	}
+	list->entry[list->count++] = (struct kept){.order = compact->order++,
+		.tid = tid,
+		.pinned = compact->copying,
+		.record = *record};
+	return 0;
+}
+
+static void kill_entry(struct list *list, size_t i)
+{
+	list->entry[i].dead = true;
+	list->dead++;
+}
+
+/* Moves what is left together when most is dead. */
+static int sweep(struct compact *compact, struct list *list)
+{
+	size_t kept = 0;
+	if (list->dead < 1024 || list->dead < list->count / 2)
+		return 0;
+	for (size_t i = 0; i < list->count; i++) {
+		if (list->entry[i].dead)
+			continue;
+		const struct live_block *live =
+			list == &compact->calls
+				? live_find(&compact->live, addr_of(&list->entry[i].record))
+				: NULL;
+		if (live && live->size == i) {
+			struct live_block moved = *live, old;
+			moved.size = kept;
+			if (live_add(&compact->live, &moved, &old) < 0)
+				return -ENOMEM;
+		}
+		list->entry[kept++] = list->entry[i];
+	}
+	list->count = kept;
+	list->dead = 0;
+	return 0;
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
+
+static int block_made(struct compact *compact, uint32_t tid, const union decode_record *record)
+{
+	struct live_block block = {.addr = addr_of(record), .size = compact->calls.count}, old;
+	int rc = put(compact, &compact->calls, tid, record);
+	if (!rc && live_add(&compact->live, &block, &old) < 0)
+		rc = -ENOMEM;
+	return rc;
+}
+
+/* `record` is the free. */
+static int block_gone(struct compact *compact, uint32_t tid, const union decode_record *record)
+{
+	struct live_block block;
+	if (!live_take(&compact->live, addr_of(record), &block))
+		return put(compact, &compact->calls, tid, record);
+	if (compact->copying || compact->calls.entry[block.size].pinned)
+		return put(compact, &compact->calls, tid, record);
+	kill_entry(&compact->calls, block.size);
+	return sweep(compact, &compact->calls);
+}
+
+static int realloc_begins(struct compact *compact, uint32_t tid, const union decode_record *record)
+{
+	if (compact->pending_count == compact->pending_capacity) {
+		size_t capacity = compact->pending_capacity ? compact->pending_capacity * 2 : 8;
+		void *list = realloc(compact->pending, capacity * sizeof(*compact->pending));
+		if (!list)
+			return -ENOMEM;
+		compact->pending = list;
+		compact->pending_capacity = capacity;
+	}
+	compact->pending[compact->pending_count++] =
+		(struct pending){tid, compact->copying, *record};
+	return compact->copying ? put(compact, &compact->calls, tid, record) : 0;
+}
+
+static union decode_record as_kind(const union decode_record *record, enum hl_kind kind)
+{
+	union decode_record other = *record;
+	other.call.kind_addr = hl_kind_addr(kind, addr_of(record));
+	return other;
+}
+
+/* The old block is freed and another one made: a realloc says no more of the heap. */
+static int realloc_replaced(struct compact *compact, uint32_t tid, const union decode_record *begin,
+	const union decode_record *record)
+{
+	union decode_record gone = as_kind(begin, HL_KIND_free);
+	union decode_record made = as_kind(record, HL_KIND_malloc);
+	int rc = 0;
+	if (!addr_of(record) && record->call.size)
+		return 0; /* it failed */
+	gone.call.size = gone.call.chunk = 0;
+	if (addr_of(begin))
+		rc = block_gone(compact, tid, &gone);
+	return rc || !addr_of(record) ? rc : block_made(compact, tid, &made);
+}
+
+static int realloc_ends(struct compact *compact, uint32_t tid, const union decode_record *record)
+{
+	size_t i = compact->pending_count;
+	struct live_block old;
+	while (i && compact->pending[i - 1].tid != tid)
+		i--;
+	if (!i)
+		return addr_of(record) ? block_made(compact, tid, record) : 0;
+	struct pending pending = compact->pending[--i];
+	compact->pending[i] = compact->pending[--compact->pending_count];
+	if (!pending.pinned)
+		return realloc_replaced(compact, tid, &pending.begin, record);
+	if (!addr_of(record) && record->call.size)
+		return put(compact, &compact->calls, tid, record);
+	live_take(&compact->live, addr_of(&pending.begin), &old);
+	int rc = addr_of(record) ? block_made(compact, tid, record)
+				 : put(compact, &compact->calls, tid, record);
+	compact->calls.entry[compact->calls.count - 1].pinned = true;
+	return rc;
+}
+
+/* ---- mappings -------------------------------------------------------------------------------- */
+
+static unsigned region_of(const struct hl_syscall_record *record)
+{
+	return record->cause >> 16 & 0xff;
+}
+
+/* The newest mapping of this region at exactly this place that may be left out. */
+static struct kept *find_mapping(
+	struct compact *compact, unsigned region, uint64_t start, uint64_t length)
+{
+	for (size_t i = compact->maps.count; i--;) {
+		struct kept *kept = &compact->maps.entry[i];
+		const struct hl_syscall_record *record = &kept->record.syscall;
+		if (!kept->dead && !kept->pinned && kind_of(&kept->record) == HL_KIND_mmap &&
+			region_of(record) == region && (uint64_t)record->result == start &&
+			record->length == length)
+			return kept;
+	}
+	return NULL;
+}
+
+static int brk_moved(struct compact *compact, uint32_t tid, const union decode_record *record)
+{
+	if (!addr_of(record))
+		return 0;
+	for (size_t i = compact->maps.count; i-- && !compact->copying;) {
+		struct kept *kept = &compact->maps.entry[i];
+		if (kept->dead || kind_of(&kept->record) != HL_KIND_brk)
+			continue;
+		if (kept->pinned || (uint64_t)kept->record.syscall.result != addr_of(record))
+			break;
+		kept->record.syscall.argument = record->syscall.argument;
+		kept->record.syscall.result = record->syscall.result;
+		return 0;
+	}
+	return put(compact, &compact->maps, tid, record);
+}
+
+static int arena_changed(struct compact *compact, uint32_t tid, const union decode_record *record)
+{
+	uint64_t start = addr_of(record), end = start + record->syscall.length;
+	for (size_t i = compact->maps.count; i-- && kind_of(record) != HL_KIND_mmap;) {
+		struct kept *kept = &compact->maps.entry[i];
+		uint64_t from = addr_of(&kept->record);
+		if (!kept->dead && !kept->pinned && !compact->copying &&
+			kind_of(&kept->record) == HL_KIND_mprotect && from >= start &&
+			from + kept->record.syscall.length <= end)
+			kill_entry(&compact->maps, i);
+	}
+	int rc = put(compact, &compact->maps, tid, record);
+	return rc ? rc : sweep(compact, &compact->maps);
+}
+
+static int mapping_changed(struct compact *compact, uint32_t tid, const union decode_record *record)
+{
+	const struct hl_syscall_record *call = &record->syscall;
+	unsigned kind = kind_of(record), region = region_of(call);
+	struct kept *old;
+
+	if (!mapping_succeeded(call) || kind == HL_KIND_madvise)
+		return 0;
+	if (kind == HL_KIND_brk)
+		return brk_moved(compact, tid, record);
+	if (region == HL_REGION_arena)
+		return arena_changed(compact, tid, record);
+	if (kind == HL_KIND_mprotect)
+		return 0;
+	old = kind == HL_KIND_mmap || compact->copying
+		      ? NULL
+		      : find_mapping(compact, region, addr_of(record), call->length);
+	if (!old)
+		return put(compact, &compact->maps, tid, record);
+	if (kind == HL_KIND_mremap) {
+		old->record.syscall.result = call->result;
+		old->record.syscall.length = call->argument;
+		return 0;
+	}
+	kill_entry(&compact->maps, (size_t)(old - compact->maps.entry));
+	return sweep(compact, &compact->maps);
+}
+
+/* ---- marks ----------------------------------------------------------------------------------- */
+
+static void pin(struct list *list)
+{
+	for (size_t i = 0; i < list->count; i++)
+		list->entry[i].pinned = true;
+}
+
+static int pin_pending(struct compact *compact)
+{
+	for (size_t i = 0; i < compact->pending_count; i++) {
+		struct pending *pending = &compact->pending[i];
+		if (pending->pinned)
+			continue;
+		int rc = put(compact, &compact->calls, pending->tid, &pending->begin);
+		if (rc)
+			return rc;
+		pending->pinned = true;
+	}
+	return 0;
+}
+
+static int forked(struct compact *compact, uint32_t tid, const union decode_record *record)
+{
+	for (size_t i = 0; i < compact->child_count; i++) {
+		const struct compact_child *child = &compact->children[i];
+		if (child->fork_id != record->mark.size)
+			continue;
+		int rc = pin_pending(compact);
+		pin(&compact->calls);
+		pin(&compact->maps);
+		if (!compact->copying || child->start_tick > compact->copying_until)
+			compact->copying_until = child->start_tick;
+		compact->copying = true;
+		compact->copying_tid = tid;
+		return rc ? rc : put(compact, &compact->calls, tid, record);
+	}
+	return 0;
+}
+
+static int before_mark(struct compact *compact, const struct stream_event *event)
+{
+	const union decode_record *record = &event->record;
+	unsigned kind = kind_of(record);
+
+	if (compact->copying &&
+		(event->tid == compact->copying_tid || record->word[0] >= compact->copying_until))
+		compact->copying = false;
+	switch (name_shape(kind)) {
+	case NAME_SHAPE_ALLOC:
+	case NAME_SHAPE_ALIGNED:
+		return addr_of(record) ? block_made(compact, event->tid, record) : 0;
+	case NAME_SHAPE_REALLOC:
+		return realloc_ends(compact, event->tid, record);
+	case NAME_SHAPE_FREE:
+		return addr_of(record) ? block_gone(compact, event->tid, record) : 0;
+	case NAME_SHAPE_CONTROL:
+		return 0;
+	default:
+		break;
+	}
+	if (name_is_syscall(kind))
+		return mapping_changed(compact, event->tid, record);
+	if (kind == HL_KIND_realloc_begin)
+		return realloc_begins(compact, event->tid, record);
+	if (kind == HL_KIND_fork)
+		return forked(compact, event->tid, record);
+	if (kind == HL_KIND_phase) {
+		compact->has_phase = true;
+		compact->phase = (struct kept){
+			.order = compact->order++, .tid = event->tid, .record = *record};
+	}
+	return 0;
+}
+
+/* ---- the new file ---------------------------------------------------------------------------- */
+
+static int by_tick(const void *left, const void *right)
+{
+	const struct kept *a = left, *b = right;
+	if (a->record.word[0] != b->record.word[0])
+		return a->record.word[0] < b->record.word[0] ? -1 : 1;
+	return a->order < b->order ? -1 : 1;
+}
+
+static int append(struct stream *stream, uint32_t tid, const union decode_record *record)
+{
+	return stream_append(stream, tid, (const struct hl_slot *)(const void *)record,
+		hl_kind_slots(kind_of(record)));
+}
+
+static int write_heap(struct compact *compact, struct stream *stream)
+{
+	struct list *calls = &compact->calls;
+	int rc = pin_pending(compact);
+	for (size_t i = 0; !rc && i < compact->maps.count; i++) {
+		const struct kept *map = &compact->maps.entry[i];
+		if (map->dead)
+			continue;
+		rc = put(compact, calls, map->tid, &map->record);
+		calls->entry[calls->count - 1].order = map->order;
+	}
+	if (!rc && compact->has_phase)
+		rc = put(compact, calls, compact->phase.tid, &compact->phase.record);
+	if (!rc && calls->count)
+		qsort(calls->entry, calls->count, sizeof(*calls->entry), by_tick);
+	for (size_t i = 0; !rc && i < calls->count; i++)
+		if (!calls->entry[i].dead)
+			rc = append(stream, calls->entry[i].tid, &calls->entry[i].record);
+	return rc;
+}
+
+/* The records up to the mark become the heap; those of the same blocks after it follow. */
+static int rewrite(struct compact *compact, struct stream_reader *reader, struct stream *stream,
+	uint64_t begin)
+{
+	const struct stream_event *event;
+	bool begun = false;
+	int rc;
+
+	stream_reader_limit(reader, begin);
+	while ((rc = stream_reader_next(reader, &event)) > 0) {
+		if (!begun && kind_of(&event->record) == HL_KIND_begin) {
+			begun = true;
+			rc = write_heap(compact, stream);
+		}
+		if (!rc || rc == 1)
+			rc = begun ? append(stream, event->tid, &event->record)
+				   : before_mark(compact, event);
+		if (rc)
+			return rc;
+	}
+	return rc ? rc : begun ? 0 : -ENODATA;
+}
+
+static int copy_block(struct stream *stream, int fd, const struct hl_block_header *header,
+	uint64_t offset, uint8_t **buffer)
+{
+	uint8_t *grown = realloc(*buffer, header->stored_bytes);
+	if (!grown)
+		return -ENOMEM;
+	*buffer = grown;
+	if (pread(fd, grown, header->stored_bytes, (off_t)(offset + sizeof(*header))) !=
+		(ssize_t)header->stored_bytes)
+		return -EIO;
+	return stream_append_block(stream, header, grown);
+}
+
+/* The blocks that begin after the mark, as they are. */
+static int copy_rest(struct stream *stream, int fd, const struct stream_info *info, uint64_t begin)
+{
+	uint8_t *buffer = NULL;
+	int rc = 0;
+	for (uint64_t at = info->header.header_bytes; !rc && at < info->size;) {
+		struct hl_block_header header;
+		if (pread(fd, &header, sizeof(header), (off_t)at) != sizeof(header) ||
+			decode_check_block(&header))
+			rc = -EIO;
+		else if (header.first_tick > begin)
+			rc = copy_block(stream, fd, &header, at, &buffer);
+		at += sizeof(header) + header.stored_bytes;
+	}
+	free(buffer);
+	return rc;
+}
+
+static int find_begin(struct stream_reader *reader, uint64_t *tick)
+{
+	const struct stream_event *event;
+	int rc;
+	stream_reader_rewind(reader, 0);
+	while ((rc = stream_reader_next(reader, &event)) > 0)
+		if (kind_of(&event->record) == HL_KIND_begin) {
+			*tick = event->record.word[0];
+			stream_reader_rewind(reader, -1);
+			return 0;
+		}
+	return rc ? rc : -ENODATA;
+}
+
+static int write_file(
+	struct compact *compact, int dirfd, int fd, struct stream_reader *reader, uint64_t *bytes)
+{
+	const struct stream_info *info = stream_reader_info(reader);
+	const struct hl_trace_header *header = &info->header;
+	struct stream *stream;
+	uint64_t begin = 0;
+	int rc = find_begin(reader, &begin);
+	if (!rc)
+		rc = stream_create_as(&stream, dirfd, TEMPORARY, header, info->command);
+	if (rc)
+		return rc;
+	rc = rewrite(compact, reader, stream, begin);
+	if (!rc)
+		rc = stream_flush(stream);
+	if (!rc)
+		rc = copy_rest(stream, fd, info, begin);
+	*bytes = stream_bytes(stream);
+	int close_rc = stream_close(stream, !(header->flags & HL_TRACE_INCOMPLETE),
+		(enum hl_trace_end)header->end, header->end_status, header->end_tick, header->lost,
+		NULL, 0);
+	return rc ? rc : close_rc;
+}
+
+static void compact_free(struct compact *compact)
+{
+	free(compact->calls.entry);
+	free(compact->maps.entry);
+	free(compact->pending);
+	live_free(&compact->live);
+}
+
+int compact_stream(int dirfd, const char *name, const struct compact_child *children,
+	size_t child_count, uint64_t *bytes)
+{
+	struct compact compact = {.children = children, .child_count = child_count};
+	struct stream_reader *reader = NULL;
+	struct stat status;
+	int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC);
+	int rc = fd < 0 || fstat(fd, &status) ? -errno : 0;
+
+	if (!rc) {
+		struct stream_input input = {
+			.fd = fd, .size = (uint64_t)status.st_size, .name = name};
+		rc = stream_reader_open(&reader, &input);
+	}
+	if (!rc)
+		rc = write_file(&compact, dirfd, fd, reader, bytes);
+	if (!rc && renameat(dirfd, TEMPORARY, dirfd, name))
+		rc = -errno;
+	if (rc)
+		unlinkat(dirfd, TEMPORARY, 0);
+	stream_reader_close(reader);
+	compact_free(&compact);
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
