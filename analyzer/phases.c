@@ -46,9 +46,10 @@ static int add_first(struct phases *phases)
 
 static void close_row(struct phases *phases, const struct phases_totals *totals, uint64_t tick)
 {
-	struct phases_row *row = &phases->row[phases->count - 1], now;
+	struct phases_row *row, now;
 	if (!phases->open)
 		return;
+	row = &phases->row[phases->count - 1];
 	add_totals(&now, totals);
 	for (unsigned kind = 0; kind < HL_KIND_LIMIT; kind++) {
 		row->calls[kind].count = now.calls[kind].count - row->calls[kind].count;

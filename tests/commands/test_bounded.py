@@ -149,6 +149,7 @@ def test_signals_and_status_are_the_programs_after_the_end(heapledger, trace, vi
     outcome = run([heapledger, 'mark', trace, 'late'])
     assert outcome.status == 1 and b'no process is being recorded' in outcome.stderr
     gated.process.send_signal(signal.SIGUSR1)
+    gated.process.wait(20)
     assert gated.end() == -signal.SIGUSR1
     assert session(trace)['exit'] == {'signal': signal.SIGUSR1}
 
@@ -168,12 +169,12 @@ def built(build):
 def late(heapledger, trace, victim, mode, count, *options):
     """Runs the victim, whose heap is built before the recording begins and taken down after."""
     process = subprocess.Popen(
-        [heapledger, 'record', '-q', '-o', trace, '--start-after', '700ms', *options, '--', victim,
+        [heapledger, 'record', '-q', '-o', trace, '--start-after', '1200ms', *options, '--', victim,
          mode, str(count)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=CLEAN_ENVIRONMENT)
     assert process.stdout.read(1) == b'.'
-    time.sleep(1.2)
+    time.sleep(1.8)
     return process
 
 
@@ -212,7 +213,7 @@ def test_the_heap_is_there_and_nothing_of_before_is_counted(heapledger, trace, b
     assert result['peak']['at_mapped']['block_bytes'] >= 2 * LARGE
     assert result['end']['block_bytes'] == 0
     assert result['processes'][0]['began_late'] is True
-    assert session(trace)['options']['start_after_ns'] == 700_000_000
+    assert session(trace)['options']['start_after_ns'] == 1_200_000_000
     shown = run([heapledger, 'analyze', trace]).stdout
     assert b'the recording began later than the program' in shown
 
@@ -227,16 +228,16 @@ def test_of_before_only_the_heap_is_in_the_file(heapledger, trace, built):
 
 def test_a_recorder_that_was_killed(heapledger, trace, built):
     """Then what came before is in the file, but in no count."""
-    process = late(heapledger, trace, built, 'plain', 100000)
+    process = late(heapledger, trace, built, 'plain', 30000)
     process.kill()
     process.communicate(timeout=10)
     result = analyze(heapledger, trace)
     assert not any(result['anomalies'].values()) and result['complete'] is False
     assert result['events']['calls'] == 0 and result['processes'][0]['began_late']
     # The last page of a thread dies with the recorder.
-    whole = requested(100000) - 2 * LARGE
-    assert whole * 0.9 < result['end']['requested_bytes'] <= requested(100000)
-    assert before_begin(heapledger, trace).count('posix_memalign') > 100000
+    blocks = requested(30000) - 2 * LARGE
+    assert blocks * 0.9 < result['end']['requested_bytes'] <= requested(30000)
+    assert before_begin(heapledger, trace).count('posix_memalign') > 30000
 
 
 def test_a_child_of_before_has_its_heap(heapledger, trace, built):

@@ -225,6 +225,7 @@ def test_without_the_option_the_signal_is_the_programs(heapledger, trace, victim
     gated = Gated(heapledger, trace, victim('pie'), 2)
     gated.stopped()
     gated.process.send_signal(signal.SIGUSR2)
+    gated.process.wait(20)
     assert gated.end() == -signal.SIGUSR2
 
 
