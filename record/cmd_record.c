@@ -382,6 +382,8 @@ static int start(struct launch *launch, struct collector *collector, const struc
 		rc = open_kernel(&kernel, collector, options);
 	if (rc == 0 && (rc = manifest_write(&manifest)) != 0)
 		rc = tool_fail(TOOL_USAGE, "record", "writing to %s: %s", directory, strerror(-rc));
+	if (rc == 0)
+		collector_open_marks(collector);
 	if (rc != 0) {
 		launch_cancel(launch);
 	} else if ((rc = launch_go(launch)) != 0) {

@@ -379,7 +379,7 @@ static void stop(struct collector *collector)
 
 /* Where the directory cannot hold a socket, there are no marks from outside, as `heapledger mark`
  * then says. */
-static void open_marks(struct collector *collector)
+void collector_open_marks(struct collector *collector)
 {
 	struct epoll_event event = {.events = EPOLLIN, .data.ptr = &collector->mark_fd};
 
@@ -402,7 +402,6 @@ int collector_open(struct collector *collector)
 	rc = epoll_ctl(collector->poll_fd, EPOLL_CTL_ADD, collector->signal_fd, &event);
 	if (rc != 0)
 		return -errno;
-	open_marks(collector);
 	rc = processes_open(
 		&collector->processes, &collector->session, collector->dirfd, collector->poll_fd);
 	if (collector->start_after_ns != 0)

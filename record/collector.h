@@ -52,6 +52,10 @@ struct collector {
 
 int collector_open(struct collector *collector);
 
+/* Begins to listen to `heapledger mark`. After session.json is written, which needs its place on a
+ * full disk more. */
+void collector_open_marks(struct collector *collector);
+
 /* Until the program and all its recorded descendants have ended, or the recording is `stopped`;
  * then collector_wait, until they have. */
 void collector_run(struct collector *collector);
