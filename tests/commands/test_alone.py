@@ -217,7 +217,7 @@ def test_a_session_counts_more(heapledger, build, trace, victim, tmp_path):
 
 
 def test_system_calls_do_not_grow_with_events(heapledger, alone, trace, victim):
-    """Our own are marked as such, 40 to begin with, and then at most two for each MiB of log."""
+    """Our own are marked as such: some 26 in all, and then at most two for each MiB of log."""
     calls = []
     for count in 1000, 2000000:
         folder = trace / str(count)
@@ -228,9 +228,9 @@ def test_system_calls_do_not_grow_with_events(heapledger, alone, trace, victim):
         }).returncode == 0
         mib = sum(path.stat().st_size for path in raw_files(folder)) / (1 << 20)
         calls.append((analyze(heapledger, folder)['syscalls']['recorder'], mib))
-    assert calls[0][0] <= 40
+    assert calls[0][0] <= 30
     assert calls[1][1] > 60
-    assert calls[1][0] <= calls[0][0] + 20 + 2 * calls[1][1], calls
+    assert calls[1][0] <= calls[0][0] + 40 + calls[1][1], calls
 
 
 # What goes wrong is said once
