@@ -3,6 +3,7 @@
  * `heapledger analyze`: options, and which outputs are made.
  */
 #include "analysis.h"
+#include "import.h"
 #include "tool.h"
 
 #include <getopt.h>
@@ -51,6 +52,9 @@ static int analyze(const char *path, const struct request *request)
 	struct analysis analysis = {0};
 	int code = TOOL_OK;
 
+	code = import_directory(path, COMMAND, NULL);
+	if (code)
+		return code;
 	if (trace_open(&trace, path))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	if (!code) {

@@ -4,6 +4,7 @@
  * other. The words of a line and their order are documented in docs/trace-format.md ("The text
  * form") and kept stable, for grep and diff.
  */
+#include "import.h"
 #include "names.h"
 #include "symbols.h"
 #include "writer.h"
@@ -478,6 +479,8 @@ int cmd_dump(int argc, char **argv)
 	if (!code && argc - optind != 1)
 		code = tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed, %d given",
 			argc - optind);
+	if (!code)
+		code = import_directory(argv[optind], COMMAND, NULL);
 	if (!code) {
 		struct trace trace;
 		signal(SIGPIPE, SIG_IGN);

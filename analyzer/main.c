@@ -44,6 +44,10 @@ static const struct command commands[] = {
 		"Prints a summary of the trace in DIR.\n"
 		"  --json FILE   write the figures as JSON (\"-\" = standard output, no summary)\n"
 		"  --csv DIR     write the time lines as CSV files into this folder\n"},
+	{"import", cmd_import, NULL, "DIR", "make a trace of raw files, as all commands do",
+		"Makes a trace of the raw files that processes left in DIR, recorded with "
+		"LD_PRELOAD\n"
+		"alone. Commands that read a trace do this by themselves.\n"},
 	{"report", NULL, "report.py", "DIR [-o FILE.html] [--png DIR] [--force]",
 		"make an HTML report with figures", NULL},
 	{"check", NULL, "check.py", "DIR --budget FILE", "compare with a budget, for CI", NULL},

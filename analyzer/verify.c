@@ -11,6 +11,7 @@
 #include "verify.h"
 
 #include "names.h"
+#include "import.h"
 #include "tool.h"
 
 #include <inttypes.h>
@@ -211,6 +212,9 @@ int cmd_verify(int argc, char **argv)
 
 	if (argc != 2 || argv[1][0] == '-')
 		return tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed");
+	code = import_directory(argv[1], COMMAND, NULL);
+	if (code)
+		return code;
 	if (trace_open(&trace, argv[1]))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	else

@@ -2,7 +2,8 @@
  *
  * See attach.h. Runs inside the recorded program, from ld.so's first malloc on, where no
  * constructor has run and environ is still NULL. When anything is missing (no HEAPLEDGER_SESSION,
- * another version, a full table) the program runs on untraced and nothing is said.
+ * another version, a full table) the program runs on untraced and nothing is said. Without a
+ * session but with HEAPLEDGER_OUT the process records itself (alone.h).
  */
 #include "attach.h"
 
@@ -44,6 +45,7 @@ static uint32_t never;
 const uint32_t *attach_token = &never;
 const uint32_t *attach_token_real = &never;
 static const _Atomic uint32_t no_round = 1;
+static struct hl_session no_session = {.stamped = 1}; /* of a process that records itself */
 const _Atomic uint32_t *attach_round = &no_round;
 
 /* Kept here because a forked child has to name its command again, and its parent's slot in the
@@ -77,9 +79,8 @@ int64_t attach_call(struct hl_syscall_record *record, enum hl_kind kind, long nu
 	return result;
 }
 
-/* The same, kept until there is a page to log it to. */
-static int64_t attach_early(enum hl_kind kind, long number, uint64_t a, uint64_t b, uint64_t c,
-	uint64_t d, uint64_t e, uint64_t f)
+int64_t attach_early(enum hl_kind kind, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d,
+	uint64_t e, uint64_t f)
 {
 	struct hl_syscall_record spare;
 	uint32_t count = attached.call_count;
@@ -235,7 +236,7 @@ static uint64_t pid_namespace(void)
 
 static bool register_process(uint32_t parent_serial, uint64_t fork_id, uint64_t start_tick)
 {
-	struct hl_process *process = claim_slot(attached.session);
+	struct hl_process *process = attached.alone ? alone_create() : claim_slot(attached.session);
 
 	if (process == NULL)
 		return false;
@@ -250,8 +251,10 @@ static bool register_process(uint32_t parent_serial, uint64_t fork_id, uint64_t 
 	atomic_store_explicit(&process->lost, 0, memory_order_relaxed);
 	for (size_t i = 0; i < sizeof(command); i++)
 		process->command[i] = command[i];
-	attached.serial = atomic_fetch_add(&attached.session->next_serial, 1);
-	atomic_store_explicit(&process->serial, attached.serial, memory_order_relaxed);
+	if (!attached.alone)
+		atomic_store_explicit(&process->serial,
+			atomic_fetch_add(&attached.session->next_serial, 1), memory_order_relaxed);
+	attached.serial = atomic_load_explicit(&process->serial, memory_order_relaxed);
 	attached.process = process;
 	attached.sequence = 0;
 	attached.forks = 0;
@@ -268,10 +271,8 @@ static bool has_rdtscp(void)
 
 /* The first calls were made before the session said what a tick is: by the TSC where there is one,
  * as nearly always. In the other case their durations are not known. */
-static void settle_clock(void)
+static void settle_clock(bool tsc)
 {
-	bool tsc = attached.session->clock == HL_CLOCK_TSC;
-
 	if (tsc == attached.tsc)
 		return;
 	attached.tsc = tsc;
@@ -298,16 +299,16 @@ static bool attach_image(void)
 {
 	char **envp, **argv = find_arguments(&envp);
 
-	if (!find_session(envp))
+	if (!find_session(envp) && !(attached.alone = alone_find(envp)))
 		return false;
 	attached.clock = argv != NULL ? vdso_find_clock(envp) : NULL;
 	keep_command(argv);
 	policy = settings_policy_of(envp);
 	attached.tsc = has_rdtscp();
-	attached.session = map_session();
+	attached.session = attached.alone ? &no_session : map_session();
 	if (attached.session == NULL)
 		return false;
-	settle_clock();
+	settle_clock(attached.alone ? alone_trusts_tsc() : attached.session->clock == HL_CLOCK_TSC);
 	if (attached.session->stack_depth != 0)
 		find_program();
 	return map_token() && register_process(0, 0, attached.calls[0].tick);
@@ -337,6 +338,8 @@ static bool attach_copy(uint64_t fork_id, bool interrupted)
 
 	attached.call_count = 0;
 	modules_fork_child();
+	if (attached.alone)
+		return alone_leave_parent(interrupted) && register_process(parent, fork_id, start);
 	return (!interrupted || move_session()) &&
 	       atomic_load_explicit(&attached.session->state, memory_order_relaxed) ==
 		       HL_SESSION_OPEN &&
@@ -356,7 +359,8 @@ void attach_process(uint64_t fork_id, bool interrupted)
 	atomic_store(&log_off, !recording);
 	if (recording) {
 		*token_page = 1;
-		attach_round = &attached.session->round;
+		if (!attached.alone)
+			attach_round = &attached.session->round;
 	}
 	attach_token_real = recording ? token_page : &always;
 	__atomic_store_n(&attach_token, attach_token_real, __ATOMIC_RELEASE);
@@ -531,13 +535,11 @@ static struct hl_page *wait_page(struct hl_session *session)
 	return page;
 }
 
-struct hl_page *attach_take_page(uint32_t tid, bool may_wait)
+static struct hl_page *take_session_page(bool may_wait)
 {
 	struct hl_session *session = attached.session;
 	struct hl_page *page;
 
-	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
-		return NULL;
 	if (atomic_load_explicit(&session->state, memory_order_relaxed) != HL_SESSION_OPEN) {
 		detach(false);
 		return NULL;
@@ -548,12 +550,22 @@ struct hl_page *attach_take_page(uint32_t tid, bool may_wait)
 	page = pop_page(session, may_wait);
 	if (page == NULL && may_wait)
 		page = wait_page(session);
-	if (page == NULL) {
-		/* What is not recorded any more is not lost. */
-		if (atomic_load_explicit(&session->state, memory_order_relaxed) != HL_SESSION_OPEN)
-			detach(false);
+	/* What is not recorded any more is not lost. */
+	if (page == NULL &&
+		atomic_load_explicit(&session->state, memory_order_relaxed) != HL_SESSION_OPEN)
+		detach(false);
+	return page;
+}
+
+struct hl_page *attach_take_page(uint32_t tid, bool may_wait, struct alone_calls *calls)
+{
+	struct hl_page *page;
+
+	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
 		return NULL;
-	}
+	page = attached.alone ? alone_take_page(calls) : take_session_page(may_wait);
+	if (page == NULL)
+		return NULL;
 	atomic_store_explicit(&page->used, 0, memory_order_relaxed);
 	page->serial = attached.serial;
 	page->tid = tid;
@@ -570,6 +582,8 @@ static uint64_t page_offset(const struct hl_page *page)
 
 bool attach_has_page(const struct hl_page *page)
 {
+	if (attached.alone)
+		return alone_has_page(page);
 	return page_offset(page) / HL_PAGE_BYTES < attached.session->page_count;
 }
 
@@ -577,7 +591,9 @@ void attach_give_page(struct hl_page *page)
 {
 	struct hl_session *session = attached.session;
 
-	if (!attach_has_page(page))
+	if (attached.alone)
+		alone_give_page(page);
+	if (attached.alone || !attach_has_page(page))
 		return;
 	atomic_fetch_add_explicit(&session->backlog, 1, memory_order_relaxed);
 	atomic_store_explicit(&page->state, HL_PAGE_READY, memory_order_release);
@@ -627,6 +643,8 @@ bool attach_sample(struct hl_sample_record *sample, struct hl_syscall_record *ca
 	sample->rss_shmem = status_bytes(status, "RssShmem:");
 	sample->swap = status_bytes(status, "VmSwap:");
 	sample->rss_peak = status_bytes(status, "VmHWM:");
+	if (attached.alone)
+		sample->recorder = alone_resident_bytes();
 	sample->minor_faults = (uint64_t)usage.ru_minflt;
 	sample->major_faults = (uint64_t)usage.ru_majflt;
 	return true;

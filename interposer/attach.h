@@ -11,6 +11,7 @@
 #include "heapledger/record.h"
 #include "heapledger/session.h"
 
+#include "alone.h"
 #include "vdso.h"
 
 #include <stdbool.h>
@@ -22,10 +23,11 @@
 #pragma GCC visibility push(hidden)
 
 /* The recorder's own calls at attach, to be logged with the first page. */
-#define ATTACH_CALLS 12
+#define ATTACH_CALLS 32
 
 struct attachment {
 	struct hl_session *session;
+	bool alone; /* it is empty: the process writes a file of its own (alone.h) */
 	struct hl_process *process;
 	uint32_t serial;
 	bool tsc;
@@ -66,8 +68,9 @@ void attach_process(uint64_t fork_id, bool interrupted);
 /* The path of the program; empty if it is not known or no stacks are wanted. */
 const char *attach_program(void);
 
-/* A page for this thread, header filled but for tid; NULL if there is none or recording is off. */
-struct hl_page *attach_take_page(uint32_t tid, bool may_wait);
+/* A page for this thread, header filled; NULL if there is none or recording is off. `calls` gets
+ * the recorder's own calls, to be logged there. */
+struct hl_page *attach_take_page(uint32_t tid, bool may_wait, struct alone_calls *calls);
 void attach_give_page(struct hl_page *page);
 
 /* False for a page that a call took which a handler then interrupted and forked: the parent's. */
@@ -76,6 +79,10 @@ bool attach_has_page(const struct hl_page *page);
 /* One of the recorder's own calls: makes it and describes it in `record`. */
 int64_t attach_call(struct hl_syscall_record *record, enum hl_kind kind, long number, uint64_t a,
 	uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f);
+
+/* The same, kept until there is a page to log it to: while attaching. */
+int64_t attach_early(enum hl_kind kind, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d,
+	uint64_t e, uint64_t f);
 
 /* Fills the final sample; `calls` describes the ATTACH_SAMPLE_CALLS calls which that took. */
 #define ATTACH_SAMPLE_CALLS 4

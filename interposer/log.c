@@ -17,8 +17,11 @@
 #include <sys/single_threaded.h>
 
 #define LOG_DEPTHS 3
-#define LOG_STAMP_SLOTS 128 /* the time is read again after so many, at the latest */
-#define LOG_CALL_SLOTS 5    /* the most: a tick, three slots, a tick back */
+#define LOG_STAMP_SLOTS 128 /* the time is read again after so many, at the latest ... */
+#define LOG_STAMP_ALONE 8   /* ... or so many, where no collector says that time has passed */
+#define LOG_STAMP_NS 1000000u
+#define LOG_STAMP_TICKS (3 * LOG_STAMP_NS) /* about the same, of the TSC */
+#define LOG_CALL_SLOTS 5                   /* the most: a tick, three slots, a tick back */
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define cold __attribute__((noinline, cold))
@@ -48,6 +51,8 @@ struct log_thread {
 	 * none has: the page itself cannot tell, as the parent writes on. While the fork is pending
 	 * no record takes the hot path. */
 	uint64_t fork_id;
+	uint64_t stamp_tick;  /* without a collector: when the time was read last, and ... */
+	uint32_t stamp_slots; /* ... after how many slots it is read again */
 };
 
 /* What a cursor without a page has: nothing is ever written to it. */
@@ -148,11 +153,31 @@ static void log_introduce(struct hl_page *page, struct hl_syscall_record *gettid
 	log_restamp();
 }
 
+/* Without a collector nobody else puts the ticks on an axis of time. */
+static void log_clock(struct hl_page *page)
+{
+	uint64_t tick = 0, ns = 0;
+
+	alone_read_clocks(&tick, &ns);
+	log_mark(page, HL_KIND_clock, tick, ns);
+}
+
+static void log_alone(struct hl_page *page, const struct alone_calls *calls, bool first)
+{
+	if (calls->count > 0 && !first)
+		page->tick = calls->call[0].tick;
+	for (uint32_t i = 0; i < calls->count; i++)
+		log_timed(page, &calls->call[i]);
+	if (attached.alone)
+		log_clock(page);
+}
+
 /* Gives the full page to the collector and takes an empty one. */
 static cold bool log_exchange(struct log_thread *thread, unsigned level, bool may_wait)
 {
 	struct log_cursor *cursor = &thread->cursor[level];
 	struct hl_syscall_record gettid;
+	struct alone_calls calls;
 	bool first = thread->tid == 0;
 	struct hl_page *page;
 
@@ -162,7 +187,9 @@ static cold bool log_exchange(struct log_thread *thread, unsigned level, bool ma
 	if (first)
 		thread->tid =
 			(uint32_t)attach_call(&gettid, HL_KIND_other, SYS_gettid, 0, 0, 0, 0, 0, 0);
-	page = attach_take_page(thread->tid | (uint32_t)level << HL_TID_DEPTH_SHIFT, may_wait);
+	calls.count = 0;
+	page = attach_take_page(
+		thread->tid | (uint32_t)level << HL_TID_DEPTH_SHIFT, may_wait, &calls);
 	if (page != NULL && (!attach_has_page(page) || page->serial != attached.serial))
 		page = NULL; /* a handler has forked meanwhile: the parent's */
 	if (page == NULL) {
@@ -172,6 +199,7 @@ static cold bool log_exchange(struct log_thread *thread, unsigned level, bool ma
 	}
 	if (first)
 		log_introduce(page, &gettid);
+	log_alone(page, &calls, first);
 	if (cursor->lost != 0)
 		log_mark(page, HL_KIND_lost, attach_tick(), cursor->lost);
 	cursor->lost = 0;
@@ -206,11 +234,30 @@ static inline bool log_is_new_process(void)
 	return __atomic_load_n(attach_token_real, __ATOMIC_RELAXED) == 0;
 }
 
+/* A thread alone reads the time so often that at the pace it had about 1 ms passes in between. */
+static uint32_t log_stamp_slots(struct log_thread *thread)
+{
+	uint64_t now, passed;
+
+	if (!attached.alone)
+		return LOG_STAMP_SLOTS;
+	now = attach_tick();
+	passed = now - thread->stamp_tick;
+	thread->stamp_tick = now;
+	if (passed > (attached.tsc ? LOG_STAMP_TICKS : LOG_STAMP_NS))
+		thread->stamp_slots /= 4;
+	else if (thread->stamp_slots < LOG_STAMP_ALONE)
+		thread->stamp_slots *= 2;
+	if (thread->stamp_slots == 0)
+		thread->stamp_slots = 1;
+	return thread->stamp_slots;
+}
+
 /* The time is about to be read. While a fork is pending, it is to be read again each time. */
 static void log_stamped(const struct hl_page *page)
 {
 	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
-	uint32_t next = log_used(page) + LOG_STAMP_SLOTS;
+	uint32_t next = log_used(page) + log_stamp_slots(&self);
 
 	if (log_depth == 1) {
 		log_hot.limit = next < HL_PAGE_SLOTS - 1 ? next : HL_PAGE_SLOTS - 1;
@@ -672,8 +719,10 @@ void log_process_exit(void)
 		if (page != NULL)
 			log_timed(page, &sample);
 	}
-	page = log_room(2, HL_KIND_exit);
+	page = log_room(4, HL_KIND_exit);
 	if (page != NULL) {
+		if (attached.alone)
+			log_clock(page);
 		log_mark(page, HL_KIND_exit, attach_tick(), 0);
 		attached.process->exited = 1;
 	}

@@ -228,7 +228,7 @@ static bool whole(const struct manifest *manifest)
 	return manifest->finished && collector->processes.error == 0 && !collector->detached;
 }
 
-static json_t *build(const struct manifest *manifest)
+json_t *manifest_build(const struct manifest *manifest)
 {
 	const struct collector *collector = manifest->collector;
 	const struct session *session = &collector->session;
@@ -314,13 +314,20 @@ static int replace_file(int dirfd, const char *bytes)
 	return rc;
 }
 
-int manifest_write(const struct manifest *manifest)
+int manifest_replace(int dirfd, const json_t *root)
 {
-	json_t *root = build(manifest);
 	char *bytes = root == NULL ? NULL : json_dumps(root, JSON_INDENT(2));
-	int rc = bytes == NULL ? -ENOMEM : replace_file(manifest->collector->dirfd, bytes);
+	int rc = bytes == NULL ? -ENOMEM : replace_file(dirfd, bytes);
 
 	free(bytes);
+	return rc;
+}
+
+int manifest_write(const struct manifest *manifest)
+{
+	json_t *root = manifest_build(manifest);
+	int rc = manifest_replace(manifest->collector->dirfd, root);
+
 	json_decref(root);
 	return rc;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * session.json of a trace directory (docs/trace-format.md): what was recorded, how, and how it
- * ended. Called by cmd_record.c, once before the program runs and once at the end.
+ * ended. Called by cmd_record.c, once before the program runs and once at the end, and by import.c.
  */
 #ifndef HEAPLEDGER_RECORD_MANIFEST_H
 #define HEAPLEDGER_RECORD_MANIFEST_H
@@ -11,6 +11,7 @@
 
 #include "heapledger/settings.h"
 
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -27,5 +28,9 @@ struct manifest {
 
 /* Replaces the file as a whole. 0 or -errno. */
 int manifest_write(const struct manifest *manifest);
+
+/* What that writes; and writing it, changed or not. NULL or -errno when it fails. */
+json_t *manifest_build(const struct manifest *manifest);
+int manifest_replace(int dirfd, const json_t *root);
 
 #endif

@@ -6,6 +6,7 @@
 #include "mark.h"
 
 #include "heapledger/callstack.h"
+#include "heapledger/raw.h"
 #include "heapledger/trace.h"
 
 #include <dirent.h>
@@ -32,8 +33,8 @@ static bool is_ours(const char *name)
 {
 	return strcmp(name, HL_TRACE_SESSION_FILE) == 0 ||
 	       strcmp(name, HL_TRACE_SESSION_FILE ".tmp") == 0 || strcmp(name, MARK_SOCKET) == 0 ||
-	       strcmp(name, "compact.tmp") == 0 || ends_with(name, HL_TRACE_SUFFIX) ||
-	       strcmp(name, HL_STACKS_FILE) == 0;
+	       strcmp(name, "compact.tmp") == 0 || strcmp(name, HL_RAW_SERIALS) == 0 ||
+	       strcmp(name, HL_STACKS_FILE) == 0 || ends_with(name, HL_TRACE_SUFFIX);
 }
 
 static DIR *open_list(int dirfd)

@@ -41,6 +41,7 @@ char *tool_format_size(char *buffer, size_t length, uint64_t bytes);
 /* The commands. argv[0] is the command's name. */
 int cmd_record(int argc, char **argv);
 int cmd_mark(int argc, char **argv);
+int cmd_import(int argc, char **argv);
 int cmd_analyze(int argc, char **argv);
 int cmd_dump(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
