@@ -80,19 +80,24 @@ static inline void guard_leave(void)
 }
 
 /* A call of the hot path that needs a bracket after all: its depth is 0, and handlers see it by the
- * cache that is away. */
-static inline void guard_begin_late(enum hl_kind kind, size_t size, const void *caller)
+ * cache that is away. Returns what guard_end_late wants back: not always 0, as a handler finds the
+ * cache there when it interrupts another call that has just entered the whole guard, or has all but
+ * left it. That one has no record under way. */
+static inline uint32_t guard_begin_late(enum hl_kind kind, size_t size, const void *caller)
 {
+	uint32_t depth = log_depth;
+
 	log_depth = 1;
 	atomic_signal_fence(memory_order_seq_cst);
 	log_enter(kind, size, caller);
+	return depth;
 }
 
-static inline void guard_end_late(void)
+static inline void guard_end_late(uint32_t depth)
 {
 	log_leave();
 	atomic_signal_fence(memory_order_seq_cst);
-	log_depth = 0;
+	log_depth = depth;
 }
 
 #endif

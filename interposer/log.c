@@ -12,6 +12,7 @@
 #include "log_fast.h"
 #include "modules.h"
 #include "stacks.h"
+#include "thread.h"
 
 #include <sys/mman.h>
 #include <sys/single_threaded.h>
@@ -358,19 +359,26 @@ void log_leave(void)
 		log_restamp();
 }
 
-/* A bracket for records that are of no call: start-up, thread exit, fork. */
-static void log_open_own(bool may_wait)
+/* A bracket for records that are of no call: start-up, thread exit, fork. As in one of a call, the
+ * cache is away, or a handler would write to the same page by the hot path. Returns what
+ * log_close_own wants back. */
+static struct cache *log_open_own(bool may_wait)
 {
+	struct cache *hot = thread_self.hot;
+
+	thread_self.hot = NULL;
 	log_depth++;
 	/* From here on a signal handler uses the next cursor. */
 	atomic_signal_fence(memory_order_seq_cst);
 	log_open(&(struct log_cause){0}, may_wait);
+	return hot;
 }
 
-static void log_close_own(void)
+static void log_close_own(struct cache *hot)
 {
 	log_leave();
 	atomic_signal_fence(memory_order_seq_cst);
+	thread_self.hot = hot;
 	log_depth--;
 }
 
@@ -535,13 +543,15 @@ static void log_write_call(const struct log_call *call)
 
 void log_call(const struct log_call *call)
 {
+	struct cache *hot;
+
 	if (likely(log_depth != 0)) {
 		log_write_call(call);
 		return;
 	}
-	log_open_own(true);
+	hot = log_open_own(true);
 	log_write_call(call);
-	log_close_own();
+	log_close_own(hot);
 }
 
 /* A fork by another thread may have come between the test of the token and the record. */
@@ -559,8 +569,7 @@ uint64_t log_tick(void)
 {
 	/* Before the first event the clock is not known: attach first. */
 	if (unlikely(log_is_new_process())) {
-		log_open_own(false);
-		log_close_own();
+		log_close_own(log_open_own(false));
 	}
 	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
 		return 0;
@@ -586,6 +595,7 @@ static void log_write_syscall(struct hl_syscall_record *record)
 
 void log_syscall(struct hl_syscall_record *record, uint64_t start_tick)
 {
+	struct cache *hot;
 	uint64_t end;
 
 	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
@@ -598,9 +608,9 @@ void log_syscall(struct hl_syscall_record *record, uint64_t start_tick)
 		return;
 	}
 	/* Not within a call (start-up, thread exit), where waiting may be wrong. */
-	log_open_own(false);
+	hot = log_open_own(false);
 	log_write_syscall(record);
-	log_close_own();
+	log_close_own(hot);
 }
 
 void log_phase(const char *name)
@@ -669,17 +679,18 @@ void log_fork_prepare(void)
 {
 	struct log_thread *thread = &self;
 	struct hl_page *page;
+	struct cache *hot;
 	uint64_t id;
 
 	thread->fork_id = 0;
-	log_open_own(false); /* the heap's locks are held: no waiting */
+	hot = log_open_own(false); /* the heap's locks are held: no waiting */
 	page = log_room(2, HL_KIND_fork);
 	if (page != NULL) {
 		id = (uint64_t)attached.serial << 32 | (atomic_fetch_add(&attached.forks, 1) + 1);
 		log_mark(page, HL_KIND_fork, attach_tick(), id);
 		thread->fork_id = id;
 	}
-	log_close_own();
+	log_close_own(hot);
 }
 
 void log_fork_child(bool interrupted)
@@ -707,8 +718,9 @@ void log_process_exit(void)
 	struct hl_syscall_record calls[ATTACH_SAMPLE_CALLS];
 	struct hl_sample_record sample = {0};
 	struct hl_page *page;
+	struct cache *hot;
 
-	log_open_own(true);
+	hot = log_open_own(true);
 	if (atomic_load(&attached.recording) && attach_sample(&sample, calls)) {
 		for (unsigned i = 0; i < ATTACH_SAMPLE_CALLS; i++) {
 			page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_sample); /* no event if lost */
@@ -726,5 +738,5 @@ void log_process_exit(void)
 		log_mark(page, HL_KIND_exit, attach_tick(), 0);
 		attached.process->exited = 1;
 	}
-	log_close_own();
+	log_close_own(hot);
 }

@@ -89,12 +89,12 @@ static __attribute__((noinline)) void log_taken_late(
 	enum hl_kind kind, void *block, size_t size, const void *caller)
 {
 	struct log_call call = {.kind = kind, .addr = block, .size = size};
+	uint32_t depth = guard_begin_late(kind, size, caller);
 
-	guard_begin_late(kind, size, caller);
 	call.chunk = hl_packed_chunk(size);
 	call.handed = !home_take(block);
 	log_call(&call);
-	guard_end_late();
+	guard_end_late(depth);
 }
 
 static inline void log_taken_hot(enum hl_kind kind, void *block, size_t size, const void *caller)
@@ -201,11 +201,11 @@ static __attribute__((noinline)) void free_missed(
 static __attribute__((noinline)) void log_given_late(void *block, const void *caller)
 {
 	struct log_call call = {.kind = HL_KIND_free, .addr = block};
+	uint32_t depth = guard_begin_late(HL_KIND_free, 0, caller);
 
-	guard_begin_late(HL_KIND_free, 0, caller);
 	call.handed = block != NULL && !home_has(block);
 	log_call(&call);
-	guard_end_late();
+	guard_end_late(depth);
 }
 
 EXPORT void free(void *block)

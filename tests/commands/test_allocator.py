@@ -33,6 +33,18 @@ def test_promise_holds_with_one_arena_and_no_cache(victim, name):
     assert outcome.status == 0, outcome.stderr.decode()
 
 
+# What signal handlers interrupt is more when every call has a record, and most with its stack.
+# `faults` frees twice on purpose; for fork_in_handler's children see docs/design.md.
+@pytest.mark.parametrize('stacks', ['0', '16'])
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.disorder if name in ('faults', 'fork_in_handler') else ())
+    for name in VICTIMS])
+def test_promise_holds_recorded(build, heapledger, tmp_path, name, stacks):
+    outcome = run([heapledger, 'record', '-q', '-o', tmp_path / 'trace', '--kernel', 'off', '--stacks',
+                   stacks, '--', build / 'tests' / 'victims' / f'victim_{name}'])
+    assert outcome.status == 0, outcome.stderr.decode()
+
+
 # The forked child goes on with a call whose page of the log is its parent's.
 def test_fork_in_a_handler_is_recorded(build, heapledger, tmp_path):
     trace = tmp_path / 'trace'
