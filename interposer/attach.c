@@ -30,6 +30,9 @@
 #define WAIT_BACKLOG_NS UINT64_C(200000000) /* for the collector to catch up: then fresh pages */
 #define WAIT_STARVED_NS UINT64_C(5000000000)
 #define STATUS_BYTES 4096
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
 #define RESERVE_PAGES 64
 #define HOLD_SETTLE_NS 200000      /* for calls under way in other threads to end */
 #define HOLD_PAUSE_NS 50000        /* a thread that is held looks again so often ... */
@@ -474,31 +477,44 @@ static bool still_collected(struct hl_session *session)
 	return false;
 }
 
+static struct hl_page *page_at(struct hl_session *session, uint32_t number)
+{
+	return (struct hl_page *)((char *)session + session->pages_offset +
+				  (uint64_t)number * HL_PAGE_BYTES);
+}
+
+/* A page that the collector has not had allocated yet: the kernel does it now, or says that it
+ * cannot, where a touch would be a SIGBUS. Before Linux 5.14 it always says so. */
+static bool back_page(struct hl_session *session, uint32_t number)
+{
+	return attach_raw(SYS_madvise, address_of(page_at(session, number)), HL_PAGE_BYTES,
+		       MADV_POPULATE_WRITE, 0, 0, 0) == 0;
+}
+
 /* limited: leave fresh pages alone while the collector is behind, and the last ones that it has had
  * allocated so far to those who may not wait. */
 static struct hl_page *pop_page(struct hl_session *session, bool limited)
 {
 	_Atomic uint32_t *links = (_Atomic uint32_t *)((char *)session + session->links_offset);
-	uint32_t count = session->page_count, backed, reserve = 0;
+	uint32_t count = session->page_count, backed, fresh;
 	uint32_t entry = hl_stack_pop(&session->free_pages, links, count);
 
-	if (entry == 0) {
-		uint32_t fresh = atomic_load(&session->fresh_pages);
-
-		backed = atomic_load_explicit(&session->backed_pages, memory_order_acquire);
-		if (limited && backed < count)
-			reserve = RESERVE_PAGES;
-		if (limited && atomic_load_explicit(&session->backlog, memory_order_relaxed) >
-				       session->backlog_limit)
+	if (entry != 0)
+		return page_at(session, entry - 1);
+	if (limited && atomic_load_explicit(&session->backlog, memory_order_relaxed) >
+			       session->backlog_limit)
+		return NULL;
+	fresh = atomic_load(&session->fresh_pages);
+	backed = atomic_load_explicit(&session->backed_pages, memory_order_acquire);
+	do {
+		if (fresh >= count)
 			return NULL;
-		do
-			if (fresh + reserve >= backed || fresh >= count)
-				return NULL;
-		while (!atomic_compare_exchange_weak(&session->fresh_pages, &fresh, fresh + 1));
-		entry = fresh + 1;
-	}
-	return (struct hl_page *)((char *)session + session->pages_offset +
-				  (uint64_t)(entry - 1) * HL_PAGE_BYTES);
+		if (limited && backed < count && fresh + RESERVE_PAGES >= backed)
+			return NULL;
+		if (fresh >= backed && !back_page(session, fresh))
+			return NULL;
+	} while (!atomic_compare_exchange_weak(&session->fresh_pages, &fresh, fresh + 1));
+	return page_at(session, fresh);
 }
 
 /* Every page is in use, or the collector behind. Waits while the collector lives and works; gives
