@@ -36,7 +36,7 @@ def hostile(victims, heapledger, library, tmp_path):
                 assert outcome.status == 0, (way, outcome.status, outcome.stderr[-2000:])
                 assert stdout is None or outcome.stdout == stdout, (way, outcome.stdout)
         analysis = analyze(heapledger, trace)
-        assert_sound(analysis, 1)
+        assert_sound(analysis, 1, trace)
         return analysis
     return start
 

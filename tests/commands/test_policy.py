@@ -72,7 +72,7 @@ def recorded(record, victims, heapledger):
         outcome, trace = record(options, victims / 'victim_settings', *parts, env=variables)
         assert outcome.status == 0 and outcome.stderr == b'', outcome
         analysis = analyze(heapledger, trace)
-        assert_sound(analysis, 1)
+        assert_sound(analysis, 1, trace)
         return outcome.stdout.decode().splitlines(), analysis
     return start
 

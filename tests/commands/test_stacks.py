@@ -55,7 +55,7 @@ def victim_stacks(build, heapledger, tmp_path_factory):
     trace = tmp_path_factory.mktemp('stacks') / 'trace'
     outcome = record(heapledger, trace, build / 'tests' / 'victims' / 'victim_stacks')
     assert (outcome.status, outcome.stderr) == (0, b''), outcome
-    assert_sound(analyze(heapledger, trace), 200)
+    assert_sound(analyze(heapledger, trace), 200, trace)
     return said(outcome.stdout), stacks_by_size(heapledger, trace)
 
 

@@ -176,7 +176,7 @@ def test_server_under_load(preload, heapledger, tmp_path, way):
         read_back(server.client)
     if way == 'recorded':
         analysis = analyze(heapledger, trace)
-        assert_sound(analysis, 500_000)
+        assert_sound(analysis, 500_000, trace)
         assert len(analysis['processes']) >= 2, 'the server and the child that saved'
 
 
