@@ -194,7 +194,7 @@ def test_several_runs_in_one_directory(heapledger, alone, trace, victim):
 # The program does not notice
 
 def test_output_and_descriptors_are_the_programs(alone):
-    script = 'ls -l /proc/$$/fd | wc -l; printf err >&2; exit 77'
+    script = 'ls /proc/self/fd | wc -l; printf err >&2; exit 77'
     plain = subprocess.run(['/bin/sh', '-c', script], env=CLEAN_ENVIRONMENT, capture_output=True,
                            check=False)
     outcome = alone('/bin/sh', '-c', script)
