@@ -152,7 +152,8 @@ static void log_given(enum hl_kind kind, void *block, size_t size)
 
 	call.handed = block != NULL;
 	log_call(&call);
-	if (block != NULL)
+	/* A pointer that is none of ours has no chunk to look at; heap_free says so. */
+	if (block != NULL && (uintptr_t)block % CHUNK_ALIGN_BYTES == 0)
 		home_give(block);
 }
 
