@@ -46,6 +46,7 @@ def test_promise_holds_recorded(build, heapledger, tmp_path, name, stacks):
 
 
 # The forked child goes on with a call whose page of the log is its parent's.
+@pytest.mark.disorder  # and may miss that call's record: docs/design.md
 def test_fork_in_a_handler_is_recorded(build, heapledger, tmp_path):
     trace = tmp_path / 'trace'
     outcome = run([heapledger, 'record', '-q', '-o', trace, '--kernel', 'off', '--',
