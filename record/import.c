@@ -7,6 +7,7 @@
 #include "import.h"
 
 #include "manifest.h"
+#include "output.h"
 #include "raw_reader.h"
 #include "running.h"
 #include "stream.h"
@@ -78,19 +79,9 @@ static bool is_raw(const char *name)
 	       strcmp(name + length - suffix, HL_RAW_SUFFIX) == 0;
 }
 
-static DIR *open_list(int dirfd)
-{
-	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *list = fd < 0 ? NULL : fdopendir(fd);
-
-	if (list == NULL && fd >= 0)
-		close(fd);
-	return list;
-}
-
 static bool has_any(int dirfd)
 {
-	DIR *list = open_list(dirfd);
+	DIR *list = output_list(dirfd);
 	struct dirent *entry;
 	bool found = false;
 
@@ -139,7 +130,7 @@ static int by_serial(const void *a, const void *b)
 
 static int list_files(struct import *import)
 {
-	DIR *list = open_list(import->dirfd);
+	DIR *list = output_list(import->dirfd);
 	struct dirent *entry;
 	int code = TOOL_OK;
 

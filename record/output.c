@@ -37,7 +37,7 @@ static bool is_ours(const char *name)
 	       strcmp(name, HL_STACKS_FILE) == 0 || ends_with(name, HL_TRACE_SUFFIX);
 }
 
-static DIR *open_list(int dirfd)
+DIR *output_list(int dirfd)
 {
 	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *list = fd < 0 ? NULL : fdopendir(fd);
@@ -51,7 +51,7 @@ static DIR *open_list(int dirfd)
 static int holds_trace(int dirfd, char *foreign, size_t bytes)
 {
 	bool manifest = false, streams = false, other = false;
-	DIR *list = open_list(dirfd);
+	DIR *list = output_list(dirfd);
 	struct dirent *entry;
 
 	if (list == NULL)
@@ -75,7 +75,7 @@ static int holds_trace(int dirfd, char *foreign, size_t bytes)
 
 static int remove_trace(int dirfd)
 {
-	DIR *list = open_list(dirfd);
+	DIR *list = output_list(dirfd);
 	struct dirent *entry;
 	int rc = 0;
 

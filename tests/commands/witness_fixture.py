@@ -37,14 +37,14 @@ class Counted:
 class Witness:
     """The counts of one recording, in a file that outlives all its processes."""
 
-    def __init__(self, library, folder):
-        self.library = library
+    def __init__(self, preloaded, folder):
+        self.preloaded = preloaded
         self.file = open(folder / 'witness', 'w+b')
         self.file.truncate(8 + SLOTS * SLOT.size)
         self.map = mmap.mmap(self.file.fileno(), 0)
 
     def command(self, *argv):
-        return ['/bin/sh', '-c', LAUNCH, self.library, *argv]
+        return ['/bin/sh', '-c', LAUNCH, self.preloaded, *argv]
 
     def start(self, heapledger, trace, *argv, options=(), before=(), **more):
         """`record` on argv, below `before`, in a process group of its own."""
