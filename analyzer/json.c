@@ -402,6 +402,7 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 		put(root, "exit", json_incref(session_exit));
 	else
 		put(root, "exit", header ? exit_object(header) : NULL);
+	put_count(root, "overwritten_events", trace_overwritten(analysis->trace));
 	put(root, "notes", notes_array(analysis->trace));
 }
 

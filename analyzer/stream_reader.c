@@ -282,12 +282,13 @@ void stream_reader_close(struct stream_reader *reader)
 	free(reader);
 }
 
+/* Thread 0 is last: what has the tick of a begin mark came before it. */
 static inline bool lane_before(const struct lane *a, const struct lane *b)
 {
 	if (a->cursor.tick != b->cursor.tick)
 		return a->cursor.tick < b->cursor.tick;
 	if (a->event.tid != b->event.tid)
-		return a->event.tid < b->event.tid;
+		return a->event.tid - 1 < b->event.tid - 1;
 	return a->sequence < b->sequence;
 }
 

@@ -167,6 +167,7 @@ static void print_identity(const struct analysis *analysis)
 	const char *model = json_string_value(json_object_get(analysis->trace->session, "model"));
 	uint64_t calls = analysis_calls(&analysis->total);
 	uint64_t total = calls + analysis_all_syscalls(&analysis->total);
+	uint64_t older = trace_overwritten(analysis->trace);
 
 	printf("%sheapledger%s  ", bold, plain);
 	print_command(first, COLUMNS - 12);
@@ -181,7 +182,10 @@ static void print_identity(const struct analysis *analysis)
 	say("%s allocator calls, %s system calls, %s, %zu process%s", number(calls),
 		number(total - calls), duration(analysis->last_ns - analysis->first_ns),
 		analysis->count, analysis->count == 1 ? "" : " images");
-	if (program->begin_tick)
+	if (older > 0)
+		say("of %s older events only the heap that they left is kept (record --ring)",
+			number(older));
+	else if (program->begin_tick)
 		say("the recording began later than the program, with the heap as it was then");
 	if (header->end == HL_TRACE_END_SIGNAL)
 		say("the program was killed by signal %d (%s)", header->end_status,

@@ -164,6 +164,14 @@ static void read_session(struct trace *trace)
 	}
 }
 
+uint64_t trace_overwritten(const struct trace *trace)
+{
+	json_int_t count =
+		json_integer_value(json_object_get(trace->session, "overwritten_events"));
+
+	return count > 0 ? (uint64_t)count : 0;
+}
+
 static bool has_stream(const struct trace *trace, const char *file, json_int_t serial)
 {
 	size_t low = 0, high = trace->stream_count;

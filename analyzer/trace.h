@@ -47,6 +47,9 @@ int trace_stream_open(struct trace *trace, const struct trace_stream *stream,
 /* Reads stacks.hls, if there is one; on failure trace->error says why. */
 int trace_read_stacks(struct trace *trace);
 
+/* Events that `record --ring` recorded and left out since; 0 = none. */
+uint64_t trace_overwritten(const struct trace *trace);
+
 /* Why the trace is not whole, for people: NULL when it is. `index` counts the notes from 0; the
  * buffer takes 512 bytes at least. */
 const char *trace_note(const struct trace *trace, unsigned index, char *buffer, size_t length);

@@ -27,6 +27,8 @@
 #define BUFFER_BYTES (UINT64_C(512) << 20)
 #define BUFFER_LEAST_BYTES (UINT64_C(1) << 20)
 #define BUFFER_MOST_BYTES (UINT64_C(64) << 30)
+#define RING_LEAST_BYTES (UINT64_C(1) << 20)
+#define RING_MOST_BYTES (UINT64_C(1) << 44)
 #define INTERVAL_NS UINT64_C(10000000)
 
 struct options {
@@ -37,6 +39,7 @@ struct options {
 	uint64_t interval_ns;
 	uint64_t start_after_ns;
 	uint64_t duration_ns;
+	uint64_t ring_bytes;
 	unsigned stack_depth;
 	int mark_signal;
 	bool force;
@@ -49,8 +52,8 @@ static const char usage[] =
 	"usage: heapledger record [-o DIR] [--force] [--on-full wait|drop] [--buffer SIZE]\n"
 	"                         [--interval MS] [--stacks N] [--kernel auto|require|off] [-q]\n"
 	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]...\n"
-	"                         [--start-after TIME] [--duration TIME] [--mark-signal USR1|USR2] "
-	"[--] CMD...\n"
+	"                         [--start-after TIME] [--duration TIME] [--ring SIZE]\n"
+	"                         [--mark-signal USR1|USR2] [--] CMD...\n"
 	"\n"
 	"Runs CMD and records every allocator call and the system calls beneath it.\n"
 	"\n"
@@ -72,6 +75,7 @@ static const char usage[] =
 	"      --duration TIME the recording ends after this long, as in 500ms, 10s or 2m; CMD "
 	"runs\n"
 	"                      on unrecorded\n"
+	"      --ring SIZE     keep the newest SIZE of records only, and the heap as it was before\n"
 	"      --mark-signal SIG  USR1 or USR2 begins a phase, `signal 1` and so on, and is not\n"
 	"                      passed on (heapledger mark begins one with a name)\n"
 	"  -q, --quiet         no live line and no summary\n"
@@ -91,6 +95,7 @@ static const struct option long_options[] = {
 	{"set", required_argument, NULL, 's'},
 	{"start-after", required_argument, NULL, 'a'},
 	{"duration", required_argument, NULL, 'd'},
+	{"ring", required_argument, NULL, 'r'},
 	{"mark-signal", required_argument, NULL, 'm'},
 	{"quiet", no_argument, NULL, 'q'},
 	{"help", no_argument, NULL, 'h'},
@@ -113,6 +118,15 @@ static int parse_buffer(struct options *options, const char *text)
 		options->buffer_bytes > BUFFER_MOST_BYTES)
 		return tool_fail(TOOL_USAGE, "record",
 			"--buffer: a size from 1 MiB to 64 GiB is needed, not %s", text);
+	return 0;
+}
+
+static int parse_ring(struct options *options, const char *text)
+{
+	if (tool_parse_size(text, &options->ring_bytes) != 0 ||
+		options->ring_bytes < RING_LEAST_BYTES || options->ring_bytes > RING_MOST_BYTES)
+		return tool_fail(TOOL_USAGE, "record",
+			"--ring: a size from 1 MiB to 16 TiB is needed, not %s", text);
 	return 0;
 }
 
@@ -192,6 +206,8 @@ static int parse_option(struct options *options, int letter)
 		return parse_time("--start-after", optarg, &options->start_after_ns);
 	case 'd':
 		return parse_time("--duration", optarg, &options->duration_ns);
+	case 'r':
+		return parse_ring(options, optarg);
 	case 'm':
 		return parse_signal(options, optarg);
 	case 'q':
@@ -270,21 +286,26 @@ static int leave_like(int status)
 static void print_summary(const struct collector *collector, int terminal)
 {
 	const struct processes *all = &collector->processes;
-	char size[32], lost[40] = "", each[40] = "";
+	char size[32], lost[40] = "", each[40] = "", older[100] = "";
 	uint64_t bytes = all->bytes + stacks_file_bytes(all->stacks);
 
 	if (all->lost > 0)
 		snprintf(lost, sizeof(lost), ", %" PRIu64 " lost", all->lost);
-	if (all->events > 0 && !collector->failed)
+	if (all->events > 0 && !collector->failed && all->overwritten == 0)
 		snprintf(each, sizeof(each), ", %.2f bytes an event",
 			(double)bytes / (double)all->events);
+	if (all->overwritten > 0)
+		snprintf(older, sizeof(older),
+			"heapledger: of %" PRIu64 " older events only the heap that they left is kept\n",
+			all->overwritten);
 	dprintf(terminal,
 		"heapledger: %" PRIu64 " events%s of %u process image%s in %.1f s\n"
+		"%s"
 		"heapledger: %s in %s%s\n"
 		"%s"
 		"heapledger: next: heapledger analyze %s\n",
 		all->events, lost, all->streams, all->streams == 1 ? "" : "s",
-		(double)(collector->ended_ns - collector->started_ns) / 1e9,
+		(double)(collector->ended_ns - collector->started_ns) / 1e9, older,
 		tool_format_size(size, sizeof(size), bytes), collector->directory, each,
 		collector->stopped ? "heapledger: the recording has ended, the program runs on\n"
 				   : "",
@@ -405,12 +426,12 @@ static int start(struct launch *launch, struct collector *collector, const struc
 /* The kernel's record is of the whole run: of a part, `verify` would find the rest missing. */
 static int settle_kernel(struct options *options)
 {
-	if (options->duration_ns == 0 && options->start_after_ns == 0)
+	if (options->duration_ns == 0 && options->start_after_ns == 0 && options->ring_bytes == 0)
 		return 0;
 	if (strcmp(options->kernel, "require") == 0)
 		return tool_fail(TOOL_USAGE, "record",
 			"--kernel require: the kernel's record is of whole runs only, not with "
-			"--duration or --start-after");
+			"--duration, --start-after or --ring");
 	options->kernel = "off";
 	return 0;
 }
@@ -432,6 +453,9 @@ int cmd_record(int argc, char **argv)
 	}
 	if (rc == 0)
 		rc = find_program(&launch, &options, library, sizeof(library));
+	if (rc == 0 && options.ring_bytes != 0 && options.start_after_ns != 0)
+		rc = tool_fail(TOOL_USAGE, "record",
+			"--ring keeps what was last, so --start-after has no meaning with it");
 	if (rc == 0)
 		rc = settle_kernel(&options);
 	if (rc != 0)
@@ -440,6 +464,7 @@ int cmd_record(int argc, char **argv)
 	collector.interval_ns = options.interval_ns;
 	collector.start_after_ns = options.start_after_ns;
 	collector.duration_ns = options.duration_ns;
+	collector.ring_bytes = options.ring_bytes;
 	collector.mark_signal = options.mark_signal;
 	/* First, so that no signal finds shared memory that nobody would remove. */
 	collector.signal_fd = launch_take_signals(&launch);

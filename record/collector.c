@@ -6,6 +6,7 @@
 #include "collector.h"
 #include "kernel.h"
 #include "mark.h"
+#include "ring.h"
 #include "sample.h"
 #include "tool.h"
 
@@ -406,6 +407,8 @@ int collector_open(struct collector *collector)
 		&collector->processes, &collector->session, collector->dirfd, collector->poll_fd);
 	if (collector->start_after_ns != 0)
 		collector->processes.begin_tick = UINT64_MAX;
+	if (rc == 0 && collector->ring_bytes != 0)
+		rc = ring_open(&collector->ring, &collector->processes, collector->ring_bytes);
 	return rc;
 }
 
@@ -421,7 +424,8 @@ void collector_run(struct collector *collector)
 		busy = tick_round(collector->session.map);
 		session_back(&collector->session);
 		processes_before_drain(&collector->processes);
-		busy = drain(collector) > 0 || busy;
+		if (!ring_full(collector->ring))
+			busy = drain(collector) > 0 || busy;
 		processes_after_drain(&collector->processes);
 		if (ended)
 			reap(collector);
@@ -431,6 +435,7 @@ void collector_run(struct collector *collector)
 		check_failure(collector);
 		keep_start(collector);
 		keep_duration(collector);
+		ring_round(collector->ring);
 		if (collector->processes.cut_tick != 0)
 			stop(collector);
 		timeout = next_timeout(collector, busy, timeout);
@@ -440,6 +445,7 @@ void collector_run(struct collector *collector)
 	else if (!collector->stopped)
 		close_hidden(collector);
 	collector->ended_ns = session_monotonic();
+	ring_end(collector->ring);
 	check_failure(collector);
 	processes_compact(&collector->processes);
 }
@@ -455,6 +461,7 @@ void collector_wait(struct collector *collector)
 
 void collector_close(struct collector *collector)
 {
+	ring_close(collector->ring);
 	processes_free(&collector->processes);
 	free(collector->batch);
 	mark_close(collector->mark_fd, collector->dirfd);

@@ -28,6 +28,7 @@ struct collector {
 	uint64_t interval_ns;
 	uint64_t start_after_ns; /* what comes before is not recorded */
 	uint64_t duration_ns;    /* of the recording; 0 = to the program's end */
+	uint64_t ring_bytes;     /* of records, the newest ones, are kept; 0 = all */
 	int mark_signal;         /* begins a phase instead of being passed on; 0 = none */
 
 	struct live live;
@@ -35,6 +36,7 @@ struct collector {
 	int poll_fd;
 	int mark_fd; /* -1: the directory cannot hold the socket */
 	uint32_t signal_marks;
+	struct ring *ring; /* NULL: everything is kept */
 	struct probe *probe;
 	bool child_ended;
 	int child_status; /* as waitpid gives it */

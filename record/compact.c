@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * See compact.h. What came and went before the mark is left out: a block with its free, a mapping
+ * See compact.h. What came and went before the cut is left out: a block with its free, a mapping
  * with its unmapping. A child that stays needs the heap as of its fork mark, so what is there at
  * the mark is pinned: it stays, and so does its end. Memory is that of the live set.
+ *
+ * In a stream that is still written, records of before the cut may follow: a thread keeps what it
+ * has logged until its page is full. Nothing is wrong with what is made without them. Of a block
+ * that such a record makes or frees, the other half is kept, and its half joins it.
  */
 #include "compact.h"
-#include "stream.h"
 
 #include "analyzer/live.h"
 #include "analyzer/mapping.h"
@@ -20,8 +23,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define TEMPORARY "compact.tmp"
 
 struct kept {
 	uint64_t order;
@@ -61,6 +62,9 @@ struct compact {
 	uint64_t copying_until;
 	bool has_phase;
 	struct kept phase;
+	uint64_t previous; /* see compact_request */
+	uint64_t events;
+	uint64_t syscalls;
 };
 
 static uint64_t addr_of(const union decode_record *record)
@@ -326,11 +330,25 @@ static int forked(struct compact *compact, uint32_t tid, const union decode_reco
 	return 0;
 }
 
-static int before_mark(struct compact *compact, const struct stream_event *event)
+/* What is left out, counted as processes.c counts what it takes. */
+static void count(struct compact *compact, const union decode_record *record)
+{
+	unsigned kind = kind_of(record);
+	bool syscall = name_is_syscall(kind);
+
+	if (record->word[0] <= compact->previous || kind >= HL_KIND_realloc_begin ||
+		(syscall && (record->syscall.cause >> 8 & 0xff) == HL_REASON_recorder))
+		return;
+	compact->events++;
+	compact->syscalls += syscall;
+}
+
+static int before_cut(struct compact *compact, const struct stream_event *event)
 {
 	const union decode_record *record = &event->record;
 	unsigned kind = kind_of(record);
 
+	count(compact, record);
 	if (compact->copying &&
 		(event->tid == compact->copying_tid || record->word[0] >= compact->copying_until))
 		compact->copying = false;
@@ -398,27 +416,55 @@ static int write_heap(struct compact *compact, struct stream *stream)
 	return rc;
 }
 
-/* The records up to the mark become the heap; those of the same blocks after it follow. */
-static int rewrite(struct compact *compact, struct stream_reader *reader, struct stream *stream,
-	uint64_t begin)
+static int write_begin(struct stream *stream, uint64_t tick)
+{
+	union decode_record begin = {
+		.mark = {.tick = tick, .kind_addr = hl_kind_addr(HL_KIND_begin, 0)}};
+
+	return append(stream, 0, &begin);
+}
+
+/* The heap, and the mark if there is none. Its blocks end here. */
+static int write_start(
+	struct compact *compact, struct compact_result *result, uint64_t cut, bool marked)
+{
+	int rc = write_heap(compact, result->stream);
+
+	if (!rc && !marked)
+		rc = write_begin(result->stream, cut);
+	if (!rc)
+		rc = stream_flush(result->stream);
+	result->heap_bytes = stream_bytes(result->stream);
+	return rc;
+}
+
+/* The records up to the cut become the heap; those of the same blocks after it follow. `marked`: the
+ * cut is at the begin mark, and not behind all that has its tick. */
+static int rewrite(struct compact *compact, struct stream_reader *reader,
+	struct compact_result *result, uint64_t cut, bool marked)
 {
 	const struct stream_event *event;
 	bool begun = false;
 	int rc;
 
-	stream_reader_limit(reader, begin);
+	stream_reader_rewind(reader, -1);
+	stream_reader_limit(reader, cut);
 	while ((rc = stream_reader_next(reader, &event)) > 0) {
-		if (!begun && kind_of(&event->record) == HL_KIND_begin) {
+		rc = 0;
+		if (!begun && (marked ? kind_of(&event->record) == HL_KIND_begin
+				      : event->record.word[0] > cut)) {
 			begun = true;
-			rc = write_heap(compact, stream);
+			rc = write_start(compact, result, cut, marked);
 		}
-		if (!rc || rc == 1)
-			rc = begun ? append(stream, event->tid, &event->record)
-				   : before_mark(compact, event);
+		if (!rc)
+			rc = begun ? append(result->stream, event->tid, &event->record)
+				   : before_cut(compact, event);
 		if (rc)
 			return rc;
 	}
-	return rc ? rc : begun ? 0 : -ENODATA;
+	if (rc || begun)
+		return rc;
+	return marked ? -ENODATA : write_start(compact, result, cut, marked);
 }
 
 static int copy_block(struct stream *stream, int fd, const struct hl_block_header *header,
@@ -434,17 +480,17 @@ static int copy_block(struct stream *stream, int fd, const struct hl_block_heade
 	return stream_append_block(stream, header, grown);
 }
 
-/* The blocks that begin after the mark, as they are. */
-static int copy_rest(struct stream *stream, int fd, const struct stream_info *info, uint64_t begin)
+/* The blocks between two offsets that begin after the cut, as they are. */
+static int copy_blocks(struct stream *stream, int fd, uint64_t from, uint64_t to, uint64_t cut)
 {
 	uint8_t *buffer = NULL;
 	int rc = 0;
-	for (uint64_t at = info->header.header_bytes; !rc && at < info->size;) {
+	for (uint64_t at = from; !rc && at < to;) {
 		struct hl_block_header header;
 		if (pread(fd, &header, sizeof(header), (off_t)at) != sizeof(header) ||
 			decode_check_block(&header))
 			rc = -EIO;
-		else if (header.first_tick > begin)
+		else if (header.first_tick > cut)
 			rc = copy_block(stream, fd, &header, at, &buffer);
 		at += sizeof(header) + header.stored_bytes;
 	}
@@ -460,34 +506,9 @@ static int find_begin(struct stream_reader *reader, uint64_t *tick)
 	while ((rc = stream_reader_next(reader, &event)) > 0)
 		if (kind_of(&event->record) == HL_KIND_begin) {
 			*tick = event->record.word[0];
-			stream_reader_rewind(reader, -1);
 			return 0;
 		}
 	return rc ? rc : -ENODATA;
-}
-
-static int write_file(
-	struct compact *compact, int dirfd, int fd, struct stream_reader *reader, uint64_t *bytes)
-{
-	const struct stream_info *info = stream_reader_info(reader);
-	const struct hl_trace_header *header = &info->header;
-	struct stream *stream;
-	uint64_t begin = 0;
-	int rc = find_begin(reader, &begin);
-	if (!rc)
-		rc = stream_create_as(&stream, dirfd, TEMPORARY, header, info->command);
-	if (rc)
-		return rc;
-	rc = rewrite(compact, reader, stream, begin);
-	if (!rc)
-		rc = stream_flush(stream);
-	if (!rc)
-		rc = copy_rest(stream, fd, info, begin);
-	*bytes = stream_bytes(stream);
-	int close_rc = stream_close(stream, !(header->flags & HL_TRACE_INCOMPLETE),
-		(enum hl_trace_end)header->end, header->end_status, header->end_tick, header->lost,
-		NULL, 0);
-	return rc ? rc : close_rc;
 }
 
 static void compact_free(struct compact *compact)
@@ -498,29 +519,132 @@ static void compact_free(struct compact *compact)
 	live_free(&compact->live);
 }
 
-int compact_stream(int dirfd, const char *name, const struct compact_child *children,
-	size_t child_count, uint64_t *bytes)
+static int write_file(const struct compact_request *request, struct compact_result *result, int fd,
+	struct stream_reader *reader)
 {
-	struct compact compact = {.children = children, .child_count = child_count};
-	struct stream_reader *reader = NULL;
-	struct stat status;
-	int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC);
-	int rc = fd < 0 || fstat(fd, &status) ? -errno : 0;
+	struct compact compact = {.children = request->children,
+		.child_count = request->child_count,
+		.previous = request->previous};
+	const struct stream_info *info = stream_reader_info(reader);
+	uint64_t cut = request->cut;
+	int rc = cut ? 0 : find_begin(reader, &cut);
 
-	if (!rc) {
-		struct stream_input input = {
-			.fd = fd, .size = (uint64_t)status.st_size, .name = name};
-		rc = stream_reader_open(&reader, &input);
-	}
+	result->header = info->header;
 	if (!rc)
-		rc = write_file(&compact, dirfd, fd, reader, bytes);
-	if (!rc && renameat(dirfd, TEMPORARY, dirfd, name))
-		rc = -errno;
-	if (rc)
-		unlinkat(dirfd, TEMPORARY, 0);
-	stream_reader_close(reader);
+		rc = stream_create_as(&result->stream, request->dirfd, COMPACT_TEMPORARY,
+			&info->header, info->command);
+	if (!rc)
+		rc = rewrite(&compact, reader, result, cut, !request->cut);
+	if (!rc)
+		rc = stream_flush(result->stream);
+	if (!rc)
+		rc = copy_blocks(
+			result->stream, fd, info->header.header_bytes, info->size, cut);
+	result->events = compact.events;
+	result->syscalls = compact.syscalls;
 	compact_free(&compact);
-	if (fd >= 0)
-		close(fd);
 	return rc;
+}
+
+static int open_file(const struct compact_request *request, uint64_t *size)
+{
+	struct stat status;
+	int fd = openat(request->dirfd, request->name, O_RDONLY | O_CLOEXEC);
+	int rc;
+
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &status)) {
+		rc = -errno;
+		close(fd);
+		return rc;
+	}
+	*size = (uint64_t)status.st_size;
+	return fd;
+}
+
+int compact_write(const struct compact_request *request, struct compact_result *result)
+{
+	struct stream_reader *reader = NULL;
+	struct stream_input input = {.name = request->name};
+	int rc;
+
+	*result = (struct compact_result){0};
+	input.fd = open_file(request, &input.size);
+	if (input.fd < 0)
+		return input.fd;
+	if (request->size)
+		input.size = request->size;
+	rc = stream_reader_open(&reader, &input);
+	if (!rc)
+		rc = write_file(request, result, input.fd, reader);
+	stream_reader_close(reader);
+	close(input.fd);
+	if (rc)
+		compact_drop(request, result);
+	return rc;
+}
+
+int compact_copy(const struct compact_request *request, struct compact_result *result,
+	uint64_t from, uint64_t to)
+{
+	uint64_t size;
+	int fd = open_file(request, &size), rc;
+
+	if (fd < 0)
+		return fd;
+	rc = copy_blocks(result->stream, fd, from, to, 0);
+	close(fd);
+	return rc;
+}
+
+static int replace(const struct compact_request *request)
+{
+	if (renameat(request->dirfd, COMPACT_TEMPORARY, request->dirfd, request->name) == 0)
+		return 0;
+	int rc = -errno;
+	unlinkat(request->dirfd, COMPACT_TEMPORARY, 0);
+	return rc;
+}
+
+int compact_close(
+	const struct compact_request *request, struct compact_result *result, uint64_t *bytes)
+{
+	const struct hl_trace_header *header = &result->header;
+	uint64_t size = stream_bytes(result->stream);
+	int rc = stream_close(result->stream, !(header->flags & HL_TRACE_INCOMPLETE),
+		(enum hl_trace_end)header->end, header->end_status, header->end_tick, header->lost,
+		NULL, 0);
+
+	result->stream = NULL;
+	if (!rc)
+		rc = replace(request);
+	else
+		unlinkat(request->dirfd, COMPACT_TEMPORARY, 0);
+	if (!rc)
+		*bytes = size;
+	return rc;
+}
+
+int compact_go_on(const struct compact_request *request, struct compact_result *result,
+	struct stream *stream)
+{
+	int rc = replace(request);
+
+	if (rc) {
+		compact_drop(request, result);
+		return rc;
+	}
+	rc = stream_go_on(stream, result->stream);
+	result->stream = NULL;
+	return rc;
+}
+
+void compact_drop(const struct compact_request *request, struct compact_result *result)
+{
+	if (!result->stream)
+		return;
+	stream_close(result->stream, 0, HL_TRACE_END_UNKNOWN, -1, 0, 0, NULL, 0);
+	result->stream = NULL;
+	unlinkat(request->dirfd, COMPACT_TEMPORARY, 0);
 }

@@ -475,3 +475,10 @@ void encode_free(struct encode_block *block)
 	free(block->recent);
 	memset(block, 0, sizeof(*block));
 }
+
+void encode_thread_end(void)
+{
+	ZSTD_freeCCtx(scratch.zstd);
+	free(scratch.out);
+	memset(&scratch, 0, sizeof(scratch));
+}

@@ -55,4 +55,7 @@ int encode_finish(const struct encode_block *block, uint32_t tid, uint64_t seque
 void encode_reset(struct encode_block *block);
 void encode_free(struct encode_block *block);
 
+/* Before a thread that has finished blocks ends: gives back what it kept for that. */
+void encode_thread_end(void);
+
 #endif

@@ -124,7 +124,8 @@ static size_t width(int terminal)
 static uint64_t fill(
 	struct line *line, const struct live *live, const struct processes *all, uint64_t now)
 {
-	uint64_t events = all->events, syscalls = all->syscalls;
+	uint64_t events = all->events + all->overwritten;
+	uint64_t syscalls = all->syscalls + all->overwritten_syscalls;
 	uint32_t running = 0;
 	char text[32];
 

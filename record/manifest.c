@@ -258,7 +258,7 @@ json_t *manifest_build(const struct manifest *manifest)
 			(int)sysconf(_SC_NPROCESSORS_ONLN), "page_bytes",
 			(int)sysconf(_SC_PAGESIZE)));
 	json_object_set_new(root, "options",
-		json_pack("{s:s, s:s, s:I, s:I, s:i, s:o, s:o}", "on_full", manifest->on_full,
+		json_pack("{s:s, s:s, s:I, s:I, s:i, s:o, s:o, s:o}", "on_full", manifest->on_full,
 			"kernel", manifest->kernel_mode, "buffer_bytes",
 			(json_int_t)manifest->buffer_bytes, "interval_ns",
 			(json_int_t)collector->interval_ns, "stacks",
@@ -267,11 +267,16 @@ json_t *manifest_build(const struct manifest *manifest)
 						       : json_null(),
 			"duration_ns",
 			collector->duration_ns != 0 ? integer(collector->duration_ns)
-						    : json_null()));
+						    : json_null(),
+			"ring_bytes",
+			collector->ring_bytes != 0 ? integer(collector->ring_bytes)
+						   : json_null()));
 	json_object_set_new(root, "exit", exit_object(collector));
 	json_object_set_new(root, "duration_ns",
 		manifest->finished ? integer(collector->ended_ns - collector->started_ns)
 				   : json_null());
+	json_object_set_new(
+		root, "overwritten_events", integer(collector->processes.overwritten));
 	json_object_set_new(root, "streams", stream_array(&collector->processes));
 	json_object_set_new(root, "unrecorded_processes",
 		integer(atomic_load(&session->map->unregistered) + collector->unseen));

@@ -4,7 +4,6 @@
  * pages, so numbers are bounded and records are walked before they are passed on.
  */
 #include "processes.h"
-#include "compact.h"
 #include "sample.h"
 
 #include "heapledger/settings.h"
@@ -381,17 +380,22 @@ static uint32_t before(const struct hl_packed *slots, uint32_t used, uint64_t ti
 	return used;
 }
 
-/* Those of before the recording's begin are written, but are no events. */
+/* Those of before the recording's begin, or of before the last cut, are written, but are no events of
+ * the stream. */
 static uint32_t walk_page(struct processes *all, struct process *process, struct hl_packed *slots,
 	uint32_t used, uint64_t tick)
 {
 	uint64_t events = process->events, syscalls = process->syscalls;
 	uint32_t early = 0, sound;
 
-	if (all->begin_tick != 0)
-		early = all->begin_tick == UINT64_MAX ? used
-						      : before(slots, used, tick, all->begin_tick);
+	if (all->begin_tick == UINT64_MAX)
+		early = used;
+	else if (process->begin_tick != 0)
+		early = before(slots, used, tick, process->begin_tick);
 	sound = walk(all, process, slots, early);
+	if (all->begin_tick == 0) /* with --ring they were events */
+		processes_overwrite(all, process, process->events - events,
+			process->syscalls - syscalls);
 	process->events = events;
 	process->syscalls = syscalls;
 	if (sound == early)
@@ -445,7 +449,7 @@ static void put_begin(struct processes *all, struct process *process, uint64_t t
 {
 	struct hl_mark_record begin = {.tick = tick, .kind_addr = hl_kind_addr(HL_KIND_begin, 0)};
 
-	process->began_late = true;
+	process->begin_tick = tick;
 	processes_put(all, process, &begin, 1);
 }
 
@@ -527,6 +531,7 @@ static void close_stream(struct processes *all, struct process *process)
 
 	if (process->stream == NULL)
 		return;
+	process->end_tick = end_tick;
 	processes_put_clock(all, process);
 	if (all->begin_tick == UINT64_MAX) { /* all of it was before */
 		process->early = true;
@@ -570,58 +575,88 @@ void processes_close(
 		atomic_store(&slot->state, HL_PROCESS_FREE);
 }
 
-static const char *file_name(const struct process *process, char name[64])
+const char *processes_file_name(const struct process *process, char name[PROCESS_NAME_BYTES])
 {
-	snprintf(name, 64, "%d.%u" HL_TRACE_SUFFIX, (int)process->pid, process->serial);
+	snprintf(name, PROCESS_NAME_BYTES, "%d.%u" HL_TRACE_SUFFIX, (int)process->pid,
+		process->serial);
 	return name;
 }
 
-/* Streams of which nothing is left: they ended before the recording began, and so did all that they
- * forked. A child's serial is higher than its parent's. */
-static void remove_early(struct processes *all)
+void processes_overwrite(
+	struct processes *all, struct process *process, uint64_t events, uint64_t syscalls)
 {
-	char name[64];
+	process->events -= events;
+	process->syscalls -= syscalls;
+	all->overwritten += events;
+	all->overwritten_syscalls += syscalls;
+	if (process->alive)
+		return;
+	all->events -= events;
+	all->syscalls -= syscalls;
+}
 
+static void remove_stream(struct processes *all, struct process *process)
+{
+	char name[PROCESS_NAME_BYTES];
+
+	process->removed = true;
+	all->bytes -= process->bytes;
+	all->streams--;
+	processes_overwrite(all, process, process->events, process->syscalls);
+	unlinkat(all->dirfd, processes_file_name(process, name), 0);
+}
+
+/* A child's serial is higher than its parent's. */
+void processes_remove_early(struct processes *all)
+{
 	for (uint32_t i = 0; i < all->by_serial_size; i++)
 		if (all->by_serial[i] != NULL)
-			all->by_serial[i]->removed = all->by_serial[i]->early;
+			all->by_serial[i]->needed = !all->by_serial[i]->early;
 	for (uint32_t i = all->by_serial_size; i-- > 0;) {
 		struct process *process = all->by_serial[i], *parent;
 
-		if (process == NULL || process->removed)
+		if (process == NULL || !process->needed)
 			continue;
 		parent = processes_by_serial(all, process->header.parent_serial);
 		if (parent != NULL && process->header.fork_id != 0)
-			parent->removed = false;
+			parent->needed = true;
 	}
-	for (uint32_t i = 0; i < all->by_serial_size; i++) {
-		struct process *process = all->by_serial[i];
-
-		if (process == NULL || !process->removed)
-			continue;
-		all->bytes -= process->bytes;
-		all->streams--;
-		unlinkat(all->dirfd, file_name(process, name), 0);
-	}
+	for (uint32_t i = 0; i < all->by_serial_size; i++)
+		if (all->by_serial[i] != NULL && !all->by_serial[i]->needed &&
+			!all->by_serial[i]->removed)
+			remove_stream(all, all->by_serial[i]);
 }
 
-static void compact_one(
-	struct processes *all, struct process *process, struct compact_child *children)
+size_t processes_children(
+	const struct processes *all, const struct process *process, struct compact_child *list)
 {
-	uint64_t bytes = process->bytes;
 	size_t count = 0;
-	char name[64];
-	int rc;
 
 	for (uint32_t i = process->serial + 1; i < all->by_serial_size; i++) {
 		const struct process *child = all->by_serial[i];
 
 		if (child != NULL && !child->removed && child->header.fork_id != 0 &&
 			child->header.parent_serial == process->serial)
-			children[count++] = (struct compact_child){child->header.fork_id,
+			list[count++] = (struct compact_child){child->header.fork_id,
 				child->header.start_tick + all->session->tick_hz / COPY_SHARE};
 	}
-	rc = compact_stream(all->dirfd, file_name(process, name), children, count, &bytes);
+	return count;
+}
+
+static void compact_one(
+	struct processes *all, struct process *process, struct compact_child *children)
+{
+	char name[PROCESS_NAME_BYTES];
+	struct compact_request request = {.dirfd = all->dirfd,
+		.name = processes_file_name(process, name),
+		.children = children,
+		.child_count = processes_children(all, process, children)};
+	struct compact_result result;
+	uint64_t bytes = process->bytes;
+	int rc = compact_write(&request, &result);
+
+	if (rc == 0)
+		rc = compact_close(&request, &result, &bytes);
 	if (rc != 0 && all->not_compacted == 0)
 		all->not_compacted = rc;
 	all->bytes += bytes - process->bytes;
@@ -640,11 +675,11 @@ void processes_compact(struct processes *all)
 		free(children);
 		return;
 	}
-	remove_early(all);
+	processes_remove_early(all);
 	for (uint32_t i = 0; i < all->by_serial_size; i++) {
 		struct process *process = all->by_serial[i];
 
-		if (process != NULL && !process->removed && process->began_late)
+		if (process != NULL && !process->removed && process->begin_tick != 0)
 			compact_one(all, process, children);
 	}
 	free(children);

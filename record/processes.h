@@ -6,6 +6,7 @@
 #ifndef HEAPLEDGER_RECORD_PROCESSES_H
 #define HEAPLEDGER_RECORD_PROCESSES_H
 
+#include "compact.h"
 #include "session.h"
 #include "stacks_file.h"
 #include "stream.h"
@@ -13,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+#define PROCESS_NAME_BYTES 64
 
 /* One process image. Kept to the end of the recording for session.json. */
 struct process {
@@ -31,11 +34,14 @@ struct process {
 	uint64_t events;
 	uint64_t syscalls; /* of the events */
 	uint64_t lost;
-	uint64_t bytes;
+	uint64_t bytes;      /* of its file, when it is closed */
+	uint64_t heap_bytes; /* of those before its begin mark, after a cut */
+	uint64_t begin_tick; /* of its begin mark, 0 = none: what is not later is no event */
+	uint64_t end_tick;
 	bool damaged;
-	bool began_late; /* its stream has a begin mark ... */
-	bool early;      /* ... at its end: all of it was before the recording */
-	bool removed;    /* of those, what no other stream needs */
+	bool early;   /* closed, and all of it was before the recording */
+	bool needed;  /* it is not, or another stream needs its heap */
+	bool removed; /* nothing is left of it */
 	bool complete;
 	bool reaped; /* by us, after it was closed */
 	/* Pages of the pool that it has touched, and how far: for the samples. */
@@ -50,8 +56,10 @@ struct processes {
 	int dirfd;
 	int poll_fd;
 	struct stacks_file *stacks; /* NULL: only callers are recorded */
-	uint64_t begin_tick;        /* of the recording; UINT64_MAX = not yet, 0 = from the start */
+	uint64_t begin_tick; /* of --start-after; UINT64_MAX = not yet, 0 = from the start */
 	int not_compacted;          /* -errno: what came before is in the files still */
+	uint64_t overwritten; /* events that were cut off by --ring ... */
+	uint64_t overwritten_syscalls; /* ... and those of them */
 	uint64_t cut_tick;          /* nothing later is taken; 0 = not yet */
 	int level;                  /* of compression */
 	int error;                  /* the first write error, -errno: nothing is written any more */
@@ -109,6 +117,20 @@ void processes_begin(struct processes *all);
 
 /* When all are closed: leaves of what came before the begin only the heap as it was then. */
 void processes_compact(struct processes *all);
+
+/* Removes the streams of which nothing is left: they are `early`, and so are all that were forked
+ * from them. */
+void processes_remove_early(struct processes *all);
+
+/* The children that need the heap of this process: `list` has room for by_serial_size of them. */
+size_t processes_children(const struct processes *all, const struct process *process,
+	struct compact_child *list);
+
+const char *processes_file_name(const struct process *process, char name[PROCESS_NAME_BYTES]);
+
+/* Some of its events are in its file no more. */
+void processes_overwrite(struct processes *all, struct process *process, uint64_t events,
+	uint64_t syscalls);
 
 /* Whether one is alive whose end we can see. */
 bool processes_visible(const struct processes *all);

@@ -342,6 +342,25 @@ int stream_append_block(
 	return 0;
 }
 
+int stream_go_on(struct stream *stream, struct stream *other)
+{
+	int rc = 0;
+	for (size_t i = 0; i < stream->thread_count; i++)
+		stream->threads[i]->sequence = 0;
+	for (size_t i = 0; i < other->thread_count; i++) {
+		struct thread *thread = thread_find(stream, other->threads[i]->tid);
+		if (thread)
+			thread->sequence = other->threads[i]->sequence;
+		else
+			rc = -ENOMEM;
+	}
+	close(stream->fd);
+	stream->fd = other->fd;
+	stream->offset = other->offset;
+	stream_free(other);
+	return rc ? fail(stream, rc) : 0;
+}
+
 int stream_flush(struct stream *stream)
 {
 	int rc = stream->error;

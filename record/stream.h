@@ -40,6 +40,10 @@ int stream_append_packed(struct stream *stream, uint32_t tid, uint64_t tick,
 /* How blocks are compressed from now on: zstd's level, 0 = stored as they are. 1 at first. */
 void stream_set_level(struct stream *stream, int level);
 
+/* From now on writes to the file of `other`, which holds the same to be followed by what is gathered
+ * here; frees `other`. */
+int stream_go_on(struct stream *stream, struct stream *other);
+
 /* Writes out what is gathered, for all threads. */
 int stream_flush(struct stream *stream);
 

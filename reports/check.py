@@ -49,6 +49,8 @@ def judge(limit, analysis):
         return Result(limit, measured, "OVER", _excess(limit, measured))
     if not analysis.complete and limit.name != "events.lost":
         return Result(limit, measured, "?", "at least; events missing")
+    if analysis.overwritten and not limit.name.startswith("end.") and limit.name != "events.lost":
+        return Result(limit, measured, "?", "at least; a part of the run")
     return Result(limit, measured, "ok", _used(limit, measured))
 
 
@@ -181,6 +183,8 @@ def missing_evidence(unproven, analysis):
         if analysis.unrecorded:
             return f"{units.counted(analysis.unrecorded, 'process', 'processes')} not recorded"
         return "the trace is incomplete"
+    if analysis.overwritten:
+        return f"{units.counted(analysis.overwritten, 'older event')} left out by record --ring"
     listed = ", ".join(f"{result.limit.name} (line {result.limit.line})" for result in unproven)
     return f"not measured: {listed}"
 

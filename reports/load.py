@@ -57,6 +57,11 @@ class Analysis:
         return self.get("complete", False) is True and not self.lost
 
     @property
+    def overwritten(self):
+        """Events that record --ring left out, being older than what it was to keep."""
+        return self.get("overwritten_events", 0)
+
+    @property
     def unrecorded(self):
         """Processes of the run that are not in the trace."""
         number = self.session.get("unrecorded_processes")

@@ -47,6 +47,9 @@ def verdict(analysis):
                        f"not recorded")
     if not analysis.complete:
         return "bad", "INCOMPLETE"
+    if analysis.overwritten:
+        return "fine", (f"THE NEWEST PART, COMPLETE: {counted(analysis.overwritten, 'older event')} "
+                        f"left out (record --ring)")
     return "fine", "COMPLETE: every stream closed, no event lost"
 
 
