@@ -54,6 +54,7 @@ static uint64_t first_tick(const struct trace_stream *stream)
 	return stream->begin_tick ? stream->begin_tick : stream->info.first_tick;
 }
 
+/* A copy's only thread has the process's id. */
 static int begin(struct analysis *analysis, struct process *process, const struct ledger *parent)
 {
 	struct analysis_stream *entry = &analysis->streams[process->index];
@@ -64,8 +65,9 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	entry->done = true;
 	uint64_t first = first_tick(stream);
 	entry->result.phases.start_tick = first;
+	struct ledger_copy copy = {process->forked_by, stream->info.header.pid};
 	if (parent)
-		rc = ledger_fork(ledger, parent, &entry->result, &stream->clock);
+		rc = ledger_fork(ledger, parent, &copy, &entry->result, &stream->clock);
 	else
 		ledger_start(ledger, &entry->result, &stream->clock);
 	entry->result.orphan = !parent && stream->info.header.parent_serial;
@@ -101,7 +103,7 @@ static bool is_made(const struct analysis *analysis, const struct process *child
 	const struct stream_event *event)
 {
 	const struct stream_info *info = &analysis->streams[child->index].stream->info;
-	return event->tid == child->forked_by || event->record.word[0] >= info->first_tick;
+	return ledger_same_thread(event->tid, child->forked_by) || event->record.word[0] >= info->first_tick;
 }
 
 /* The parent's next event, or NULL at its end. */

@@ -21,8 +21,41 @@ void ledger_start(struct ledger *ledger, struct ledger_result *result, struct cl
 	ledger->timeline.next_tick = UINT64_MAX;
 }
 
-int ledger_fork(struct ledger *child, const struct ledger *parent, struct ledger_result *result,
-	struct clock *clock)
+static int add_realloc(struct ledger *ledger, const struct ledger_realloc *entry)
+{
+	if (ledger->realloc_count == ledger->realloc_capacity) {
+		size_t capacity = ledger->realloc_capacity ? ledger->realloc_capacity * 2 : 8;
+		void *list = realloc(ledger->reallocs, capacity * sizeof(*ledger->reallocs));
+		if (!list)
+			return -ENOMEM;
+		ledger->reallocs = list;
+		ledger->realloc_capacity = capacity;
+	}
+	ledger->reallocs[ledger->realloc_count++] = *entry;
+	return 0;
+}
+
+/* Reallocs that are under way: one that a signal handler interrupted and then forked is so in the
+ * child, too, in its only thread. */
+static int fork_reallocs(
+	struct ledger *child, const struct ledger *parent, const struct ledger_copy *copy)
+{
+	int rc = 0;
+	for (size_t i = 0; !rc && i < parent->realloc_count; i++) {
+		struct ledger_realloc entry = parent->reallocs[i];
+		uint32_t depth = entry.tid & ~LEDGER_TID_MASK;
+		if (ledger_same_thread(entry.tid, copy->forked_by)) {
+			entry.tid = copy->child_tid | depth;
+			rc = add_realloc(child, &entry);
+		} else if (entry.old.addr) {
+			rc = inherit_note_block(child, &entry.old);
+		}
+	}
+	return rc;
+}
+
+int ledger_fork(struct ledger *child, const struct ledger *parent, const struct ledger_copy *copy,
+	struct ledger_result *result, struct clock *clock)
 {
 	ledger_start(child, result, clock);
 	child->memory = parent->memory;
@@ -35,9 +68,8 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, struct ledger
 		rc = ranges_copy(&child->arena_open, &parent->arena_open);
 	if (!rc)
 		rc = inherit_copy(&child->inherit, &parent->inherit);
-	for (size_t i = 0; !rc && i < parent->realloc_count; i++)
-		if (parent->reallocs[i].old.addr)
-			rc = inherit_note_block(child, &parent->reallocs[i].old);
+	if (!rc)
+		rc = fork_reallocs(child, parent, copy);
 	ledger_note_mapped(child, 0);
 	result->peak.requested = child->memory.requested;
 	result->peak.live_blocks = child->memory.live_blocks;
@@ -308,16 +340,9 @@ static int freed(struct ledger *ledger, unsigned kind, const struct hl_call_reco
 
 static int realloc_begin(struct ledger *ledger, uint32_t tid, const struct hl_call_record *call)
 {
-	if (ledger->realloc_count == ledger->realloc_capacity) {
-		size_t capacity = ledger->realloc_capacity ? ledger->realloc_capacity * 2 : 8;
-		void *list = realloc(ledger->reallocs, capacity * sizeof(*ledger->reallocs));
-		if (!list)
-			return -ENOMEM;
-		ledger->reallocs = list;
-		ledger->realloc_capacity = capacity;
-	}
-	struct ledger_realloc *entry = &ledger->reallocs[ledger->realloc_count++];
-	*entry = (struct ledger_realloc){.tid = tid, .tick = call->tick};
+	if (add_realloc(ledger, &(struct ledger_realloc){.tid = tid, .tick = call->tick}))
+		return -ENOMEM;
+	struct ledger_realloc *entry = &ledger->reallocs[ledger->realloc_count - 1];
 	uint64_t addr = hl_addr_of(call->kind_addr);
 	if (__builtin_expect(ledger->inherit.any, 0) && inherit_block_freed(ledger, addr))
 		return -ENOMEM;

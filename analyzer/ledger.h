@@ -7,6 +7,7 @@
 #ifndef HEAPLEDGER_LEDGER_H
 #define HEAPLEDGER_LEDGER_H
 
+#include "heapledger/session.h"
 #include "clock.h"
 #include "inherit.h"
 #include "live.h"
@@ -115,10 +116,24 @@ struct ledger {
 /* Begins an empty heap; `result` and `clock` stay the caller's. */
 void ledger_start(struct ledger *ledger, struct ledger_result *result, struct clock *clock);
 
+/* A thread of a stream as it is numbered in records: the id, and the depth of signal handlers. */
+#define LEDGER_TID_MASK ((UINT32_C(1) << HL_TID_DEPTH_SHIFT) - 1)
+
+static inline bool ledger_same_thread(uint32_t a, uint32_t b)
+{
+	return ((a ^ b) & LEDGER_TID_MASK) == 0;
+}
+
+/* Which thread forked, in the parent, and the one that the child has. */
+struct ledger_copy {
+	uint32_t forked_by;
+	uint32_t child_tid;
+};
+
 /* Begins with a copy of the parent's heap as it is now; inherit_note and inherit_close tell it what
  * may differ. 0 or -ENOMEM; ledger_free is needed in any case. */
-int ledger_fork(struct ledger *child, const struct ledger *parent, struct ledger_result *result,
-	struct clock *clock);
+int ledger_fork(struct ledger *child, const struct ledger *parent, const struct ledger_copy *copy,
+	struct ledger_result *result, struct clock *clock);
 
 /* Takes the next record in time order. 0 or -ENOMEM. */
 int ledger_apply(struct ledger *ledger, const struct stream_event *event);

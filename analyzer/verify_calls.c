@@ -3,6 +3,7 @@
  * Reads the system calls of all streams, the program's and the kernel's, into two arrays of the
  * same form. Called by verify.c. Judges nothing.
  */
+#include "ledger.h"
 #include "verify.h"
 
 #include "heapledger/session.h"
@@ -13,7 +14,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define TID_MASK ((UINT32_C(1) << HL_TID_DEPTH_SHIFT) - 1)
 
 static struct verify_call *add_call(struct verify_calls *calls)
 {
@@ -38,9 +38,9 @@ static void fill(struct verify_call *call, const struct stream_event *event)
 		.length = record->length,
 		.argument = record->argument,
 		.result = record->result,
-		.tid = event->tid & TID_MASK,
+		.tid = event->tid & LEDGER_TID_MASK,
 		.kind = (uint8_t)hl_kind_of(record->kind_addr),
-		.nested = event->tid > TID_MASK,
+		.nested = event->tid > LEDGER_TID_MASK,
 	};
 }
 
@@ -88,7 +88,7 @@ static void take_mark(
 	uint64_t ns = log_ns(verify, fork->parent, event->record.call.tick);
 
 	fork->ns = ns < fork->begun_ns ? ns : fork->begun_ns;
-	fork->tid = event->tid & TID_MASK;
+	fork->tid = event->tid & LEDGER_TID_MASK;
 }
 
 /* The mark says when; a child that ran no fork handlers branches off where its stream starts. */
@@ -123,7 +123,7 @@ static uint64_t block_ns(
 static int take_block(struct verify *verify, uint32_t stream, const struct stream_event *event)
 {
 	const struct hl_call_record *record = &event->record.call;
-	uint32_t tid = event->tid & TID_MASK;
+	uint32_t tid = event->tid & LEDGER_TID_MASK;
 	struct verify_call *call;
 
 	if (!hl_addr_of(record->kind_addr) ||

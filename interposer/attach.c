@@ -58,6 +58,7 @@ static char session_path[128];
 static char program[HL_MODULE_PATH_BYTES];
 static enum hl_policy policy;
 static uint32_t *token_page; /* wiped by the kernel in every copy of the process */
+static uint32_t token_first = 1; /* in a copy by fork none that a call under way has seen */
 static _Atomic uint32_t attaching;
 static _Atomic bool held;
 static _Atomic uint64_t beat_seen;
@@ -361,7 +362,7 @@ void attach_process(uint64_t fork_id, bool interrupted)
 	atomic_store(&attached.recording, recording);
 	atomic_store(&log_off, !recording);
 	if (recording) {
-		*token_page = 1;
+		*token_page = token_first;
 		if (!attached.alone)
 			attach_round = &attached.session->round;
 	}
@@ -377,6 +378,9 @@ void attach_hold(void)
 	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
 		return;
 	atomic_store(&held, true);
+	token_first = __atomic_load_n(token_page, __ATOMIC_RELAXED) + 1;
+	if (token_first == 0)
+		token_first = 1;
 	__atomic_store_n(&attach_token, &never, __ATOMIC_SEQ_CST);
 	if (!__libc_single_threaded)
 		attach_raw(SYS_nanosleep, address_of(&settle), 0, 0, 0, 0, 0);

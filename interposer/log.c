@@ -9,6 +9,7 @@
  */
 #include "log.h"
 #include "attach.h"
+#include "guard.h"
 #include "log_fast.h"
 #include "modules.h"
 #include "stacks.h"
@@ -40,6 +41,20 @@ struct log_cause {
 	enum hl_kind kind;
 };
 
+/* The page of a call that a signal handler has interrupted and forked. The copy goes on with the
+ * call, too: its place is private memory there, and what the call writes to it must be written
+ * again. */
+struct log_stray {
+	struct hl_page *page;
+	uint32_t used; /* when the fork was marked */
+};
+
+/* What log_close_own wants back. */
+struct log_bracket {
+	struct cache *hot;
+	uint32_t depth;
+};
+
 struct log_thread {
 	uint32_t tid; /* 0 = not known yet, or a copy of another process's thread */
 	bool exited;
@@ -52,6 +67,10 @@ struct log_thread {
 	 * none has: the page itself cannot tell, as the parent writes on. While the fork is pending
 	 * no record takes the hot path. */
 	uint64_t fork_id;
+	struct log_stray stray[LOG_DEPTHS];
+	uint32_t forks;               /* marks it has made, or is about to ... */
+	uint32_t copied;              /* ... when this process was copied from its parent ... */
+	uint32_t asked[LOG_DEPTHS + 1]; /* ... and before a system call under way */
 	uint64_t stamp_tick;  /* without a collector: when the time was read last, and ... */
 	uint32_t stamp_slots; /* ... after how many slots it is read again */
 };
@@ -192,7 +211,7 @@ static cold bool log_exchange(struct log_thread *thread, unsigned level, bool ma
 	page = attach_take_page(
 		thread->tid | (uint32_t)level << HL_TID_DEPTH_SHIFT, may_wait, &calls);
 	if (page != NULL && (!attach_has_page(page) || page->serial != attached.serial))
-		page = NULL; /* a handler has forked meanwhile: the parent's */
+		return log_exchange(thread, level, may_wait); /* the parent's: see log_stray */
 	if (page == NULL) {
 		if (first)
 			thread->tid = 0;
@@ -201,6 +220,8 @@ static cold bool log_exchange(struct log_thread *thread, unsigned level, bool ma
 	if (first)
 		log_introduce(page, &gettid);
 	log_alone(page, &calls, first);
+	if (level < LOG_DEPTHS)
+		thread->stray[level].page = NULL; /* it may become any thread's */
 	if (cursor->lost != 0)
 		log_mark(page, HL_KIND_lost, attach_tick(), cursor->lost);
 	cursor->lost = 0;
@@ -226,8 +247,24 @@ static void log_new_process(struct log_thread *thread, bool interrupted)
 
 	log_forget(thread);
 	thread->fork_id = 0;
+	thread->copied = thread->forks;
 	attach_release(); /* of a fork that another thread of the parent made */
 	attach_process(fork_id, interrupted);
+	if (!interrupted || !atomic_load_explicit(&attached.recording, memory_order_relaxed))
+		return;
+	for (unsigned i = 0; i < LOG_DEPTHS; i++)
+		if (thread->stray[i].page != NULL)
+			atomic_store_explicit(&thread->stray[i].page->used, thread->stray[i].used,
+				memory_order_relaxed);
+}
+
+/* Whether the record just written to this page was there already when a handler forked. */
+static bool log_was_before_fork(const struct hl_page *page)
+{
+	for (unsigned i = 0; i < LOG_DEPTHS; i++)
+		if (self.stray[i].page == page)
+			return log_used(page) == self.stray[i].used;
+	return false;
 }
 
 static inline bool log_is_new_process(void)
@@ -360,26 +397,25 @@ void log_leave(void)
 }
 
 /* A bracket for records that are of no call: start-up, thread exit, fork. As in one of a call, the
- * cache is away, or a handler would write to the same page by the hot path. Returns what
- * log_close_own wants back. */
-static struct cache *log_open_own(bool may_wait)
+ * cache is away, or a handler would write to the same page by the hot path. */
+static struct log_bracket log_open_own(bool may_wait)
 {
-	struct cache *hot = thread_self.hot;
+	struct log_bracket before = {thread_self.hot, log_depth};
 
 	thread_self.hot = NULL;
-	log_depth++;
+	log_depth = guard_depth() + 1;
 	/* From here on a signal handler uses the next cursor. */
 	atomic_signal_fence(memory_order_seq_cst);
 	log_open(&(struct log_cause){0}, may_wait);
-	return hot;
+	return before;
 }
 
-static void log_close_own(struct cache *hot)
+static void log_close_own(struct log_bracket before)
 {
 	log_leave();
 	atomic_signal_fence(memory_order_seq_cst);
-	thread_self.hot = hot;
-	log_depth--;
+	thread_self.hot = before.hot;
+	log_depth = before.depth;
 }
 
 /* No room where log_enter left some: the call needed more, or its records are dropped. */
@@ -515,6 +551,28 @@ static unsigned log_put_call(
 	return at + 3;
 }
 
+/* A fork by another thread may have come between the test of the token and the record. */
+static cold void log_tick_back(struct hl_page *page)
+{
+	uint64_t tick = attach_tick();
+
+	atomic_signal_fence(memory_order_seq_cst);
+	if (log_is_new_process() || !log_fits(page, 1) || log_was_before_fork(page))
+		return;
+	log_put(page, 0, hl_packed_head(HL_PACKED_TICK_BACK, 0, 0), tick);
+	log_publish(page, 1);
+}
+
+bool log_token_changed(struct hl_page *page, unsigned level)
+{
+	if (log_was_before_fork(page))
+		return true;
+	if (page != log_page(&self, level))
+		return false; /* the parent's */
+	log_tick_back(page);
+	return true;
+}
+
 static void log_write_call(const struct log_call *call)
 {
 	uint64_t caller = 0;
@@ -537,43 +595,43 @@ static void log_write_call(const struct log_call *call)
 	}
 	slots = log_put_call(page, slots, call, caller);
 	log_publish(page, slots);
-	if (unlikely(__atomic_load_n(attach_token, __ATOMIC_RELAXED) != token))
-		log_tick_back();
+	if (unlikely((page != log_page(&self, log_level()) ||
+			     __atomic_load_n(attach_token, __ATOMIC_RELAXED) != token) &&
+		     !log_token_changed(page, log_level())))
+		log_write_call(call);
 }
 
 void log_call(const struct log_call *call)
 {
-	struct cache *hot;
+	struct log_bracket before;
 
 	if (likely(log_depth != 0)) {
 		log_write_call(call);
 		return;
 	}
-	hot = log_open_own(true);
+	before = log_open_own(true);
 	log_write_call(call);
-	log_close_own(hot);
-}
-
-/* A fork by another thread may have come between the test of the token and the record. */
-void log_tick_back(void)
-{
-	struct hl_page *page = log_page(&self, log_depth != 0 ? log_level() : 0);
-
-	if (log_is_new_process() || !log_fits(page, 1))
-		return;
-	log_put(page, 0, hl_packed_head(HL_PACKED_TICK_BACK, 0, 0), attach_tick());
-	log_publish(page, 1);
+	log_close_own(before);
 }
 
 uint64_t log_tick(void)
 {
+	uint32_t *forks = &self.asked[log_depth != 0 ? log_level() : 0];
+	uint64_t tick;
+
 	/* Before the first event the clock is not known: attach first. */
 	if (unlikely(log_is_new_process())) {
 		log_close_own(log_open_own(false));
 	}
 	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
 		return 0;
-	return attach_tick();
+	do {
+		*forks = self.forks;
+		atomic_signal_fence(memory_order_seq_cst);
+		tick = attach_tick();
+		atomic_signal_fence(memory_order_seq_cst);
+	} while (*forks != self.forks); /* a handler's mark must not be later than the tick */
+	return tick;
 }
 
 static void log_write_syscall(struct hl_syscall_record *record)
@@ -586,7 +644,8 @@ static void log_write_syscall(struct hl_syscall_record *record)
 	record->cause = (record->cause & ~UINT64_C(0xff)) | (uint8_t)cause->kind;
 	record->caller = log_caller(log_level(), true);
 	page = log_room(LOG_SYSCALL_SLOTS, hl_kind_of(record->kind_addr));
-	if (page == NULL)
+	/* A handler has forked while it was under way: the parent has it, before the mark. */
+	if (page == NULL || self.asked[log_level()] < self.copied)
 		return;
 	if (log_used(page) == 0 && record->tick < page->tick)
 		page->tick = record->tick; /* it was taken for this record */
@@ -595,7 +654,7 @@ static void log_write_syscall(struct hl_syscall_record *record)
 
 void log_syscall(struct hl_syscall_record *record, uint64_t start_tick)
 {
-	struct cache *hot;
+	struct log_bracket before;
 	uint64_t end;
 
 	if (!atomic_load_explicit(&attached.recording, memory_order_relaxed))
@@ -608,9 +667,9 @@ void log_syscall(struct hl_syscall_record *record, uint64_t start_tick)
 		return;
 	}
 	/* Not within a call (start-up, thread exit), where waiting may be wrong. */
-	hot = log_open_own(false);
+	before = log_open_own(false);
 	log_write_syscall(record);
-	log_close_own(hot);
+	log_close_own(before);
 }
 
 void log_phase(const char *name)
@@ -679,18 +738,24 @@ void log_fork_prepare(void)
 {
 	struct log_thread *thread = &self;
 	struct hl_page *page;
-	struct cache *hot;
+	struct log_bracket before;
 	uint64_t id;
 
 	thread->fork_id = 0;
-	hot = log_open_own(false); /* the heap's locks are held: no waiting */
+	thread->forks++;
+	before = log_open_own(false); /* the heap's locks are held: no waiting */
+	for (unsigned i = 0; i < LOG_DEPTHS; i++) {
+		page = i < log_level() ? log_page(thread, i) : &no_page;
+		thread->stray[i].page = page != &no_page ? page : NULL;
+		thread->stray[i].used = log_used(page);
+	}
 	page = log_room(2, HL_KIND_fork);
 	if (page != NULL) {
 		id = (uint64_t)attached.serial << 32 | (atomic_fetch_add(&attached.forks, 1) + 1);
 		log_mark(page, HL_KIND_fork, attach_tick(), id);
 		thread->fork_id = id;
 	}
-	log_close_own(hot);
+	log_close_own(before);
 }
 
 void log_fork_child(bool interrupted)
@@ -718,9 +783,9 @@ void log_process_exit(void)
 	struct hl_syscall_record calls[ATTACH_SAMPLE_CALLS];
 	struct hl_sample_record sample = {0};
 	struct hl_page *page;
-	struct cache *hot;
+	struct log_bracket before;
 
-	hot = log_open_own(true);
+	before = log_open_own(true);
 	if (atomic_load(&attached.recording) && attach_sample(&sample, calls)) {
 		for (unsigned i = 0; i < ATTACH_SAMPLE_CALLS; i++) {
 			page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_sample); /* no event if lost */
@@ -738,5 +803,5 @@ void log_process_exit(void)
 		log_mark(page, HL_KIND_exit, attach_tick(), 0);
 		attached.process->exited = 1;
 	}
-	log_close_own(hot);
+	log_close_own(before);
 }

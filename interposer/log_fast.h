@@ -27,8 +27,9 @@ struct log_hot {
 
 extern __thread struct log_hot log_hot __attribute__((tls_model("initial-exec")));
 
-/* The record just made may have come after another thread's fork. */
-void log_tick_back(void);
+/* A record has just been made, which may have come after another thread's fork. Or a handler has
+ * forked in the middle of it, and this is the copy: false if it must be made again. */
+bool log_token_changed(struct hl_page *page, unsigned level);
 
 static inline struct hl_packed *log_slots(struct hl_page *page)
 {
@@ -60,7 +61,7 @@ static inline bool log_fast(enum hl_kind kind, const void *block, size_t size, c
 	/* From here on it survives the process. */
 	atomic_store_explicit(&page->used, used + 1, memory_order_release);
 	if (__builtin_expect(__atomic_load_n(attach_token, __ATOMIC_RELAXED) != token, 0))
-		log_tick_back();
+		return log_token_changed(page, 0);
 	return true;
 }
 

@@ -10,6 +10,7 @@
  */
 #include "compact.h"
 
+#include "analyzer/ledger.h"
 #include "analyzer/live.h"
 #include "analyzer/mapping.h"
 #include "analyzer/names.h"
@@ -350,7 +351,7 @@ static int before_cut(struct compact *compact, const struct stream_event *event)
 
 	count(compact, record);
 	if (compact->copying &&
-		(event->tid == compact->copying_tid || record->word[0] >= compact->copying_until))
+		(ledger_same_thread(event->tid, compact->copying_tid) || record->word[0] >= compact->copying_until))
 		compact->copying = false;
 	switch (name_shape(kind)) {
 	case NAME_SHAPE_ALLOC:

@@ -369,11 +369,12 @@ static void arenas_count_what_is_accessible(void **unused)
 /* A child of `ledger` as it is now, and what others do before and it does after the copy. */
 static struct ledger child;
 static struct ledger_result child_result;
+static const struct ledger_copy copy = {.forked_by = 100, .child_tid = 200};
 
 static void fork_child(void)
 {
 	memset(&child_result, 0, sizeof(child_result));
-	assert_int_equal(ledger_fork(&child, &ledger, &child_result, &ns_clock), 0);
+	assert_int_equal(ledger_fork(&child, &ledger, &copy, &child_result, &ns_clock), 0);
 }
 
 static void copied(void)
@@ -602,7 +603,7 @@ static void a_grandchild_does_not_know_either(void **unused)
 	perhaps(MALLOC(BASE + 8192, 300));
 	copied();
 	surely(FREE(BASE + 8192));
-	assert_int_equal(ledger_fork(&grandchild, &child, &result_of_grandchild, &ns_clock), 0);
+	assert_int_equal(ledger_fork(&grandchild, &child, &copy, &result_of_grandchild, &ns_clock), 0);
 	/* A thread of the child frees one: so it was there, and perhaps no longer is. */
 	event = FREE(BASE + 4096);
 	assert_int_equal(inherit_note(&grandchild, &event), 0);
