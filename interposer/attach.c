@@ -13,7 +13,6 @@
 #include "log.h"
 #include "modules.h"
 
-#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -266,20 +265,14 @@ static bool register_process(uint32_t parent_serial, uint64_t fork_id, uint64_t 
 	return true;
 }
 
-static bool has_rdtscp(void)
-{
-	unsigned a, b, c, d;
-
-	return __get_cpuid(0x80000001, &a, &b, &c, &d) != 0 && (d >> 27 & 1) != 0;
-}
-
-/* The first calls were made before the session said what a tick is: by the TSC where there is one,
- * as nearly always. In the other case their durations are not known. */
+/* The first calls were made before the session said what a tick is, and have the TSC, as nearly
+ * always. In the other case their durations are not known. */
 static void settle_clock(bool tsc)
 {
-	if (tsc == attached.tsc)
-		return;
+	attached.clock_known = true;
 	attached.tsc = tsc;
+	if (tsc)
+		return;
 	for (uint32_t i = 0; i < attached.call_count; i++) {
 		attached.calls[i].tick = attach_tick();
 		attached.calls[i].duration = 0;
@@ -308,7 +301,6 @@ static bool attach_image(void)
 	attached.clock = argv != NULL ? vdso_find_clock(envp) : NULL;
 	keep_command(argv);
 	policy = settings_policy_of(envp);
-	attached.tsc = has_rdtscp();
 	attached.session = attached.alone ? &no_session : map_session();
 	if (attached.session == NULL)
 		return false;

@@ -30,6 +30,7 @@ struct attachment {
 	bool alone; /* it is empty: the process writes a file of its own (alone.h) */
 	struct hl_process *process;
 	uint32_t serial;
+	bool clock_known; /* before, ticks are the TSC without more ado */
 	bool tsc;
 	vdso_clock clock; /* where there is no tsc; NULL: ask by a system call */
 	_Atomic bool recording;
@@ -128,7 +129,9 @@ static inline uint64_t attach_tick(void)
 {
 	unsigned core;
 
-	return __builtin_expect(attached.tsc, 1) ? __rdtscp(&core) : attach_monotonic();
+	if (__builtin_expect(attached.tsc, 1))
+		return __rdtscp(&core);
+	return attached.clock_known ? attach_monotonic() : __rdtsc();
 }
 
 #pragma GCC visibility pop

@@ -36,7 +36,7 @@ def main():
     program = build / 'tests/bench/paths'
     ways = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
     candidates = [Candidate('glibc'), Candidate('heapledger', preload=library(build)),
-                  recorded(build), *peers()]
+                  recorded(build, 'recorded'), *peers()]
     print('| instructions | ' + ' | '.join(c.name for c in candidates) + ' |')
     print('|---|' + '---|' * len(candidates))
     with tempfile.TemporaryDirectory(prefix='heapledger-bench-') as folder:

@@ -4,7 +4,7 @@ promise and exits 0 when it holds (tests/victims)."""
 
 import pytest
 
-from conftest import run
+from conftest import analyze, run
 
 VICTIMS = ['interface', 'faults', 'fork_threads', 'many_threads', 'signals', 'late_calls',
            'foreign_break', 'no_memory', 'fork_in_handler', 'own_mapping']
@@ -34,10 +34,10 @@ def test_promise_holds_with_one_arena_and_no_cache(victim, name):
 
 
 # What signal handlers interrupt is more when every call has a record, and most with its stack.
-# `faults` frees twice on purpose; for fork_in_handler's children see docs/design.md.
+# `faults` frees twice on purpose.
 @pytest.mark.parametrize('stacks', ['0', '16'])
 @pytest.mark.parametrize('name', [
-    pytest.param(name, marks=pytest.mark.disorder if name in ('faults', 'fork_in_handler') else ())
+    pytest.param(name, marks=pytest.mark.disorder if name == 'faults' else ())
     for name in VICTIMS])
 def test_promise_holds_recorded(build, heapledger, tmp_path, name, stacks):
     outcome = run([heapledger, 'record', '-q', '-o', tmp_path / 'trace', '--kernel', 'off', '--stacks',
@@ -46,13 +46,29 @@ def test_promise_holds_recorded(build, heapledger, tmp_path, name, stacks):
 
 
 # The forked child goes on with a call whose page of the log is its parent's.
-@pytest.mark.disorder  # and may miss that call's record: docs/design.md
 def test_fork_in_a_handler_is_recorded(build, heapledger, tmp_path):
     trace = tmp_path / 'trace'
     outcome = run([heapledger, 'record', '-q', '-o', trace, '--kernel', 'off', '--',
                    build / 'tests' / 'victims' / 'victim_fork_in_handler'])
     assert outcome.status == 0, outcome
     assert len(list(trace.glob('*.hlt'))) == 151
+
+
+# At any instruction of a call: what was done before it is the parent's, what came after it is both's.
+@pytest.mark.parametrize('offset, stacks', [(1, '0'), (15, '0'), (8, '4')])
+def test_a_fork_in_the_middle_of_a_call(build, heapledger, tmp_path, offset, stacks):
+    trace = tmp_path / 'trace'
+    outcome = run([heapledger, 'record', '-q', '-o', trace, '--kernel', 'off', '--stacks', stacks, '--',
+                   build / 'tests' / 'victims' / 'victim_fork_each_step', '61', str(offset)])
+    assert outcome.status == 0, outcome
+    result = analyze(heapledger, trace)
+    assert not any(result['anomalies'].values()) and result['complete'], result['anomalies']
+    assert len(result['processes']) == int(outcome.stdout) + 1 > 70
+    parent, *children = result['processes']
+    for child in children:
+        end = child['end']
+        assert (end['requested_bytes'], end['live_blocks']) == (0, 0), child
+        assert end['mapped_bytes'] == parent['end']['mapped_bytes'], child
 
 
 def test_faults_are_named(victim):
