@@ -58,6 +58,10 @@ static char program[HL_MODULE_PATH_BYTES];
 static enum hl_policy policy;
 static uint32_t *token_page; /* wiped by the kernel in every copy of the process */
 static uint32_t token_first = 1; /* in a copy by fork none that a call under way has seen */
+static struct {
+	uint64_t start;
+	uint64_t end;
+} early_ns[ATTACH_CALLS]; /* of the first calls, by the other clock */
 static _Atomic uint32_t attaching;
 static _Atomic bool held;
 static _Atomic uint64_t beat_seen;
@@ -87,11 +91,17 @@ int64_t attach_early(enum hl_kind kind, long number, uint64_t a, uint64_t b, uin
 {
 	struct hl_syscall_record spare;
 	uint32_t count = attached.call_count;
+	int64_t result;
 
 	if (count >= ATTACH_CALLS)
 		return attach_call(&spare, kind, number, a, b, c, d, e, f);
 	attached.call_count = count + 1;
-	return attach_call(&attached.calls[count], kind, number, a, b, c, d, e, f);
+	if (attached.clock_known)
+		return attach_call(&attached.calls[count], kind, number, a, b, c, d, e, f);
+	early_ns[count].start = attach_monotonic();
+	result = attach_call(&attached.calls[count], kind, number, a, b, c, d, e, f);
+	early_ns[count].end = attach_monotonic();
+	return result;
 }
 
 static uint64_t address_of(const void *pointer)
@@ -265,8 +275,7 @@ static bool register_process(uint32_t parent_serial, uint64_t fork_id, uint64_t 
 	return true;
 }
 
-/* The first calls were made before the session said what a tick is, and have the TSC, as nearly
- * always. In the other case their durations are not known. */
+/* The first calls were made before the session said what a tick is, and have the TSC. */
 static void settle_clock(bool tsc)
 {
 	attached.clock_known = true;
@@ -274,8 +283,8 @@ static void settle_clock(bool tsc)
 	if (tsc)
 		return;
 	for (uint32_t i = 0; i < attached.call_count; i++) {
-		attached.calls[i].tick = attach_tick();
-		attached.calls[i].duration = 0;
+		attached.calls[i].tick = early_ns[i].start;
+		attached.calls[i].duration = early_ns[i].end - early_ns[i].start;
 	}
 }
 
