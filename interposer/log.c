@@ -401,9 +401,10 @@ void log_leave(void)
 static struct log_bracket log_open_own(bool may_wait)
 {
 	struct log_bracket before = {thread_self.hot, log_depth};
+	uint32_t depth = guard_depth();
 
 	thread_self.hot = NULL;
-	log_depth = guard_depth() + 1;
+	log_depth = depth + 1;
 	/* From here on a signal handler uses the next cursor. */
 	atomic_signal_fence(memory_order_seq_cst);
 	log_open(&(struct log_cause){0}, may_wait);

@@ -78,6 +78,18 @@ static uint32_t drain(struct collector *collector)
 	return count;
 }
 
+/* The images that were replaced before the drain are closed after it. Returns whether there was
+ * anything. */
+static bool take_all(struct collector *collector)
+{
+	bool any;
+
+	processes_before_drain(&collector->processes);
+	any = drain(collector) > 0;
+	processes_after_drain(&collector->processes);
+	return any;
+}
+
 /* A full disk, usually. The program must not notice: it runs on untraced. */
 static void check_failure(struct collector *collector)
 {
@@ -423,10 +435,8 @@ void collector_run(struct collector *collector)
 		atomic_fetch_add(beat, 1);
 		busy = tick_round(collector->session.map);
 		session_back(&collector->session);
-		processes_before_drain(&collector->processes);
 		if (!ring_full(collector->ring))
-			busy = drain(collector) > 0 || busy;
-		processes_after_drain(&collector->processes);
+			busy = take_all(collector) || busy;
 		if (ended)
 			reap(collector);
 		close_gone(collector);

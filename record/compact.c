@@ -64,6 +64,7 @@ struct compact {
 	bool has_phase;
 	struct kept phase;
 	uint64_t previous; /* see compact_request */
+	uint64_t awaited;
 	uint64_t events;
 	uint64_t syscalls;
 };
@@ -313,22 +314,30 @@ static int pin_pending(struct compact *compact)
 	return 0;
 }
 
+static int keep_fork(struct compact *compact, uint32_t tid, const union decode_record *record,
+	uint64_t copied)
+{
+	int rc = pin_pending(compact);
+	pin(&compact->calls);
+	pin(&compact->maps);
+	if (!compact->copying || copied > compact->copying_until)
+		compact->copying_until = copied;
+	compact->copying = true;
+	compact->copying_tid = tid;
+	return rc ? rc : put(compact, &compact->calls, tid, record);
+}
+
 static int forked(struct compact *compact, uint32_t tid, const union decode_record *record)
 {
 	for (size_t i = 0; i < compact->child_count; i++) {
 		const struct compact_child *child = &compact->children[i];
-		if (child->fork_id != record->mark.size)
-			continue;
-		int rc = pin_pending(compact);
-		pin(&compact->calls);
-		pin(&compact->maps);
-		if (!compact->copying || child->start_tick > compact->copying_until)
-			compact->copying_until = child->start_tick;
-		compact->copying = true;
-		compact->copying_tid = tid;
-		return rc ? rc : put(compact, &compact->calls, tid, record);
+		if (child->fork_id == record->mark.size)
+			return child->gone ? 0
+					   : keep_fork(compact, tid, record, child->start_tick);
 	}
-	return 0;
+	if (!compact->awaited || record->word[0] <= compact->awaited)
+		return 0;
+	return keep_fork(compact, tid, record, UINT64_MAX);
 }
 
 /* What is left out, counted as processes.c counts what it takes. */
@@ -525,7 +534,8 @@ static int write_file(const struct compact_request *request, struct compact_resu
 {
 	struct compact compact = {.children = request->children,
 		.child_count = request->child_count,
-		.previous = request->previous};
+		.previous = request->previous,
+		.awaited = request->awaited};
 	const struct stream_info *info = stream_reader_info(reader);
 	uint64_t cut = request->cut;
 	int rc = cut ? 0 : find_begin(reader, &cut);

@@ -10,15 +10,18 @@
 
 #include "stream.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define COMPACT_TEMPORARY "compact.tmp"
 
-/* A stream that stays and was forked from this one: it begins with the heap as of that mark. */
+/* A stream that was forked from this one: if it is not gone, it begins with the heap as of that
+ * mark, copied before `start_tick`. */
 struct compact_child {
 	uint64_t fork_id;
 	uint64_t start_tick;
+	bool gone;
 };
 
 struct compact_request {
@@ -27,6 +30,7 @@ struct compact_request {
 	uint64_t size;     /* so much of it is read, whole blocks; 0 = all */
 	uint64_t cut;      /* what is later stays as it is; 0 = what comes after its begin mark */
 	uint64_t previous; /* the cut before: what is not later is no event; 0 = none */
+	uint64_t awaited; /* the children of later fork marks may still be to come */
 	const struct compact_child *children;
 	size_t child_count;
 };

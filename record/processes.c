@@ -51,6 +51,7 @@ void processes_free(struct processes *all)
 		free(process->command);
 		free(process);
 	}
+	free(all->taken);
 	free(all->by_serial);
 	all->by_serial = NULL;
 }
@@ -403,22 +404,15 @@ static uint32_t walk_page(struct processes *all, struct process *process, struct
 	return sound;
 }
 
-void processes_take_page(struct processes *all, uint32_t number)
+/* Takes records that follow each other in a page, from `tick` on. */
+static void take_slots(struct processes *all, struct process *process, uint32_t tid, uint64_t tick,
+	struct hl_packed *slots, uint32_t used)
 {
-	struct hl_page *page = session_page(all->session, number);
-	struct hl_packed *slots = (struct hl_packed *)(page + 1);
-	struct process *process = processes_by_serial(all, page->serial);
-	uint32_t used = used_slots(page), sound;
+	uint32_t sound;
 
-	all->pages++;
-	if (process == NULL || !process->alive) {
-		all->lost_pages++;
-		return;
-	}
-	touch(all, process, number, used);
 	if (all->cut_tick != 0)
-		used = before(slots, used, page->tick, all->cut_tick);
-	sound = walk_page(all, process, slots, used, page->tick);
+		used = before(slots, used, tick, all->cut_tick);
+	sound = walk_page(all, process, slots, used, tick);
 	if (sound != used)
 		process->damaged = true;
 	if (all->error != 0 || process->stream == NULL || sound == 0)
@@ -426,7 +420,86 @@ void processes_take_page(struct processes *all, uint32_t number)
 	if (all->stacks != NULL)
 		note_error(all, stacks_file_catch_up(all->stacks));
 	stream_set_level(process->stream, all->level);
-	note_error(all, stream_append_packed(process->stream, page->tid, page->tick, slots, sound));
+	note_error(all, stream_append_packed(process->stream, tid, tick, slots, sound));
+}
+
+void processes_take_page(struct processes *all, uint32_t number)
+{
+	struct hl_page *page = session_page(all->session, number);
+	struct hl_packed *slots = (struct hl_packed *)(page + 1);
+	struct process *process = processes_by_serial(all, page->serial);
+	uint32_t used = used_slots(page);
+	struct taken taken = {.tick = page->tick};
+
+	all->pages++;
+	if (all->taken != NULL && all->taken[number].slots != 0) {
+		taken = all->taken[number];
+		all->taken[number].slots = 0;
+	}
+	if (process == NULL || !process->alive) {
+		all->lost_pages++;
+		return;
+	}
+	touch(all, process, number, used);
+	if (used > taken.slots)
+		take_slots(all, process, page->tid, taken.tick, slots + taken.slots,
+			used - taken.slots);
+}
+
+/* How many slots can be taken though others may follow: not a call at the end, whose time may still
+ * be moved. Sets the tick that holds for what follows. */
+static uint32_t settled(const struct hl_packed *slots, uint32_t used, uint64_t *tick)
+{
+	uint32_t at = 0, last = 0;
+	uint64_t before_last = *tick;
+	bool timed = true;
+
+	while (at < used) {
+		unsigned kind = hl_packed_kind(slots[at].word[0]);
+		unsigned width = hl_packed_slots(slots[at].word[0]);
+
+		if (width == 0 || width > used - at)
+			return at;
+		last = at;
+		before_last = *tick;
+		timed = kind >= HL_KIND_brk && kind != HL_KIND_realloc_begin;
+		if (timed)
+			*tick = slots[at].word[1];
+		at += width;
+	}
+	if (!timed)
+		*tick = before_last;
+	return timed ? used : last;
+}
+
+int processes_take_ahead(struct processes *all, struct process *process)
+{
+	uint32_t fresh = session_fresh_pages(all->session);
+
+	if (all->taken == NULL)
+		all->taken = calloc(all->session->map->page_count, sizeof(*all->taken));
+	if (all->taken == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < fresh; i++) {
+		struct hl_page *page = session_page(all->session, i);
+		struct taken *taken = &all->taken[i];
+		struct hl_packed *slots = (struct hl_packed *)(page + 1) + taken->slots;
+		uint32_t used;
+
+		if (atomic_load_explicit(&page->state, memory_order_acquire) != HL_PAGE_OWNED ||
+			page->serial != process->serial)
+			continue;
+		used = used_slots(page);
+		if (taken->slots == 0)
+			taken->tick = page->tick;
+		uint64_t tick = taken->tick;
+		used = used > taken->slots ? settled(slots, used - taken->slots, &tick) : 0;
+		if (used == 0)
+			continue;
+		take_slots(all, process, page->tid, taken->tick, slots, used);
+		*taken = (struct taken){taken->slots + used, tick};
+	}
+	return all->error;
 }
 
 void processes_put(
@@ -635,10 +708,11 @@ size_t processes_children(
 	for (uint32_t i = process->serial + 1; i < all->by_serial_size; i++) {
 		const struct process *child = all->by_serial[i];
 
-		if (child != NULL && !child->removed && child->header.fork_id != 0 &&
+		if (child != NULL && child->header.fork_id != 0 &&
 			child->header.parent_serial == process->serial)
 			list[count++] = (struct compact_child){child->header.fork_id,
-				child->header.start_tick + all->session->tick_hz / COPY_SHARE};
+				child->header.start_tick + all->session->tick_hz / COPY_SHARE,
+				child->removed};
 	}
 	return count;
 }

@@ -17,6 +17,12 @@
 
 #define PROCESS_NAME_BYTES 64
 
+/* What was taken of a page that is still being filled. */
+struct taken {
+	uint32_t slots;
+	uint64_t tick; /* that holds for the next one */
+};
+
 /* One process image. Kept to the end of the recording for session.json. */
 struct process {
 	uint32_t slot;
@@ -63,6 +69,7 @@ struct processes {
 	uint64_t cut_tick;          /* nothing later is taken; 0 = not yet */
 	int level;                  /* of compression */
 	int error;                  /* the first write error, -errno: nothing is written any more */
+	struct taken *taken; /* by page; NULL: nothing was taken ahead */
 	struct process **by_serial; /* index = serial */
 	uint32_t by_serial_size;
 	uint64_t pid_namespace; /* ours */
@@ -100,6 +107,10 @@ void processes_after_drain(struct processes *all);
 /* Takes the records of one page; the page can be freed afterwards. */
 void processes_take_page(struct processes *all, uint32_t number);
 
+/* Takes what its pages hold that are still being filled: 0 or -errno. A thread that has nothing more
+ * to log does not give its page away. */
+int processes_take_ahead(struct processes *all, struct process *process);
+
 /* zstd's level for all blocks from here on; 0 stores them. */
 void processes_set_level(struct processes *all, int level);
 
@@ -122,7 +133,7 @@ void processes_compact(struct processes *all);
  * from them. */
 void processes_remove_early(struct processes *all);
 
-/* The children that need the heap of this process: `list` has room for by_serial_size of them. */
+/* The children that were forked from this process: `list` has room for by_serial_size of them. */
 size_t processes_children(const struct processes *all, const struct process *process,
 	struct compact_child *list);
 

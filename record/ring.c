@@ -21,6 +21,7 @@
 
 #define FULL_LIMITS 3   /* so many times the limit, and no more is taken */
 #define WORKER_NICE 10  /* the program and the collector come first */
+#define AWAITED_SECONDS 10 /* a child that was forked is seen by then */
 
 /* What is known of a file when a cut is planned. */
 struct file {
@@ -286,8 +287,11 @@ static int make_room(struct ring *ring)
 /* What was taken up to now is in the file, and so is all that was counted. */
 static int start_stream(struct ring *ring, struct process *process)
 {
+	uint64_t awaited = AWAITED_SECONDS * ring->all->session->tick_hz;
 	int rc = make_room(ring);
 
+	if (rc == 0 && process->stream != NULL)
+		rc = processes_take_ahead(ring->all, process);
 	if (rc == 0 && process->stream != NULL)
 		rc = stream_flush(process->stream);
 	if (rc != 0)
@@ -299,6 +303,7 @@ static int start_stream(struct ring *ring, struct process *process)
 		.size = ring->was_open ? stream_bytes(process->stream) : process->bytes,
 		.cut = ring->cut,
 		.previous = process->begin_tick,
+		.awaited = ring->cut > awaited ? ring->cut - awaited : 1,
 		.children = ring->children,
 		.child_count = processes_children(ring->all, process, ring->children)};
 	process->begin_tick = ring->cut;

@@ -30,8 +30,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / 'fidelity'))
 sys.dont_write_bytecode = True
 REAL_PROGRAMS = ['sqlite3', 'gcc', 'python3 malloc', 'redis-server']
-# What a run gives: wall seconds, CPU seconds, peak RSS in bytes, and of a recording, bytes an event.
-WALL, CPU, RSS, EVENT_BYTES = range(4)
+# What a run gives: wall seconds, CPU seconds, peak RSS in bytes, and of a recording, its events and
+# bytes an event.
+WALL, CPU, RSS, EVENTS, EVENT_BYTES = range(5)
 
 
 class Candidate:
@@ -47,15 +48,15 @@ class Candidate:
         return (['/usr/bin/env', variable] if variable else []) + words
 
 
-def bytes_an_event(folder):
-    """Of a recording; None if there is none."""
+def events_of(folder):
+    """How many a recording has and the bytes of each; None if there is none."""
     try:
         session = json.loads((folder / 'out' / 'session.json').read_text())
     except (OSError, NotADirectoryError):
-        return None
+        return None, None
     events = sum(stream['events'] for stream in session['streams'])
     size = sum(file.stat().st_size for file in (folder / 'out').glob('*.hl[ts]'))
-    return size / events if events else None
+    return events, size / events if events else None
 
 
 class Workload:
@@ -79,7 +80,7 @@ class Workload:
         if status != 0:
             sys.exit(f'bench: {candidate.name}: {" ".join(argv)}: wait status {status}')
         peak = int((folder / 'peak').read_text()) * 1024
-        return seconds, usage.ru_utime + usage.ru_stime, peak, bytes_an_event(folder)
+        return seconds, usage.ru_utime + usage.ru_stime, peak, *events_of(folder)
 
 
 class RealProgram:
@@ -105,7 +106,7 @@ class RealProgram:
         cpu = (after.children_user + after.children_system - before.children_user -
                before.children_system)
         peak = int((folder / 'peak').read_text()) * 1024
-        return seconds, cpu, peak, bytes_an_event(folder)
+        return seconds, cpu, peak, *events_of(folder)
 
 
 def peers():
@@ -159,12 +160,23 @@ def table(results, names, column, base, title):
 
 
 def event_table(results):
+    """What recording adds to the time of the whole command, loading and the collector included, by the
+    number of events."""
     names = [name for name in ('recorded', 'stacks 16') if name in next(iter(results.values()))]
-    lines = ['Bytes on disk an event: median', '', '| workload | ' + ' | '.join(names) + ' |',
-             '|---|' + '---|' * len(names)]
+    titles = [f'{name}: {what}' for name in names for what in ('ns', 'bytes on disk')]
+    lines = ['An event: added time of the medians to that of glibc, and median of bytes', '',
+             '| workload | events | ' + ' | '.join(titles) + ' |', '|---|---|' + '---|' * len(titles)]
+
+    def median(runs, column):
+        return statistics.median(run[column] for run in runs)
+
     for workload, runs in results.items():
-        sizes = [statistics.median(run[EVENT_BYTES] for run in runs[name]) for name in names]
-        lines.append(f'| {workload} | ' + ' | '.join(f'{size:.2f}' for size in sizes) + ' |')
+        cells = [f'{median(runs[names[0]], EVENTS):,.0f}']
+        for name in names:
+            added = median(runs[name], WALL) - median(runs['glibc'], WALL)
+            cells += [f"{added / median(runs[name], EVENTS) * 1e9:.1f}",
+                      f'{median(runs[name], EVENT_BYTES):.2f}']
+        lines.append(f'| {workload} | ' + ' | '.join(cells) + ' |')
     return lines
 
 

@@ -144,6 +144,17 @@ def test_a_parent_and_its_child(heapledger, trace, victim):
     assert size(trace) <= 2 * RING
 
 
+def test_a_thread_that_forks_and_is_idle(heapledger, trace, victim):
+    """Its fork mark lies in a page that is not full while others are cut off: the child that begins
+    there has the heap of then."""
+    assert record(heapledger, trace, [victim, 'idle', 1500000, 4000], '--ring', '1M').status == 0
+    parent, child = sound(heapledger, trace)['processes']
+    assert session(trace)['overwritten_events'] > 1000000
+    assert 4000 * 100 <= child['peak']['requested_bytes'] < 4000 * 100 + 5000
+    assert child['events']['by_call']['free']['count'] >= 4000
+    assert child['end']['requested_bytes'] < 5000
+
+
 def test_children_that_came_and_went(heapledger, trace, victim):
     assert record(heapledger, trace, [victim, 'family', 50000, 80], '--ring', '1M').status == 0
     result = sound(heapledger, trace)

@@ -50,10 +50,12 @@ int main(int argc, char **argv)
 
 	if (dirfd < 0 || argc - 4 > MOST_CHILDREN)
 		return 2;
-	for (int i = 4; i < argc; i++)
+	for (int i = 4; i < argc; i++) {
+		children[i - 4].gone = false;
 		if (sscanf(argv[i], "%" SCNu64 ":%" SCNu64, &children[i - 4].fork_id,
 			    &children[i - 4].start_tick) != 2)
 			return 2;
+	}
 	struct compact_request request = {.dirfd = dirfd,
 		.name = argv[2],
 		.cut = tick_of(dirfd, argv[2], strtoul(argv[3], NULL, 10)),

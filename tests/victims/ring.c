@@ -7,6 +7,8 @@
  *     ring churn THREADS ROUNDS BLOCKS   a thread that is idle meanwhile has made half of the heap
  *                                        and frees the other half
  *     ring fork ROUNDS BLOCKS            a child has the heap, too; parent and child churn
+ *     ring idle ROUNDS BLOCKS            the same, but the thread that forks does nothing meanwhile:
+ *                                        another one frees half of the heap and churns
  *     ring family ROUNDS CHILDREN        children churn one after the other
  *     ring exec ROUNDS TIMES             the program starts itself again and again
  */
@@ -122,6 +124,43 @@ static int run_fork(void)
 	return 0;
 }
 
+static void *other(void *unused)
+{
+	(void)unused;
+	pthread_barrier_wait(&barrier);
+	take_down(1);
+	churn((void *)2);
+	return NULL;
+}
+
+static int run_idle(void)
+{
+	int gate[2], status;
+	pthread_t thread;
+	char byte;
+	pid_t pid;
+
+	pthread_barrier_init(&barrier, NULL, 2);
+	REQUIRE(pthread_create(&thread, NULL, other, NULL) == 0);
+	make(0);
+	make(1);
+	REQUIRE(pipe(gate) == 0);
+	pid = fork();
+	if (pid == 0) {
+		close(gate[1]);
+		REQUIRE(read(gate[0], &byte, 1) == 0);
+		take_down(0);
+		take_down(1);
+		_exit(0);
+	}
+	pthread_barrier_wait(&barrier);
+	pthread_join(thread, NULL);
+	close(gate[1]);
+	REQUIRE(waitpid(pid, &status, 0) == pid && status == 0);
+	take_down(0);
+	return 0;
+}
+
 static int run_family(long children)
 {
 	int status;
@@ -161,13 +200,15 @@ int main(int argc, char **argv)
 	} else {
 		rounds = argc >= 4 ? atol(argv[2]) : 0;
 	}
-	if (strcmp(mode, "fork") == 0)
+	if (strcmp(mode, "fork") == 0 || strcmp(mode, "idle") == 0)
 		blocks = atol(argv[3]);
 	REQUIRE(blocks >= 0 && blocks <= MOST_BLOCKS);
 	if (strcmp(mode, "churn") == 0 && argc == 5)
 		return run_churn(atol(argv[2]));
 	if (strcmp(mode, "fork") == 0)
 		return run_fork();
+	if (strcmp(mode, "idle") == 0)
+		return run_idle();
 	if (strcmp(mode, "family") == 0)
 		return run_family(atol(argv[3]));
 	if (strcmp(mode, "exec") == 0)
