@@ -40,10 +40,13 @@ struct list {
 	size_t dead;
 };
 
-/* A realloc under way. Pinned: its begin is kept as it is, so its end must be. */
+/* A realloc under way, whose block others can have from its begin on. Pinned: its begin is kept as it
+ * is, so its end must be. */
 struct pending {
 	uint32_t tid;
 	bool pinned;
+	bool known;             /* the old block is */
+	struct live_block old;
 	union decode_record begin;
 };
 
@@ -103,6 +106,13 @@ static void kill_entry(struct list *list, size_t i)
 	list->dead++;
 }
 
+static void move_pending(struct compact *compact, size_t from, size_t to)
+{
+	for (size_t i = 0; i < compact->pending_count; i++)
+		if (compact->pending[i].known && compact->pending[i].old.size == from)
+			compact->pending[i].old.size = to;
+}
+
 /* Moves what is left together when most is dead. */
 static int sweep(struct compact *compact, struct list *list)
 {
@@ -122,6 +132,8 @@ static int sweep(struct compact *compact, struct list *list)
 			if (live_add(&compact->live, &moved, &old) < 0)
 				return -ENOMEM;
 		}
+		if (list == &compact->calls)
+			move_pending(compact, i, kept);
 		list->entry[kept++] = list->entry[i];
 	}
 	list->count = kept;
@@ -140,16 +152,22 @@ static int block_made(struct compact *compact, uint32_t tid, const union decode_
 	return rc;
 }
 
-/* `record` is the free. */
-static int block_gone(struct compact *compact, uint32_t tid, const union decode_record *record)
+/* `record` is the free of this block, or of one that is not known (NULL). */
+static int block_gone(struct compact *compact, uint32_t tid, const union decode_record *record,
+	const struct live_block *block)
+{
+	if (!block || compact->copying || compact->calls.entry[block->size].pinned)
+		return put(compact, &compact->calls, tid, record);
+	kill_entry(&compact->calls, block->size);
+	return sweep(compact, &compact->calls);
+}
+
+static int block_freed(struct compact *compact, uint32_t tid, const union decode_record *record)
 {
 	struct live_block block;
-	if (!live_take(&compact->live, addr_of(record), &block))
-		return put(compact, &compact->calls, tid, record);
-	if (compact->copying || compact->calls.entry[block.size].pinned)
-		return put(compact, &compact->calls, tid, record);
-	kill_entry(&compact->calls, block.size);
-	return sweep(compact, &compact->calls);
+	bool known = live_take(&compact->live, addr_of(record), &block);
+
+	return block_gone(compact, tid, record, known ? &block : NULL);
 }
 
 static int realloc_begins(struct compact *compact, uint32_t tid, const union decode_record *record)
@@ -162,8 +180,10 @@ static int realloc_begins(struct compact *compact, uint32_t tid, const union dec
 		compact->pending = list;
 		compact->pending_capacity = capacity;
 	}
-	compact->pending[compact->pending_count++] =
-		(struct pending){tid, compact->copying, *record};
+	struct pending *pending = &compact->pending[compact->pending_count++];
+	*pending = (struct pending){.tid = tid, .pinned = compact->copying, .begin = *record};
+	pending->known =
+		addr_of(record) && live_take(&compact->live, addr_of(record), &pending->old);
 	return compact->copying ? put(compact, &compact->calls, tid, record) : 0;
 }
 
@@ -175,35 +195,41 @@ static union decode_record as_kind(const union decode_record *record, enum hl_ki
 }
 
 /* The old block is freed and another one made: a realloc says no more of the heap. */
-static int realloc_replaced(struct compact *compact, uint32_t tid, const union decode_record *begin,
+static int realloc_replaced(struct compact *compact, const struct pending *pending,
 	const union decode_record *record)
 {
-	union decode_record gone = as_kind(begin, HL_KIND_free);
+	union decode_record gone = as_kind(&pending->begin, HL_KIND_free);
 	union decode_record made = as_kind(record, HL_KIND_malloc);
 	int rc = 0;
-	if (!addr_of(record) && record->call.size)
-		return 0; /* it failed */
 	gone.call.size = gone.call.chunk = 0;
-	if (addr_of(begin))
-		rc = block_gone(compact, tid, &gone);
-	return rc || !addr_of(record) ? rc : block_made(compact, tid, &made);
+	if (addr_of(&gone))
+		rc = block_gone(compact, pending->tid, &gone,
+			pending->known ? &pending->old : NULL);
+	return rc || !addr_of(record) ? rc : block_made(compact, pending->tid, &made);
+}
+
+static int realloc_failed(struct compact *compact, const struct pending *pending,
+	const union decode_record *record)
+{
+	struct live_block old;
+	if (pending->known && live_add(&compact->live, &pending->old, &old) < 0)
+		return -ENOMEM;
+	return pending->pinned ? put(compact, &compact->calls, pending->tid, record) : 0;
 }
 
 static int realloc_ends(struct compact *compact, uint32_t tid, const union decode_record *record)
 {
 	size_t i = compact->pending_count;
-	struct live_block old;
 	while (i && compact->pending[i - 1].tid != tid)
 		i--;
 	if (!i)
 		return addr_of(record) ? block_made(compact, tid, record) : 0;
 	struct pending pending = compact->pending[--i];
 	compact->pending[i] = compact->pending[--compact->pending_count];
-	if (!pending.pinned)
-		return realloc_replaced(compact, tid, &pending.begin, record);
 	if (!addr_of(record) && record->call.size)
-		return put(compact, &compact->calls, tid, record);
-	live_take(&compact->live, addr_of(&pending.begin), &old);
+		return realloc_failed(compact, &pending, record);
+	if (!pending.pinned)
+		return realloc_replaced(compact, &pending, record);
 	int rc = addr_of(record) ? block_made(compact, tid, record)
 				 : put(compact, &compact->calls, tid, record);
 	compact->calls.entry[compact->calls.count - 1].pinned = true;
@@ -369,7 +395,7 @@ static int before_cut(struct compact *compact, const struct stream_event *event)
 	case NAME_SHAPE_REALLOC:
 		return realloc_ends(compact, event->tid, record);
 	case NAME_SHAPE_FREE:
-		return addr_of(record) ? block_gone(compact, event->tid, record) : 0;
+		return addr_of(record) ? block_freed(compact, event->tid, record) : 0;
 	case NAME_SHAPE_CONTROL:
 		return 0;
 	default:
@@ -596,15 +622,18 @@ int compact_write(const struct compact_request *request, struct compact_result *
 	return rc;
 }
 
-int compact_copy(const struct compact_request *request, struct compact_result *result,
-	uint64_t from, uint64_t to)
+int compact_copy(
+	const struct compact_request *request, struct compact_result *result, uint64_t size)
 {
-	uint64_t size;
-	int fd = open_file(request, &size), rc;
+	struct hl_trace_header *header = &result->header;
+	uint64_t file_size;
+	int fd = open_file(request, &file_size), rc;
 
 	if (fd < 0)
 		return fd;
-	rc = copy_blocks(result->stream, fd, from, to, 0);
+	rc = copy_blocks(result->stream, fd, request->size, size, 0);
+	if (rc == 0 && pread(fd, header, sizeof(*header), 0) != sizeof(*header))
+		rc = -EIO;
 	close(fd);
 	return rc;
 }

@@ -47,9 +47,9 @@ struct compact_result {
 /* Makes the new file; the old one stays as it is. May run in a thread of its own. */
 int compact_write(const struct compact_request *request, struct compact_result *result);
 
-/* Copies the blocks of the old file from `from` to `to` to the end of the new one. */
-int compact_copy(const struct compact_request *request, struct compact_result *result,
-	uint64_t from, uint64_t to);
+/* Copies the blocks that the old file has got since, up to `size`, and how it was closed, if it was. */
+int compact_copy(
+	const struct compact_request *request, struct compact_result *result, uint64_t size);
 
 /* One of these ends it: the new file takes the place of the old one and is closed as that was,
  * *bytes being its size; the same, but `stream` goes on in it; or it is removed. */

@@ -434,7 +434,7 @@ void processes_take_page(struct processes *all, uint32_t number)
 	all->pages++;
 	if (all->taken != NULL && all->taken[number].slots != 0) {
 		taken = all->taken[number];
-		all->taken[number].slots = 0;
+		all->taken[number] = (struct taken){0};
 	}
 	if (process == NULL || !process->alive) {
 		all->lost_pages++;
@@ -472,7 +472,13 @@ static uint32_t settled(const struct hl_packed *slots, uint32_t used, uint64_t *
 	return timed ? used : last;
 }
 
-int processes_take_ahead(struct processes *all, struct process *process)
+static bool is_filled_by(const struct hl_page *page, const struct process *process)
+{
+	return atomic_load_explicit(&page->state, memory_order_acquire) == HL_PAGE_OWNED &&
+	       page->serial == process->serial;
+}
+
+int processes_look_ahead(struct processes *all, const struct process *process)
 {
 	uint32_t fresh = session_fresh_pages(all->session);
 
@@ -481,23 +487,35 @@ int processes_take_ahead(struct processes *all, struct process *process)
 	if (all->taken == NULL)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < fresh; i++) {
+		const struct hl_page *page = session_page(all->session, i);
+		bool filled = is_filled_by(page, process);
+
+		all->taken[i].seen = filled ? used_slots(page) : 0;
+		all->taken[i].sequence = filled ? page->sequence : 0;
+	}
+	return 0;
+}
+
+int processes_take_ahead(struct processes *all, struct process *process)
+{
+	uint32_t fresh = session_fresh_pages(all->session);
+
+	for (uint32_t i = 0; i < fresh && all->error == 0; i++) {
 		struct hl_page *page = session_page(all->session, i);
 		struct taken *taken = &all->taken[i];
 		struct hl_packed *slots = (struct hl_packed *)(page + 1) + taken->slots;
-		uint32_t used;
+		uint64_t tick = taken->slots != 0 ? taken->tick : page->tick, next = tick;
+		uint32_t count;
 
-		if (atomic_load_explicit(&page->state, memory_order_acquire) != HL_PAGE_OWNED ||
-			page->serial != process->serial)
+		if (taken->seen <= taken->slots || !is_filled_by(page, process) ||
+			page->sequence != taken->sequence)
 			continue;
-		used = used_slots(page);
-		if (taken->slots == 0)
-			taken->tick = page->tick;
-		uint64_t tick = taken->tick;
-		used = used > taken->slots ? settled(slots, used - taken->slots, &tick) : 0;
-		if (used == 0)
+		count = settled(slots, taken->seen - taken->slots, &next);
+		if (count == 0)
 			continue;
-		take_slots(all, process, page->tid, taken->tick, slots, used);
-		*taken = (struct taken){taken->slots + used, tick};
+		take_slots(all, process, page->tid, tick, slots, count);
+		taken->slots += count;
+		taken->tick = next;
 	}
 	return all->error;
 }

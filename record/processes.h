@@ -17,10 +17,12 @@
 
 #define PROCESS_NAME_BYTES 64
 
-/* What was taken of a page that is still being filled. */
+/* What was taken of a page that is still being filled, and what was seen in it. */
 struct taken {
 	uint32_t slots;
-	uint64_t tick; /* that holds for the next one */
+	uint32_t seen;
+	uint64_t sequence; /* of the page when it was seen */
+	uint64_t tick;     /* that holds for the next slot */
 };
 
 /* One process image. Kept to the end of the recording for session.json. */
@@ -107,8 +109,10 @@ void processes_after_drain(struct processes *all);
 /* Takes the records of one page; the page can be freed afterwards. */
 void processes_take_page(struct processes *all, uint32_t number);
 
-/* Takes what its pages hold that are still being filled: 0 or -errno. A thread that has nothing more
- * to log does not give its page away. */
+/* A thread that has nothing more to log does not give its page away. Notes what there is in pages that
+ * are still being filled; when the ready pages, which came before them, have been taken since, takes
+ * that. 0 or -errno. */
+int processes_look_ahead(struct processes *all, const struct process *process);
 int processes_take_ahead(struct processes *all, struct process *process);
 
 /* zstd's level for all blocks from here on; 0 stores them. */

@@ -41,7 +41,8 @@ struct ring {
 	uint64_t postponed;  /* nothing is planned before there is so much; 0 = as usual */
 	uint64_t cut;        /* the time of the cut under way; 0 = none */
 	uint64_t last_cut;
-	uint32_t next; /* serial: the streams before it are cut */
+	uint32_t next;   /* serial: the streams before it are cut */
+	uint32_t looked; /* serial: its pages that are being filled were looked at; 0 = none */
 	struct compact_child *children;
 	uint32_t children_size;
 
@@ -51,7 +52,6 @@ struct ring {
 	pthread_t thread;
 	atomic_bool done;
 	struct process *process; /* whose stream is cut; NULL = the cut is planned */
-	bool was_open;           /* it was being written when the task began */
 	char name[PROCESS_NAME_BYTES];
 	struct compact_request request;
 	struct compact_result result;
@@ -297,10 +297,10 @@ static int start_stream(struct ring *ring, struct process *process)
 	if (rc != 0)
 		return rc;
 	ring->process = process;
-	ring->was_open = process->stream != NULL;
+	ring->looked = 0;
 	ring->request = (struct compact_request){.dirfd = ring->all->dirfd,
 		.name = processes_file_name(process, ring->name),
-		.size = ring->was_open ? stream_bytes(process->stream) : process->bytes,
+		.size = process->stream != NULL ? stream_bytes(process->stream) : process->bytes,
 		.cut = ring->cut,
 		.previous = process->begin_tick,
 		.awaited = ring->cut > awaited ? ring->cut - awaited : 1,
@@ -315,28 +315,23 @@ static int start_stream(struct ring *ring, struct process *process)
 static int finish_stream(struct ring *ring)
 {
 	struct process *process = ring->process;
-	uint64_t bytes = process->bytes;
-	int rc;
+	uint64_t bytes = process->stream != NULL ? stream_bytes(process->stream) : process->bytes;
+	int rc = compact_copy(&ring->request, &ring->result, bytes);
 
-	if (ring->was_open && process->stream == NULL) { /* closed meanwhile: once more */
+	if (rc != 0) {
 		compact_drop(&ring->request, &ring->result);
-		process->begin_tick = ring->request.previous;
-		return 0;
+		return rc;
 	}
-	if (ring->was_open) {
-		rc = compact_copy(&ring->request, &ring->result, ring->request.size,
-			stream_bytes(process->stream));
-		if (rc == 0)
-			rc = compact_go_on(&ring->request, &ring->result, process->stream);
-		else
-			compact_drop(&ring->request, &ring->result);
-	} else {
+	if (process->stream != NULL)
+		rc = compact_go_on(&ring->request, &ring->result, process->stream);
+	else
 		rc = compact_close(&ring->request, &ring->result, &bytes);
+	if (rc != 0)
+		return rc;
+	if (process->stream == NULL) {
 		ring->all->bytes += bytes - process->bytes;
 		process->bytes = bytes;
 	}
-	if (rc != 0)
-		return rc;
 	process->heap_bytes = ring->result.heap_bytes;
 	processes_overwrite(ring->all, process, ring->result.events, ring->result.syscalls);
 	ring->next = process->serial + 1;
@@ -372,10 +367,16 @@ static int next_task(struct ring *ring, uint64_t bytes)
 		return newest_bytes(ring) > bytes ? start_plan(ring) : 0;
 	while (ring->next < all->by_serial_size && !is_cut(ring, all->by_serial[ring->next]))
 		ring->next++;
-	if (ring->next < all->by_serial_size)
-		return start_stream(ring, all->by_serial[ring->next]);
-	end_cut(ring);
-	return 0;
+	if (ring->next == all->by_serial_size) {
+		end_cut(ring);
+		return 0;
+	}
+	struct process *process = all->by_serial[ring->next];
+	if (process->stream == NULL || ring->looked == process->serial)
+		return start_stream(ring, process);
+	/* The collector takes the ready pages before it comes back. */
+	ring->looked = process->serial;
+	return processes_look_ahead(ring->all, process);
 }
 
 static void note_error(struct ring *ring, int rc)

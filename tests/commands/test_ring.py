@@ -16,7 +16,8 @@ import pytest
 from conftest import CLEAN_ENVIRONMENT, analyze, run
 
 RING = 1 << 20
-SLACK = 256 << 10  # of each thread a block is cut, of up to this size
+SLACK = 256 << 10  # of each thread a block is cut, of up to this size, and one more is left out
+GROWS = 10 * RING  # three times as much and its copy, and what was still to be taken
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_the_newest_events_and_the_heap_before_them(heapledger, trace, tmp_path,
     assert described['overwritten_events'] > 1000000
     calls = 2 * (blocks + threads * rounds)
     assert calls <= all_events(trace) <= calls + 2000 * threads  # system calls, threads' own
-    assert RING - threads * SLACK <= size(trace) <= RING + SLACK + 8 * blocks
+    assert RING - (threads + 1) * SLACK <= size(trace) <= RING + SLACK + 8 * blocks
     assert result['processes'][0]['began_late'] is True
     assert result['events']['by_call']['free']['count'] >= blocks
     assert result['end']['requested_bytes'] < 5000  # the main thread's table of threads
@@ -225,7 +226,7 @@ def test_the_directory_does_not_grow(heapledger, trace, victim):
             read += b'began later' in outcome.stdout
         time.sleep(0.02)
     assert process.wait() == 0 and read > 0
-    assert RING < largest < 6 * RING
+    assert RING < largest < GROWS
 
 
 @pytest.mark.parametrize('run_number', range(6))
@@ -241,7 +242,7 @@ def test_a_recorder_that_is_killed(heapledger, trace, victim, run_number):
     result = analyze(heapledger, trace)
     assert result['complete'] is False and result['processes'][0]['began_late'] is True
     assert not any(result['anomalies'].values()), result['anomalies']
-    assert size(trace) < 4 * RING
+    assert size(trace) < GROWS
     assert result['end']['live_blocks'] > 400
 
 
