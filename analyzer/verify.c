@@ -44,27 +44,32 @@ static const char *absence(const struct trace *trace)
 static uint64_t lost(const struct verify *verify)
 {
 	return verify->kernel_lost + verify->log_lost + verify->kernel_incomplete +
-	       verify->log_incomplete;
+	       verify->log_incomplete + !verify->account.known;
 }
 
-/* Findings that no loss can explain: a call that the kernel's side lacks may be lost there, and one
- * that the log lacks may be lost here. */
+/* Findings that no loss can explain: a call that the kernel's side lacks may be lost there, one
+ * that the log lacks may be lost here, and where events are missing a call may have been paired
+ * with another one that is alike. */
 static uint64_t certain_findings(const struct verify *verify)
 {
 	const uint64_t *found = verify->found;
-	uint64_t certain = found[VERIFY_ORDER];
+	bool kernel_whole = !verify->kernel_lost && !verify->kernel_incomplete;
+	bool log_whole = !verify->log_lost && !verify->log_incomplete;
+	uint64_t certain = verify->account.more + verify->account.bad_sequences;
 
-	if (!verify->kernel_lost && !verify->kernel_incomplete)
-		certain += found[VERIFY_MISSING];
-	if (!verify->log_lost && !verify->log_incomplete)
-		certain += found[VERIFY_FOREIGN_BREAK] + found[VERIFY_INTRUSION] +
-			   found[VERIFY_UNOWNED] + found[VERIFY_UNMAPPED];
+	if (kernel_whole)
+		certain += found[VERIFY_MISSING] + found[VERIFY_ORDER] + verify->account.fewer;
+	if (log_whole)
+		certain += found[VERIFY_UNOWNED] + found[VERIFY_UNMAPPED];
+	if (kernel_whole && log_whole)
+		certain += found[VERIFY_FOREIGN_BREAK] + found[VERIFY_INTRUSION];
 	return certain;
 }
 
 static uint64_t all_findings(const struct verify *verify)
 {
-	uint64_t sum = 0;
+	const struct verify_account *account = &verify->account;
+	uint64_t sum = account->fewer + account->more + account->bad_sequences;
 
 	for (int i = 0; i < VERIFY_FINDINGS; i++)
 		sum += verify->found[i];
@@ -94,18 +99,45 @@ static int print_verdict(const struct verify *verify)
 
 static void print_table(const struct verify *verify)
 {
-	printf("\n%-10s %12s %12s %12s %12s %12s\n", "call", "logged", "matched", "missing",
-		"foreign", "kernel saw");
+	printf("\n%-10s %9s %9s %9s %9s %9s %9s %9s\n", "call", "logged", "matched", "missing",
+		"foreign", "events", "dropped", "ended");
 	for (unsigned i = 0; i < VERIFY_SYSCALLS; i++) {
 		const struct verify_count *line = &verify->count[i];
+		const struct verify_account *account = &verify->account;
 
-		if (line->logged || line->seen)
-			printf("%-10s %12" PRIu64 " %12" PRIu64 " %12" PRIu64 " %12" PRIu64
-			       " %12" PRIu64 "\n",
-				name_kind(VERIFY_FIRST_SYSCALL + i), line->logged, line->matched,
-				line->missing, line->foreign, line->seen);
+		if (!line->logged && !line->seen && !account->ended[i])
+			continue;
+		printf("%-10s %9" PRIu64 " %9" PRIu64 " %9" PRIu64 " %9" PRIu64 " %9" PRIu64,
+			name_kind(VERIFY_FIRST_SYSCALL + i), line->logged, line->matched,
+			line->missing, line->foreign, line->seen);
+		if (account->known)
+			printf(" %9" PRIu64 " %9" PRIu64, account->dropped[i], account->ended[i]);
+		putchar('\n');
 	}
 	puts("\nForeign calls are not the heap's: ld.so, thread stacks, the program itself.");
+}
+
+static uint64_t sum_of(const uint64_t calls[VERIFY_SYSCALLS])
+{
+	uint64_t sum = 0;
+
+	for (unsigned i = 0; i < VERIFY_SYSCALLS; i++)
+		sum += calls[i];
+	return sum;
+}
+
+/* matched + foreign are all events, so this ties the log to the kernel's count of every call. */
+static void print_account(const struct verify *verify)
+{
+	const struct verify_account *account = &verify->account;
+
+	if (!account->known) {
+		puts("The kernel's count of all calls is not in session.json.");
+		return;
+	}
+	printf("%zu events + %" PRIu64 " dropped = %" PRIu64 " calls that the kernel counted%s\n",
+		verify->kernel.count, sum_of(account->dropped), sum_of(account->ended),
+		account->fewer || account->more ? ": WRONG" : "");
 }
 
 static void print_if(uint64_t count, const char *text)
@@ -164,6 +196,10 @@ static void print_findings(const struct verify *verify)
 		for (uint64_t j = 0; j < verify->found[i] && j < VERIFY_EXAMPLES; j++)
 			print_example(verify, &verify->example[i][j]);
 	}
+	print_if(
+		verify->account.fewer, "events of which the kernel counted the call, not the loss");
+	print_if(verify->account.more, "events more than the kernel counted calls");
+	print_if(verify->account.bad_sequences, "events with a number that no event can have");
 	print_if(verify->kernel_lost, "events lost by the kernel probe");
 	print_if(verify->kernel_incomplete, "kernel streams that were not closed whole");
 	print_log_loss(verify->log_lost, verify->log_incomplete);
@@ -177,10 +213,11 @@ static int judge(struct verify *verify)
 	int code;
 
 	verify_match(verify);
-	if (verify_ranges(verify))
+	if (verify_ranges(verify) || verify_check_account(verify))
 		return tool_fail(TOOL_UNREADABLE, COMMAND, "not enough memory");
 	code = print_verdict(verify);
 	print_table(verify);
+	print_account(verify);
 	print_findings(verify);
 	printf("Clocks: the kernel's times lie inside the log's, or at most %" PRIu64 ".%03" PRIu64
 	       " us outside.\n",

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * What the parts of `heapledger verify` share: the system calls of both sides and what was found.
- * verify_calls.c reads them, verify_match.c pairs them, verify_ranges.c looks for others' hands in
- * our memory, verify.c gives the verdict.
+ * verify_calls.c reads them, verify_account.c counts them, verify_match.c pairs them,
+ * verify_ranges.c looks for others' hands in our memory, verify.c gives the verdict.
  */
 #ifndef HEAPLEDGER_VERIFY_H
 #define HEAPLEDGER_VERIFY_H
@@ -25,7 +25,9 @@ struct verify_call {
 	int64_t result;
 	uint32_t pid;
 	uint32_t tid;
-	uint32_t image;  /* the kernel's side only: execs of the process and its ancestors */
+	uint32_t image; /* the kernel's side only: execs of the process and its ancestors, ... */
+	uint32_t cpu;   /* ... where it ended, and its number among the ends there */
+	uint64_t sequence;
 	uint32_t stream; /* index in trace->streams */
 	uint8_t kind;
 	uint8_t reason;
@@ -70,6 +72,17 @@ enum verify_finding {
 
 #define VERIFY_EXAMPLES 3
 
+/* The kernel's own count of the calls that ended, kept whether or not there was room for them. */
+struct verify_account {
+	bool known; /* session.json has it */
+	unsigned cpus;
+	uint64_t ended[VERIFY_SYSCALLS];
+	uint64_t dropped[VERIFY_SYSCALLS];
+	uint64_t fewer; /* events are neither there nor counted as dropped */
+	uint64_t more;  /* events than have ended */
+	uint64_t bad_sequences;
+};
+
 struct verify {
 	struct trace *trace;
 	struct verify_calls logged;
@@ -79,6 +92,7 @@ struct verify {
 	struct verify_fork *forks;
 	size_t fork_count;
 	struct verify_count count[VERIFY_SYSCALLS];
+	struct verify_account account;
 	uint64_t found[VERIFY_FINDINGS];
 	struct verify_call example[VERIFY_FINDINGS][VERIFY_EXAMPLES];
 	uint64_t unlogged;   /* kernel events of processes that have no stream */
@@ -96,6 +110,9 @@ void verify_free(struct verify *verify);
 
 /* Pairs the two sides, thread by thread; sorts both by process, thread and time. */
 void verify_match(struct verify *verify);
+
+/* Holds the events against the kernel's own count of them. 0 or -ENOMEM. */
+int verify_check_account(struct verify *verify);
 
 /* Follows what the heap owns through all processes. 0 or -ENOMEM. */
 int verify_ranges(struct verify *verify);

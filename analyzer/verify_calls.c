@@ -56,6 +56,8 @@ static int take_kernel(struct verify *verify, const struct stream_event *event)
 	call->start_ns = record->tick;
 	call->end_ns = record->tick + record->duration;
 	call->image = (uint32_t)(record->trim_threshold >> 32);
+	call->cpu = (uint32_t)record->trim_threshold;
+	call->sequence = record->mmap_threshold;
 	call->pid = (uint32_t)(record->cause >> 32);
 	call->stream = VERIFY_NO_STREAM;
 	return 0;

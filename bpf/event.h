@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
  * What probe.bpf.c hands to probe.c: one event for each system call that ended, and the counters
- * that say whether an event is missing. Included by both; fixed-width types come from the includer.
+ * that say whether an event is missing, which do not depend on the ring. Included by both;
+ * fixed-width types come from the includer.
  */
 #ifndef HEAPLEDGER_EVENT_H
 #define HEAPLEDGER_EVENT_H
@@ -14,7 +15,7 @@ struct event {
 	__u64 argument[EVENT_ARGUMENTS];
 	__u64 brk; /* brk: the break when the call began */
 	__s64 result;
-	__u64 sequence; /* among the events of this CPU, those that were dropped included */
+	__u64 sequence; /* among the ends on this CPU, those that were dropped included */
 	__u32 cpu;
 	__u32 kind; /* enum hl_kind */
 	__u32 tgid;
@@ -33,14 +34,24 @@ struct event_call {
 };
 #define EVENT_NO_CALL (~0ULL)
 
-/* One set a CPU. At the end: entered = events + dropped + abandoned + still under way. */
+/* The calls that are followed: kinds EVENT_FIRST_KIND and on. A power of two, for the verifier. */
+#define EVENT_FIRST_KIND 32
+#define EVENT_CALLS 8
+
+/* Always counted: ended = events in the ring + dropped. */
+struct event_total {
+	__u64 ended;
+	__u64 dropped; /* the ring was full, or the beginning had not been seen */
+};
+
+/* One set a CPU. At the end: entered = ended + abandoned + still under way - unpaired. */
 struct event_counters {
 	__u64 entered;    /* calls seen to begin */
 	__u64 sequence;   /* calls seen to end */
-	__u64 dropped;    /* ... of those, the ring was full */
 	__u64 abandoned;  /* the thread died inside the call */
 	__u64 unpaired;   /* calls that ended without having been seen to begin */
 	__u64 unfollowed; /* processes that found no room in the table */
+	struct event_total total[EVENT_CALLS];
 };
 
 #endif

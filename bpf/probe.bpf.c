@@ -165,16 +165,13 @@ static __always_inline int begun(struct event_call *call, __u64 number)
 	return 0;
 }
 
-static __always_inline void send(const struct event_call *call, __s64 result, __u64 end_ns,
-	__u64 id, struct event_counters *own)
+static __always_inline bool send(
+	const struct event_call *call, __s64 result, __u64 end_ns, __u64 id, __u64 sequence)
 {
-	__u64 sequence = own->sequence++;
 	struct event *event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
 
-	if (!event) {
-		own->dropped++;
-		return;
-	}
+	if (!event)
+		return false;
 	event->start_ns = call->start_ns;
 	event->end_ns = end_ns;
 	__builtin_memcpy(event->argument, call->argument, sizeof(event->argument));
@@ -189,24 +186,29 @@ static __always_inline void send(const struct event_call *call, __s64 result, __
 	event->padding = 0;
 	bpf_ringbuf_submit(
 		event, BPF_RB_NO_WAKEUP); /* probe.c polls: the program pays no wake-up */
+	return true;
 }
 
 static __always_inline int end(__u64 number, __s64 result)
 {
 	__u64 end_ns = bpf_ktime_get_ns();
 	__u64 id = bpf_get_current_pid_tgid();
-	__u32 tid = (__u32)id;
+	__u32 tid = (__u32)id, index = kind_of(number) - EVENT_FIRST_KIND;
 	struct event_call *call = bpf_map_lookup_elem(&calls, &tid);
 	struct event_counters *own = own_counters();
+	bool paired = call && call->number == number;
+	__u64 sequence;
 
-	if (!own)
+	if (!own || index >= EVENT_CALLS || (!paired && !is_recorded(id >> 32)))
 		return 0;
-	if (call && call->number == number) {
-		send(call, result, end_ns, id, own);
-		call->number = EVENT_NO_CALL;
-	} else if (is_recorded(id >> 32)) {
+	own->total[index].ended++;
+	sequence = own->sequence++;
+	if (!paired)
 		own->unpaired++;
-	}
+	if (!paired || !send(call, result, end_ns, id, sequence))
+		own->total[index].dropped++;
+	if (paired)
+		call->number = EVENT_NO_CALL;
 	return 0;
 }
 

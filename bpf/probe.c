@@ -29,6 +29,10 @@
 #include "record/stream.h"
 #include "tracefs.h"
 
+static_assert(PROBE_CALLS == EVENT_CALLS && PROBE_FIRST_KIND == EVENT_FIRST_KIND &&
+		      EVENT_FIRST_KIND == HL_KIND_brk,
+	"probe.h says of the totals what event.h does");
+
 #define INITIAL_PID_NAMESPACE UINT64_C(0xeffffffc) /* its inode, fixed in the kernel's ABI */
 
 struct probe {
@@ -185,14 +189,28 @@ static void detach(struct probe *probe)
 		probe_bpf__detach(probe->bpf);
 }
 
+/* HEAPLEDGER_PROBE_RING is a size in bytes, for tests of what happens when the ring is full. */
+static int set_ring(struct probe_bpf *bpf)
+{
+	const char *wish = getenv("HEAPLEDGER_PROBE_RING");
+
+	if (wish == NULL)
+		return 0;
+	return bpf_map__set_max_entries(bpf->maps.ring, (uint32_t)strtoul(wish, NULL, 10));
+}
+
 /* Only one of the two ways is loaded; the kernel need not even accept the other. */
 static int load(struct probe *probe, bool use_tracefs)
 {
 	struct bpf_program *program;
+	int rc;
 
 	probe->bpf = probe_bpf__open();
 	if (probe->bpf == NULL)
 		return -errno;
+	rc = set_ring(probe->bpf);
+	if (rc != 0)
+		return rc;
 	bpf_object__for_each_program(program, probe->bpf->obj)
 	{
 		if (bpf_program__type(program) == BPF_PROG_TYPE_TRACEPOINT)
@@ -311,47 +329,61 @@ static uint64_t calls_under_way(const struct probe *probe)
 	return count;
 }
 
-static int read_counters(const struct probe *probe, struct event_counters *total)
+/* The sum over all CPUs, and each CPU's totals. */
+static void add_counters(
+	const struct event_counters *each, struct event_counters *sum, struct probe_total *total)
+{
+	sum->entered += each->entered;
+	sum->sequence += each->sequence;
+	sum->abandoned += each->abandoned;
+	sum->unpaired += each->unpaired;
+	sum->unfollowed += each->unfollowed;
+	for (unsigned i = 0; i < PROBE_CALLS; i++) {
+		total[i].ended = each->total[i].ended;
+		total[i].dropped = each->total[i].dropped;
+	}
+}
+
+static int read_counters(
+	const struct probe *probe, struct event_counters *sum, struct probe_account *account)
 {
 	int cpus = libbpf_num_possible_cpus();
 	uint32_t zero = 0;
 	struct event_counters *each;
-	int rc;
+	int rc = 0;
 
-	memset(total, 0, sizeof(*total));
-	each = cpus > 0 ? calloc((size_t)cpus, sizeof(*each)) : NULL;
-	if (each == NULL)
-		return -ENOMEM;
-	rc = bpf_map_lookup_elem(bpf_map__fd(probe->bpf->maps.counters), &zero, each);
-	for (int i = 0; rc == 0 && i < cpus; i++) {
-		total->entered += each[i].entered;
-		total->sequence += each[i].sequence;
-		total->dropped += each[i].dropped;
-		total->abandoned += each[i].abandoned;
-		total->unpaired += each[i].unpaired;
-		total->unfollowed += each[i].unfollowed;
-	}
+	if (cpus <= 0)
+		return -ENOSYS;
+	each = calloc((size_t)cpus, sizeof(*each));
+	account->total = calloc((size_t)cpus, sizeof(*account->total));
+	if (each == NULL || account->total == NULL)
+		rc = -ENOMEM;
+	if (rc == 0 &&
+		bpf_map_lookup_elem(bpf_map__fd(probe->bpf->maps.counters), &zero, each) != 0)
+		rc = -errno;
+	for (int i = 0; rc == 0 && i < cpus; i++)
+		add_counters(&each[i], sum, account->total[i]);
+	account->cpus = rc == 0 ? (unsigned)cpus : 0;
 	free(each);
-	return rc != 0 ? -errno : 0;
+	return rc;
 }
 
-/* Every call that was seen to begin is an event, died with its thread or is still under way; the
- * difference is lost, whatever took it. The counters of the ends say nothing more, and must not
- * say otherwise. */
-static int count_lost(const struct probe *probe, uint64_t *lost)
+/* Every call that was seen to begin has ended, died with its thread or is still under way; the
+ * difference are ends that nothing has counted. */
+static int count_lost(const struct probe *probe, struct probe_account *account)
 {
-	struct event_counters total;
-	uint64_t ended, missing = 0;
-	int rc = read_counters(probe, &total);
+	struct event_counters sum = {0};
+	uint64_t begun, ended, unseen;
+	int rc = read_counters(probe, &sum, account);
 
 	if (rc != 0)
 		return rc;
-	ended = total.entered - total.abandoned - calls_under_way(probe);
-	if (ended > probe->events)
-		missing = ended - probe->events;
-	if (total.sequence > probe->events && total.sequence - probe->events > missing)
-		missing = total.sequence - probe->events;
-	*lost = missing + total.unpaired + total.unfollowed;
+	begun = sum.entered + sum.unpaired;
+	ended = sum.sequence + sum.abandoned + calls_under_way(probe);
+	unseen = begun > ended ? begun - ended : 0;
+	account->lost = unseen + sum.unfollowed;
+	if (sum.sequence > probe->events)
+		account->lost += sum.sequence - probe->events;
 	return 0;
 }
 
@@ -370,7 +402,7 @@ static bool forget_tree(const struct probe *probe)
 
 /* While a tree lives its calls under way go on to end, and the count would not be right. To detach
  * takes most of a second, in which one that was not forgotten would fill the ring. */
-static int settle(struct probe *probe, uint64_t *lost)
+static int settle(struct probe *probe, struct probe_account *account)
 {
 	int rc;
 
@@ -378,7 +410,7 @@ static int settle(struct probe *probe, uint64_t *lost)
 		detach(probe);
 	rc = ring_buffer__consume(probe->ring);
 	if (rc >= 0)
-		rc = count_lost(probe, lost);
+		rc = count_lost(probe, account);
 	return rc;
 }
 
@@ -425,18 +457,14 @@ int probe_poll(struct probe *probe)
 	return probe->error;
 }
 
-int probe_close(struct probe *probe, uint64_t *events, uint64_t *lost)
+int probe_close(struct probe *probe, struct probe_account *account)
 {
-	uint64_t missing = 0;
-	int rc = settle(probe, &missing);
-	int complete = rc == 0 && missing == 0 && probe->error == 0;
+	int rc = settle(probe, account);
+	int complete = rc == 0 && account->lost == 0 && probe->error == 0;
 	int close_rc = stream_close(probe->stream, complete, HL_TRACE_END_DETACHED, 0,
-		clock_ns(CLOCK_MONOTONIC), missing, NULL, 0);
+		clock_ns(CLOCK_MONOTONIC), account->lost, NULL, 0);
 
-	if (events != NULL)
-		*events = probe->events;
-	if (lost != NULL)
-		*lost = missing;
+	account->events = probe->events;
 	if (rc == 0)
 		rc = probe->error != 0 ? probe->error : close_rc;
 	unload(probe);

@@ -28,6 +28,7 @@
 #define CLOCK_NS UINT64_C(1000000000)
 #define SAMPLE_SHARE 10 /* sampling takes at most one part in this of our time */
 #define EVENTS 64
+#define POLL_PAGES 16u
 #define BEHIND_PAGES 256u /* so many at once: they come faster than they can be compressed */
 
 /* The begin of the recording, when its time has come; --duration counts from here. */
@@ -72,7 +73,10 @@ static uint32_t drain(struct collector *collector)
 		processes_take_page(&collector->processes, collector->batch[i]);
 		session_free_page(session, collector->batch[i]);
 		atomic_fetch_sub_explicit(&session->map->backlog, 1, memory_order_relaxed);
-		keep_start(collector); /* many pages take long */
+		/* Many pages take long, and the kernel's ring fills up meanwhile. */
+		if (i % POLL_PAGES == 0)
+			kernel_poll(collector->probe);
+		keep_start(collector);
 		keep_duration(collector);
 	}
 	return count;

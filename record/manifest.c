@@ -166,6 +166,36 @@ static json_t *exit_object(const struct collector *collector)
 	return json_pack("{s:i}", "status", WEXITSTATUS(status));
 }
 
+/* A pair for each call, in the order of its number: how many ended, how many of them are lost. */
+static json_t *totals_object(unsigned cpu, const struct probe_total *total)
+{
+	static const char *const calls[PROBE_CALLS] = {
+#define HL_SYSCALL(number, name)                                                                   \
+	[number - PROBE_FIRST_KIND] = number < HL_KIND_other ? #name : NULL,
+#include "heapledger/calls.def"
+	};
+	json_t *object = json_pack("{s:i}", "cpu", (int)cpu);
+
+	for (unsigned i = 0; i < PROBE_CALLS; i++)
+		if (calls[i] != NULL)
+			json_object_set_new(object, calls[i],
+				json_pack("[II]", (json_int_t)total[i].ended,
+					(json_int_t)total[i].dropped));
+	return object;
+}
+
+static json_t *totals_array(const struct probe_account *account)
+{
+	json_t *array;
+
+	if (account->total == NULL)
+		return json_null();
+	array = json_array();
+	for (unsigned cpu = 0; cpu < account->cpus; cpu++)
+		json_array_append_new(array, totals_object(cpu, account->total[cpu]));
+	return array;
+}
+
 static json_t *kernel_object(const struct kernel *kernel)
 {
 	json_t *object = json_object();
@@ -175,8 +205,10 @@ static json_t *kernel_object(const struct kernel *kernel)
 	json_object_set_new(object, "why",
 		kernel->recorded ? json_null() : text(kernel->why, strlen(kernel->why)));
 	json_object_set_new(
-		object, "events", kernel->recorded ? integer(kernel->events) : json_null());
-	json_object_set_new(object, "lost", kernel->recorded ? integer(kernel->lost) : json_null());
+		object, "events", kernel->recorded ? integer(kernel->account.events) : json_null());
+	json_object_set_new(
+		object, "lost", kernel->recorded ? integer(kernel->account.lost) : json_null());
+	json_object_set_new(object, "totals", totals_array(&kernel->account));
 	return object;
 }
 
@@ -266,17 +298,14 @@ json_t *manifest_build(const struct manifest *manifest)
 			collector->start_after_ns != 0 ? integer(collector->start_after_ns)
 						       : json_null(),
 			"duration_ns",
-			collector->duration_ns != 0 ? integer(collector->duration_ns)
-						    : json_null(),
+			collector->duration_ns != 0 ? integer(collector->duration_ns) : json_null(),
 			"ring_bytes",
-			collector->ring_bytes != 0 ? integer(collector->ring_bytes)
-						   : json_null()));
+			collector->ring_bytes != 0 ? integer(collector->ring_bytes) : json_null()));
 	json_object_set_new(root, "exit", exit_object(collector));
 	json_object_set_new(root, "duration_ns",
 		manifest->finished ? integer(collector->ended_ns - collector->started_ns)
 				   : json_null());
-	json_object_set_new(
-		root, "overwritten_events", integer(collector->processes.overwritten));
+	json_object_set_new(root, "overwritten_events", integer(collector->processes.overwritten));
 	json_object_set_new(root, "streams", stream_array(&collector->processes));
 	json_object_set_new(root, "unrecorded_processes",
 		integer(atomic_load(&session->map->unregistered) + collector->unseen));

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The kernel probe sees what a program says it did, call by call, in threads and children too, and
-nothing else; by both ways into the kernel."""
+nothing else; by both ways into the kernel. What it cannot keep it counts."""
 
 import json
 import os
@@ -148,3 +148,93 @@ def test_a_recording_that_ends_before_its_program(heapledger, tmp_path):
     session = json.loads((tmp_path / 'trace' / 'session.json').read_text())
     assert session['kernel']['state'] == 'recorded' and session['kernel']['lost'] == 0, session
     os.kill(session['streams'][-1]['pid'], signal.SIGKILL)
+
+
+def totals(kernel):
+    """Of each call over all CPUs: how many ended, how many of them were dropped."""
+    sums = {}
+    for cpu in kernel['totals']:
+        for name, pair in cpu.items():
+            if name != 'cpu':
+                ended, dropped = sums.get(name, (0, 0))
+                sums[name] = ended + pair[0], dropped + pair[1]
+    return sums
+
+
+def test_every_call_is_counted_apart_from_the_events(record, heapledger, build, tmp_path):
+    _, kernel = record(build / 'tests' / 'victims' / 'victim_probe_calls')
+    assert len({cpu['cpu'] for cpu in kernel['totals']}) == len(kernel['totals'])
+    seen = {}
+    for call in kernel_calls(heapledger, tmp_path / 'trace'):
+        seen[call[1]] = seen.get(call[1], 0) + 1
+    counted = totals(kernel)
+    assert {name: ended for name, (ended, _) in counted.items() if ended} == seen
+    assert not any(dropped for _, dropped in counted.values())
+
+
+PROCESSES = 8
+CALLS_A_MINUTE = 1_000_000
+
+
+def move_breaks(heapledger, build, trace, pairs, **environment):
+    """Eight processes that do nothing but move the break up and down: how many did so in a minute,
+    and what session.json says."""
+    outcome = run([heapledger, 'record', '-o', trace, '--kernel', 'require', '--set',
+                   'trim_threshold=0', '--set', 'top_pad=0', '--',
+                   build / 'tests' / 'victims' / 'victim_breaks', str(PROCESSES), str(pairs)],
+                  env=environment)
+    assert outcome.status == 0, outcome
+    kernel = json.loads((trace / 'session.json').read_text())['kernel']
+    return 2 * PROCESSES * pairs / int(outcome.stdout) * 60e9, kernel
+
+
+def verify(heapledger, trace):
+    outcome = run([heapledger, 'verify', trace])
+    text = outcome.stdout.decode()
+    rows = {words[0]: list(map(int, words[1:])) for words in map(str.split, text.splitlines())
+            if len(words) == 8 and words[1].isdigit()}
+    return outcome.status, text, rows
+
+
+def test_a_million_calls_a_minute_and_none_is_lost(heapledger, build, tmp_path):
+    pairs = 65_536
+    rate, kernel = move_breaks(heapledger, build, tmp_path / 'trace', pairs)
+    assert rate >= CALLS_A_MINUTE, 'the machine is too busy for this to be a test'
+    ended, dropped = totals(kernel)['brk']
+    assert ended >= 2 * PROCESSES * pairs
+    assert dropped == 0 and kernel['lost'] == 0
+    status, text, rows = verify(heapledger, tmp_path / 'trace')
+    logged, matched, missing, foreign, events, dropped, counted = rows['brk']
+    assert status == 0 and text.startswith('VERIFIED'), text
+    assert (missing, dropped) == (0, 0) and logged == matched
+    assert counted == events == ended == logged + foreign
+
+
+def test_a_ring_that_is_too_small_says_what_it_lost(heapledger, build, tmp_path):
+    """The same run twice: what is missing with a ring of one page is what the kernel says it dropped,
+    to the call."""
+    _, whole = move_breaks(heapledger, build, tmp_path / 'whole', 4000)
+    _, kernel = move_breaks(heapledger, build, tmp_path / 'trace', 4000,
+                            HEAPLEDGER_PROBE_RING='4096')
+    ended = {name: pair[0] for name, pair in totals(kernel).items()}
+    assert ended == {name: pair[0] for name, pair in totals(whole).items()}
+    lost = sum(pair[1] for pair in totals(kernel).values())
+    assert lost == kernel['lost'] == sum(ended.values()) - kernel['events'] > 1000
+    status, text, rows = verify(heapledger, tmp_path / 'trace')
+    assert status == 4 and text.startswith('INCOMPLETE'), text
+    assert f'{lost:8}  events lost by the kernel probe\n' in text
+    assert sum(row[5] for row in rows.values()) == lost
+    assert ': WRONG' not in text
+    _, _, whole_rows = verify(heapledger, tmp_path / 'whole')
+    for name, (logged, matched, missing, foreign, events, dropped, counted) in rows.items():
+        assert events + dropped == counted == ended[name]
+        assert events == matched + foreign
+        assert counted == logged + whole_rows[name][3], name
+
+
+def test_a_ring_that_cannot_be_is_no_kernel_side(heapledger, tmp_path):
+    outcome = run([heapledger, 'record', '-o', tmp_path / 'trace', '--kernel', 'require', '--',
+                   '/bin/true'], env={'HEAPLEDGER_PROBE_RING': 'much'})
+    assert outcome.status == 4 and not outcome.stdout
+    assert outcome.stderr.startswith(b'heapledger: record: no kernel record: ')
+    assert outcome.stderr.count(b'\n') == 1

@@ -2,6 +2,7 @@
 """`heapledger verify` believes what is true and nothing else: real programs are VERIFIED, and every
 lie told about a single system call is found."""
 
+import json
 import shutil
 
 import pytest
@@ -197,6 +198,85 @@ def test_loss_is_no_lie(heapledger, trace):
     status, said = verify(heapledger, trace)
     assert status == 4 and said.startswith('INCOMPLETE: '), said
     assert 'events lost by the kernel probe' in said
+
+
+def edit_session(trace, edit):
+    session = json.loads((trace / 'session.json').read_text())
+    edit(session)
+    (trace / 'session.json').write_text(json.dumps(session))
+
+
+def busiest(session):
+    return max(session['kernel']['totals'], key=lambda cpu: cpu['munmap'][0])['munmap']
+
+
+def one_more(session):
+    busiest(session)[0] += 1
+
+
+def one_less(session):
+    busiest(session)[0] -= 1
+
+
+def one_dropped(session):
+    busiest(session)[1] += 1
+
+
+@pytest.mark.parametrize('edit, text', [
+    (one_more, 'events of which the kernel counted the call, not the loss'),
+    (one_less, 'events more than the kernel counted calls'),
+    (one_dropped, 'events more than the kernel counted calls'),
+])
+def test_the_kernels_own_count_must_add_up(heapledger, trace, edit, text):
+    edit_session(trace, edit)
+    status, said = verify(heapledger, trace)
+    assert status == 1 and said.startswith('INCOMPLETE: '), said
+    assert f'       1  {text}\n' in said
+    assert 'calls that the kernel counted: WRONG\n' in said
+
+
+def test_a_loss_that_is_counted_is_no_lie(heapledger, trace):
+    """One call more has ended and was dropped, and the stream says so: it adds up, but not enough."""
+    edit_session(trace, lambda session: (one_more(session), one_dropped(session)))
+    rewrite_header(kernel_of(trace), LOST_OFFSET, '<Q', 1)
+    status, said = verify(heapledger, trace)
+    assert status == 4 and said.startswith('INCOMPLETE: '), said
+    assert 'WRONG' not in said and ' + 1 dropped = ' in said
+
+
+@pytest.mark.parametrize('change', [
+    lambda number: number - 1,       # that of another event
+    lambda number: number + 10**9])  # beyond all ends
+def test_a_wrong_number_of_an_event_is_found(heapledger, trace, change):
+    def renumber(records, place):
+        records[place]['words'][6] = change(records[place]['words'][6])
+        return records
+
+    once = Once('munmap', renumber, lambda record: record['words'][6] > 0)
+    rewrite(kernel_of(trace), once)
+    assert once.done
+    status, said = verify(heapledger, trace)
+    assert status == 1 and '       1  events with a number that no event can have\n' in said, said
+
+
+def drop_totals(session):
+    session['kernel']['totals'] = None
+
+
+def spoil_totals(session):
+    session['kernel']['totals'][0]['brk'] = ['many', 0]
+
+
+def impossible_cpu(session):
+    session['kernel']['totals'][0]['cpu'] = 10**12
+
+
+@pytest.mark.parametrize('edit', [drop_totals, spoil_totals, impossible_cpu])
+def test_without_the_kernels_count_loss_cannot_be_ruled_out(heapledger, trace, edit):
+    edit_session(trace, edit)
+    status, said = verify(heapledger, trace)
+    assert status == 4 and said.startswith('INCOMPLETE: '), said
+    assert "The kernel's count of all calls is not in session.json.\n" in said
 
 
 def test_half_a_trace_is_not_verified(build, heapledger, tmp_path):
