@@ -7,6 +7,9 @@
  *   INCOMPLETE  the two differ (exit 1), or events are lost on one side, so that what differs
  *               may be what was lost (exit 4)
  *   UNVERIFIED  there is nothing to compare                                              exit 4
+ *
+ * Without the kernel's account what `record` saw in /proc stands in for it, and the verdict says
+ * so.
  */
 #include "verify.h"
 
@@ -208,6 +211,96 @@ static void print_findings(const struct verify *verify)
 	print_if(verify->unlogged, "calls by program images that logged none of their own");
 }
 
+/* ---- by /proc ------------------------------------------------------------------------------ */
+
+static uint64_t proc_findings(const struct verify *verify)
+{
+	const struct verify_proc *proc = &verify->proc;
+
+	return proc->unmapped + proc->breaks_wrong + proc->resident_wrong +
+	       verify->found[VERIFY_UNOWNED] + verify->found[VERIFY_UNMAPPED];
+}
+
+static int print_proc_verdict(const struct verify *verify)
+{
+	uint64_t findings = proc_findings(verify);
+	bool log_whole = !verify->log_lost && !verify->log_incomplete;
+	size_t all = verify->trace->stream_count;
+
+	if (findings) {
+		printf("INCOMPLETE by /proc, not by the kernel's trace: %" PRIu64 " findings\n",
+			findings);
+		return log_whole ? TOOL_FINDING : TOOL_NO_EVIDENCE;
+	}
+	if (!log_whole || verify->proc.looked < all) {
+		printf("INCOMPLETE by /proc, not by the kernel's trace: %" PRIu32
+		       " of %zu processes seen\n",
+			verify->proc.looked, all);
+		return TOOL_NO_EVIDENCE;
+	}
+	printf("VERIFIED by /proc, not by the kernel's trace: process%s as logged\n",
+		all == 1 ? "" : "es");
+	return TOOL_OK;
+}
+
+static void print_proc_findings(const struct verify *verify)
+{
+	const struct verify_proc *proc = &verify->proc;
+	const struct trace_stream *streams = verify->trace->streams;
+
+	print_if(proc->unmapped, "ranges that the log holds and that are not in maps");
+	if (proc->unmapped)
+		printf("  %" PRIu32 " 0x%" PRIx64 "-0x%" PRIx64 "\n",
+			streams[proc->unmapped_stream].info.header.pid, proc->unmapped_range.start,
+			proc->unmapped_range.end);
+	print_if(proc->breaks_wrong, "breaks that are not where the log left them");
+	if (proc->breaks_wrong)
+		printf("  %" PRIu32 " [heap] ends at 0x%" PRIx64 ", by the log at 0x%" PRIx64 "\n",
+			streams[proc->wrong_stream].info.header.pid, proc->wrong_break,
+			verify->looks[proc->wrong_stream].heap_break);
+	print_if(proc->resident_wrong, "processes with more in pagemap than in smaps_rollup");
+}
+
+/* How long before the end of its process the last look was, at most. */
+static uint64_t longest_unseen(struct verify *verify)
+{
+	uint64_t longest = 0;
+
+	for (uint32_t i = 0; i < verify->trace->stream_count; i++) {
+		const struct verify_look *look = &verify->looks[i];
+		uint64_t end = look->there ? verify_stream_end(verify, i) : 0;
+
+		if (end > look->to_ns && end - look->to_ns > longest)
+			longest = end - look->to_ns;
+	}
+	return longest;
+}
+
+static int judge_by_proc(struct verify *verify)
+{
+	const struct verify_proc *proc = &verify->proc;
+	uint64_t unseen = longest_unseen(verify);
+	int code;
+
+	if (verify_ranges(verify))
+		return tool_fail(TOOL_UNREADABLE, COMMAND, "not enough memory");
+	code = print_proc_verdict(verify);
+	printf("No kernel's trace:\n  %s\n", absence(verify->trace));
+	printf("\nmaps            %" PRIu64 " KiB that the log held are where it says\n",
+		proc->held >> 10);
+	printf("[heap]          %" PRIu64 " breaks are compared with the log's\n", proc->breaks);
+	printf("pagemap         %" PRIu64 " KiB of anonymous memory resident or swapped\n",
+		proc->present >> 10);
+	printf("smaps_rollup    %" PRIu64 " KiB, private copies of files included\n",
+		proc->anonymous >> 10);
+	printf("\nThe last look was up to %" PRIu64 ".%03" PRIu64
+	       " s before the end. Single calls are not in /proc.\n",
+		unseen / 1000000000, unseen % 1000000000 / 1000000);
+	print_proc_findings(verify);
+	print_findings(verify);
+	return code;
+}
+
 static int judge(struct verify *verify)
 {
 	int code;
@@ -230,14 +323,16 @@ static int verify_trace(struct trace *trace)
 	struct verify verify = {.trace = trace};
 	int code;
 
-	if (!trace->kernel_count)
-		return print_unverified(trace, absence(trace));
 	if (verify_read(&verify))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace->error);
+	else if (!trace->kernel_count && verify_read_proc(&verify))
+		code = tool_fail(TOOL_UNREADABLE, COMMAND, "not enough memory");
+	else if (!trace->kernel_count && !verify.proc.looked)
+		code = print_unverified(trace, absence(trace));
 	else if (!verify.logged.count)
 		code = print_unverified(trace, "the log holds no system call of the heap");
 	else
-		code = judge(&verify);
+		code = trace->kernel_count ? judge(&verify) : judge_by_proc(&verify);
 	verify_free(&verify);
 	return code;
 }

@@ -7,6 +7,7 @@
 #ifndef HEAPLEDGER_VERIFY_H
 #define HEAPLEDGER_VERIFY_H
 
+#include "ranges.h"
 #include "trace.h"
 
 #include <stdbool.h>
@@ -14,6 +15,7 @@
 #define VERIFY_FIRST_SYSCALL HL_KIND_brk
 #define VERIFY_SYSCALLS (HL_KIND_mprotect - HL_KIND_brk + 1)
 #define VERIFY_NO_STREAM UINT32_MAX
+#define VERIFY_CLOCK_NS UINT64_C(20000) /* what the pairs of a clock are good for */
 
 /* A call as one side has it. Times are CLOCK_MONOTONIC; addr of brk is the break before it. */
 struct verify_call {
@@ -83,6 +85,36 @@ struct verify_account {
 	uint64_t bad_sequences;
 };
 
+/* What `record` saw of a process in /proc, between two times. */
+struct verify_look {
+	bool there;
+	bool has_break; /* the log has moved it before ... */
+	bool moving;    /* ... or just then, and where it is cannot be told */
+	uint64_t from_ns;
+	uint64_t to_ns;
+	uint64_t heap_end; /* of the mapping [heap]; 0 = there was none */
+	uint64_t heap_break;
+	uint64_t break_ns;
+	struct ranges mapped;   /* anonymous memory, and the recording's */
+	struct ranges recorder; /* mapped for the recording */
+	struct ranges certain;  /* what the log holds all the while */
+};
+
+struct verify_proc {
+	uint32_t looked; /* processes that were seen */
+	uint64_t held;   /* bytes that the log held of them, then */
+	uint64_t present;
+	uint64_t anonymous;
+	uint64_t breaks;   /* that could be compared */
+	uint64_t unmapped; /* ranges that the log holds where there is no such memory, ... */
+	uint64_t breaks_wrong;
+	uint64_t resident_wrong;     /* more in pagemap than smaps_rollup has */
+	struct range unmapped_range; /* ... the first of each, and whose they are */
+	uint32_t unmapped_stream;
+	uint32_t wrong_stream;
+	uint64_t wrong_break;
+};
+
 struct verify {
 	struct trace *trace;
 	struct verify_calls logged;
@@ -93,6 +125,8 @@ struct verify {
 	size_t fork_count;
 	struct verify_count count[VERIFY_SYSCALLS];
 	struct verify_account account;
+	struct verify_look *looks; /* one a stream, or NULL: the kernel's side is there */
+	struct verify_proc proc;
 	uint64_t found[VERIFY_FINDINGS];
 	struct verify_call example[VERIFY_FINDINGS][VERIFY_EXAMPLES];
 	uint64_t unlogged;   /* kernel events of processes that have no stream */
@@ -107,6 +141,14 @@ struct verify {
 /* Reads both sides. 0, or -errno with a sentence in trace->error. */
 int verify_read(struct verify *verify);
 void verify_free(struct verify *verify);
+
+/* When a process registered and when it ended, CLOCK_MONOTONIC. */
+uint64_t verify_stream_start(struct verify *verify, uint32_t stream);
+uint64_t verify_stream_end(struct verify *verify, uint32_t stream);
+
+/* Reads what was seen in /proc, and compares the breaks. 0 or -ENOMEM. */
+int verify_read_proc(struct verify *verify);
+void verify_free_proc(struct verify *verify);
 
 /* Pairs the two sides, thread by thread; sorts both by process, thread and time. */
 void verify_match(struct verify *verify);

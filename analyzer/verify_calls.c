@@ -68,6 +68,16 @@ static uint64_t log_ns(struct verify *verify, uint32_t stream, uint64_t tick)
 	return verify->trace->origin_ns + clock_ns(&verify->trace->streams[stream].clock, tick);
 }
 
+uint64_t verify_stream_start(struct verify *verify, uint32_t stream)
+{
+	return log_ns(verify, stream, verify->trace->streams[stream].info.header.start_tick);
+}
+
+uint64_t verify_stream_end(struct verify *verify, uint32_t stream)
+{
+	return log_ns(verify, stream, verify->trace->streams[stream].info.header.end_tick);
+}
+
 static int take_logged(struct verify *verify, uint32_t stream, const struct stream_event *event)
 {
 	const struct hl_syscall_record *record = &event->record.syscall;
@@ -255,6 +265,7 @@ void verify_free(struct verify *verify)
 	free(verify->kernel.call);
 	free(verify->blocks.call);
 	free(verify->forks);
+	verify_free_proc(verify);
 }
 
 void verify_found(struct verify *verify, enum verify_finding what, const struct verify_call *call)

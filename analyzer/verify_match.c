@@ -12,7 +12,6 @@
 #include <stdlib.h>
 
 #define CLOCK_SLACK_NS UINT64_C(10000000)
-#define CLOCK_CLOSE_NS UINT64_C(20000) /* what the pairs are good for */
 
 static int by_thread(const void *left, const void *right)
 {
@@ -70,8 +69,8 @@ static struct verify_call *find_call(const struct verify_call *call, struct veri
 {
 	struct verify_call *best = end;
 	/* Where events are lost, the next call that is alike may be the next but one. */
-	uint64_t far = lossy ? CLOCK_CLOSE_NS : UINT64_MAX;
-	uint64_t close = lossy ? 0 : CLOCK_CLOSE_NS;
+	uint64_t far = lossy ? VERIFY_CLOCK_NS : UINT64_MAX;
+	uint64_t close = lossy ? 0 : VERIFY_CLOCK_NS;
 
 	for (struct verify_call *at = from;
 		at < end && at->start_ns <= call->end_ns + CLOCK_SLACK_NS; at++) {

@@ -57,14 +57,38 @@ static int say(char *why, size_t why_bytes, int rc, const char *text)
 	return rc;
 }
 
+/* Bits of CapEff, linux/capability.h. CAP_SYS_ADMIN stands for both. */
+static const char *missing_privilege(void)
+{
+	unsigned long long mask = 0;
+	char line[256];
+	FILE *file = fopen("/proc/self/status", "re");
+
+	while (file != NULL && fgets(line, sizeof(line), file) != NULL)
+		if (sscanf(line, "CapEff: %llx", &mask) == 1)
+			break;
+	if (file != NULL)
+		fclose(file);
+	if ((mask >> 21 & 1) != 0 || ((mask >> 38 & 1) != 0 && (mask >> 39 & 1) != 0))
+		return NULL;
+	if ((mask >> 39 & 1) != 0)
+		return "CAP_PERFMON is missing";
+	return (mask >> 38 & 1) != 0 ? "CAP_BPF is missing" : "CAP_BPF and CAP_PERFMON are missing";
+}
+
 static int say_load(char *why, size_t why_bytes, int rc)
 {
+	const char *missing = missing_privilege();
 	struct utsname system;
 
+	if ((rc == -EPERM || rc == -EACCES) && missing != NULL) {
+		snprintf(why, why_bytes, "no permission: %s (run as root, or give both)", missing);
+		return rc;
+	}
 	if (rc == -EPERM || rc == -EACCES)
 		return say(why, why_bytes, rc,
-			"no permission: run as root, or give CAP_BPF, CAP_PERFMON and "
-			"CAP_SYS_RESOURCE");
+			"no permission in spite of CAP_BPF and CAP_PERFMON: the limit of locked "
+			"memory (ulimit -l), lockdown or a security module");
 	if (uname(&system) != 0)
 		strcpy(system.release, "?");
 	snprintf(why, why_bytes, "kernel %.40s does not take the probe: %s", system.release,

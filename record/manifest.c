@@ -119,6 +119,34 @@ static const char *end_name(uint32_t end)
 	return end < sizeof(names) / sizeof(names[0]) ? names[end] : names[0];
 }
 
+static json_t *resident_object(const struct look_resident *resident)
+{
+	if (resident->to_ns == 0)
+		return json_null();
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "from_ns",
+		(json_int_t)resident->from_ns, "to_ns", (json_int_t)resident->to_ns,
+		"present_bytes", (json_int_t)resident->present, "own_bytes",
+		(json_int_t)resident->own, "anonymous_bytes", (json_int_t)resident->anonymous,
+		"swap_bytes", (json_int_t)resident->swap, "quiet", (int)resident->quiet);
+}
+
+static json_t *look_object(const struct process *process)
+{
+	const struct look *look = &process->look;
+	json_t *ranges;
+
+	if (look->to_ns == 0)
+		return json_null();
+	ranges = json_array();
+	for (size_t i = 0; i < look->count; i++)
+		json_array_append_new(ranges, json_pack("[II]", (json_int_t)look->range[i].start,
+						      (json_int_t)look->range[i].end));
+	return json_pack("{s:I, s:I, s:o, s:o, s:o}", "from_ns", (json_int_t)look->from_ns, "to_ns",
+		(json_int_t)look->to_ns, "heap_end",
+		look->heap_end != 0 ? integer(look->heap_end) : json_null(), "ranges", ranges,
+		"resident", resident_object(&process->resident));
+}
+
 static json_t *stream_object(const struct process *process)
 {
 	const struct hl_trace_header *header = &process->header;
@@ -142,6 +170,7 @@ static json_t *stream_object(const struct process *process)
 	json_object_set_new(object, "events", integer(process->events));
 	json_object_set_new(object, "lost", integer(process->lost));
 	json_object_set_new(object, "complete", json_boolean(process->complete));
+	json_object_set_new(object, "proc", look_object(process));
 	return object;
 }
 

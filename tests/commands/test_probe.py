@@ -39,6 +39,24 @@ def record(request, heapledger, tmp_path):
     return call
 
 
+@pytest.mark.parametrize('privileges, said', [
+    ('', 'CAP_BPF and CAP_PERFMON are missing'),
+    (',+bpf', 'CAP_PERFMON is missing'),
+    (',+perfmon', 'CAP_BPF is missing'),
+    (',+bpf,+perfmon', None),
+])
+def test_needs_two_privileges_and_names_what_is_missing(heapledger, tmp_path, privileges, said):
+    outcome = run(['setpriv', f'--bounding-set=-all{privileges}', '--inh-caps=-all', heapledger,
+                   'record', '-o', tmp_path / 'trace', '--kernel', 'require', '--', '/bin/sh', '-c',
+                   'echo ran'])
+    if said:
+        assert outcome.status == 4 and not outcome.stdout
+        assert outcome.stderr.decode() == ('heapledger: record: no kernel record: no permission: '
+                                           f'{said} (run as root, or give both)\n')
+    else:
+        assert outcome.status == 0 and outcome.stdout == b'ran\n', outcome
+
+
 def number(text):
     return int(text, 0) if text.startswith(('0x', '-')) or text.isdigit() else text
 
