@@ -61,7 +61,8 @@ static uint64_t certain_findings(const struct verify *verify)
 	uint64_t certain = verify->account.more + verify->account.bad_sequences;
 
 	if (kernel_whole)
-		certain += found[VERIFY_MISSING] + found[VERIFY_ORDER] + verify->account.fewer;
+		certain += found[VERIFY_MISSING] + found[VERIFY_ORDER] + verify->account.fewer +
+			   verify->wrong_forks + verify->wrong_ends;
 	if (log_whole)
 		certain += found[VERIFY_UNOWNED] + found[VERIFY_UNMAPPED];
 	if (kernel_whole && log_whole)
@@ -72,7 +73,8 @@ static uint64_t certain_findings(const struct verify *verify)
 static uint64_t all_findings(const struct verify *verify)
 {
 	const struct verify_account *account = &verify->account;
-	uint64_t sum = account->fewer + account->more + account->bad_sequences;
+	uint64_t sum = account->fewer + account->more + account->bad_sequences +
+		       verify->wrong_forks + verify->wrong_ends;
 
 	for (int i = 0; i < VERIFY_FINDINGS; i++)
 		sum += verify->found[i];
@@ -120,27 +122,46 @@ static void print_table(const struct verify *verify)
 	puts("\nForeign calls are not the heap's: ld.so, thread stacks, the program itself.");
 }
 
-static uint64_t sum_of(const uint64_t calls[VERIFY_SYSCALLS])
+static uint64_t sum_of(const uint64_t kinds[VERIFY_KINDS])
 {
 	uint64_t sum = 0;
 
-	for (unsigned i = 0; i < VERIFY_SYSCALLS; i++)
-		sum += calls[i];
+	for (unsigned i = 0; i < VERIFY_KINDS; i++)
+		sum += kinds[i];
 	return sum;
 }
 
-/* matched + foreign are all events, so this ties the log to the kernel's count of every call. */
+#define KIND(table, name) ((table)[HL_KIND_##name - VERIFY_FIRST_SYSCALL])
+
+/* Of the processes that have ended. */
+static uint64_t page_faults(const struct verify *verify)
+{
+	const struct verify_calls *others = &verify->others;
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < others->count; i++)
+		if (others->call[i].kind == HL_KIND_process_exit)
+			sum += others->call[i].length;
+	return sum;
+}
+
+/* matched + foreign are all calls among the events, so this ties the log to the kernel's count of
+ * every call. */
 static void print_account(const struct verify *verify)
 {
 	const struct verify_account *account = &verify->account;
 
 	if (!account->known) {
-		puts("The kernel's count of all calls is not in session.json.");
+		puts("The kernel's count of all events is not in session.json.");
 		return;
 	}
-	printf("%zu events + %" PRIu64 " dropped = %" PRIu64 " calls that the kernel counted%s\n",
-		verify->kernel.count, sum_of(account->dropped), sum_of(account->ended),
-		account->fewer || account->more ? ": WRONG" : "");
+	printf("%zu events + %" PRIu64 " dropped = %" PRIu64 " that the kernel counted%s\n",
+		verify->kernel.count + verify->others.count, sum_of(account->dropped),
+		sum_of(account->ended), account->fewer || account->more ? ": WRONG" : "");
+	printf("%" PRIu64 " forks, %" PRIu64 " execs, %" PRIu64 " exits, %" PRIu64
+	       " page faults in user mode\n",
+		KIND(account->ended, process_fork), KIND(account->ended, process_exec),
+		KIND(account->ended, process_exit), page_faults(verify));
 }
 
 static void print_if(uint64_t count, const char *text)
@@ -199,10 +220,12 @@ static void print_findings(const struct verify *verify)
 		for (uint64_t j = 0; j < verify->found[i] && j < VERIFY_EXAMPLES; j++)
 			print_example(verify, &verify->example[i][j]);
 	}
-	print_if(
-		verify->account.fewer, "events of which the kernel counted the call, not the loss");
-	print_if(verify->account.more, "events more than the kernel counted calls");
+	print_if(verify->account.fewer,
+		"events that the kernel counted and neither sent nor dropped");
+	print_if(verify->account.more, "events more than the kernel counted");
 	print_if(verify->account.bad_sequences, "events with a number that no event can have");
+	print_if(verify->wrong_forks, "processes that the kernel has not seen being forked");
+	print_if(verify->wrong_ends, "processes that the kernel saw end in another way");
 	print_if(verify->kernel_lost, "events lost by the kernel probe");
 	print_if(verify->kernel_incomplete, "kernel streams that were not closed whole");
 	print_log_loss(verify->log_lost, verify->log_incomplete);
@@ -306,7 +329,7 @@ static int judge(struct verify *verify)
 	int code;
 
 	verify_match(verify);
-	if (verify_ranges(verify) || verify_check_account(verify))
+	if (verify_ranges(verify) || verify_check_account(verify) || verify_check_processes(verify))
 		return tool_fail(TOOL_UNREADABLE, COMMAND, "not enough memory");
 	code = print_verdict(verify);
 	print_table(verify);

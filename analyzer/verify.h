@@ -13,7 +13,8 @@
 #include <stdbool.h>
 
 #define VERIFY_FIRST_SYSCALL HL_KIND_brk
-#define VERIFY_SYSCALLS (HL_KIND_mprotect - HL_KIND_brk + 1)
+#define VERIFY_SYSCALLS (HL_KIND_process_madvise - HL_KIND_brk + 1)
+#define VERIFY_KINDS (HL_KIND_LIMIT - HL_KIND_brk) /* all that kernel streams can hold */
 #define VERIFY_NO_STREAM UINT32_MAX
 #define VERIFY_CLOCK_NS UINT64_C(20000) /* what the pairs of a clock are good for */
 
@@ -74,12 +75,12 @@ enum verify_finding {
 
 #define VERIFY_EXAMPLES 3
 
-/* The kernel's own count of the calls that ended, kept whether or not there was room for them. */
+/* The kernel's own count of what happened, kept whether or not there was room for it. */
 struct verify_account {
 	bool known; /* session.json has it */
 	unsigned cpus;
-	uint64_t ended[VERIFY_SYSCALLS];
-	uint64_t dropped[VERIFY_SYSCALLS];
+	uint64_t ended[VERIFY_KINDS];
+	uint64_t dropped[VERIFY_KINDS];
 	uint64_t fewer; /* events are neither there nor counted as dropped */
 	uint64_t more;  /* events than have ended */
 	uint64_t bad_sequences;
@@ -119,6 +120,7 @@ struct verify {
 	struct trace *trace;
 	struct verify_calls logged;
 	struct verify_calls kernel;
+	struct verify_calls others; /* of the kernel: what is no system call */
 	struct verify_calls
 		blocks; /* allocations with a mapping of their own: kind, addr, length */
 	struct verify_fork *forks;
@@ -129,6 +131,8 @@ struct verify {
 	struct verify_proc proc;
 	uint64_t found[VERIFY_FINDINGS];
 	struct verify_call example[VERIFY_FINDINGS][VERIFY_EXAMPLES];
+	uint64_t wrong_forks; /* processes whose parent has not forked, says the kernel ... */
+	uint64_t wrong_ends;  /* ... or that have ended in another way */
 	uint64_t unlogged;   /* kernel events of processes that have no stream */
 	uint64_t unfinished; /* the program was ended inside a call, before it could log it */
 	uint64_t kernel_lost;
@@ -155,6 +159,9 @@ void verify_match(struct verify *verify);
 
 /* Holds the events against the kernel's own count of them. 0 or -ENOMEM. */
 int verify_check_account(struct verify *verify);
+
+/* Holds beginnings and ends of processes against the kernel's. 0 or -ENOMEM. */
+int verify_check_processes(struct verify *verify);
 
 /* Follows what the heap owns through all processes. 0 or -ENOMEM. */
 int verify_ranges(struct verify *verify);

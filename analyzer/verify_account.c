@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Whether the kernel's side is whole by its own count: on every CPU and for every system call the
- * events and those that were dropped must be as many as have ended, and the sequence numbers of a
- * CPU's events must differ and lie below the number of its ends. Called by verify.c.
+ * Whether the kernel's side is whole by its own count: on every CPU and for every kind the events
+ * and those that were dropped must be as many as there were, and the sequence numbers of a CPU's
+ * events must differ and lie below their number. Called by verify.c.
  */
 #include "verify.h"
 
@@ -21,7 +21,7 @@ struct count {
 
 struct cpu {
 	bool known; /* session.json has its totals */
-	struct count call[VERIFY_SYSCALLS];
+	struct count kind[VERIFY_KINDS];
 };
 
 static bool read_pair(const json_t *pair, struct count *count)
@@ -43,10 +43,11 @@ static bool read_cpu(const json_t *object, struct cpu *cpus)
 	if (!json_is_integer(number) || cpu < 0 || cpu >= MOST_CPUS)
 		return false;
 	cpus[cpu].known = true;
-	for (unsigned i = 0; i < VERIFY_SYSCALLS; i++) {
+	for (unsigned i = 0; i < VERIFY_KINDS; i++) {
 		const char *name = name_kind(VERIFY_FIRST_SYSCALL + i);
+		const json_t *pair = name ? json_object_get(object, name) : NULL;
 
-		if (!read_pair(json_object_get(object, name), &cpus[cpu].call[i]))
+		if (pair && !read_pair(pair, &cpus[cpu].kind[i]))
 			return false;
 	}
 	return true;
@@ -79,20 +80,26 @@ static uint64_t ended_on(const struct cpu *cpu)
 {
 	uint64_t sum = 0;
 
-	for (unsigned i = 0; i < VERIFY_SYSCALLS; i++)
-		sum += cpu->call[i].ended;
+	for (unsigned i = 0; i < VERIFY_KINDS; i++)
+		sum += cpu->kind[i].ended;
 	return sum;
+}
+
+static void list(struct verify_call **to, const struct verify_calls *calls)
+{
+	for (size_t i = 0; i < calls->count; i++)
+		to[i] = &calls->call[i];
 }
 
 static int check_sequences(struct verify *verify, const struct cpu *cpus)
 {
-	size_t count = verify->kernel.count;
+	size_t count = verify->kernel.count + verify->others.count;
 	struct verify_call **call = malloc((count + 1) * sizeof(*call));
 
 	if (!call)
 		return -ENOMEM;
-	for (size_t i = 0; i < count; i++)
-		call[i] = &verify->kernel.call[i];
+	list(call, &verify->kernel);
+	list(call + verify->kernel.count, &verify->others);
 	qsort(call, count, sizeof(*call), by_sequence);
 	for (size_t i = 0; i < count; i++) {
 		bool twice = i > 0 && !by_sequence(&call[i - 1], &call[i]);
@@ -105,11 +112,20 @@ static int check_sequences(struct verify *verify, const struct cpu *cpus)
 	return 0;
 }
 
+static void count_seen(const struct verify_calls *calls, struct cpu *cpus)
+{
+	for (size_t i = 0; i < calls->count; i++)
+		if (calls->call[i].cpu < MOST_CPUS)
+			cpus[calls->call[i].cpu]
+				.kind[calls->call[i].kind - VERIFY_FIRST_SYSCALL]
+				.seen++;
+}
+
 static void add_up(struct verify_account *account, const struct cpu *cpu)
 {
 	account->cpus += cpu->known;
-	for (unsigned i = 0; i < VERIFY_SYSCALLS; i++) {
-		const struct count *count = &cpu->call[i];
+	for (unsigned i = 0; i < VERIFY_KINDS; i++) {
+		const struct count *count = &cpu->kind[i];
 		uint64_t told = count->seen + count->dropped;
 
 		account->ended[i] += count->ended;
@@ -130,12 +146,8 @@ int verify_check_account(struct verify *verify)
 		return -ENOMEM;
 	verify->account.known = read_totals(verify->trace, cpus);
 	if (verify->account.known) {
-		for (size_t i = 0; i < verify->kernel.count; i++) {
-			const struct verify_call *call = &verify->kernel.call[i];
-
-			if (call->cpu < MOST_CPUS)
-				cpus[call->cpu].call[call->kind - VERIFY_FIRST_SYSCALL].seen++;
-		}
+		count_seen(&verify->kernel, cpus);
+		count_seen(&verify->others, cpus);
 		for (unsigned i = 0; i < MOST_CPUS; i++)
 			add_up(&verify->account, &cpus[i]);
 		rc = check_sequences(verify, cpus);

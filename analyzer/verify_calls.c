@@ -48,7 +48,8 @@ static void fill(struct verify_call *call, const struct stream_event *event)
 static int take_kernel(struct verify *verify, const struct stream_event *event)
 {
 	const struct hl_syscall_record *record = &event->record.syscall;
-	struct verify_call *call = add_call(&verify->kernel);
+	bool is_call = name_is_syscall(hl_kind_of(record->kind_addr));
+	struct verify_call *call = add_call(is_call ? &verify->kernel : &verify->others);
 
 	if (!call)
 		return -ENOMEM;
@@ -165,6 +166,8 @@ static int take(struct verify *verify, uint32_t stream, const struct stream_even
 		take_fork(verify, stream, event);
 	if (name_shape(kind) != NAME_SHAPE_NONE && stream != VERIFY_NO_STREAM)
 		return take_block(verify, stream, event);
+	if (stream == VERIFY_NO_STREAM && kind >= HL_KIND_process_fork)
+		return take_kernel(verify, event);
 	if (!name_is_syscall(kind) || kind == HL_KIND_other)
 		return 0;
 	return stream == VERIFY_NO_STREAM ? take_kernel(verify, event)
@@ -263,6 +266,7 @@ void verify_free(struct verify *verify)
 {
 	free(verify->logged.call);
 	free(verify->kernel.call);
+	free(verify->others.call);
 	free(verify->blocks.call);
 	free(verify->forks);
 	verify_free_proc(verify);

@@ -211,7 +211,8 @@ static void add_reach(struct steps *steps, struct verify_call *call, struct rang
 
 static void add_foreign(struct steps *steps, struct verify_call *call)
 {
-	if (has_failed(call))
+	/* The addresses of process_madvise are in the program's memory. */
+	if (has_failed(call) || call->kind == HL_KIND_process_madvise)
 		return;
 	if (call->kind == HL_KIND_brk) {
 		if ((uint64_t)call->result != call->addr)

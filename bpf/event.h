@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
- * What probe.bpf.c hands to probe.c: one event for each system call that ended, and the counters
+ * What probe.bpf.c hands to probe.c: one event for each system call that ended, for what becomes
+ * of processes and, now and then, for their memory; and the counters
  * that say whether an event is missing, which do not depend on the ring. Included by both;
  * fixed-width types come from the includer.
  */
@@ -9,13 +10,22 @@
 
 #define EVENT_ARGUMENTS 5
 
+/* Kinds of calls.def, of all that there are events of: from EVENT_FIRST_KIND up to EVENT_KINDS
+ * more. EVENT_KINDS is a power of two, for the verifier. */
+#define EVENT_FIRST_KIND 32
+#define EVENT_KINDS 32
+#define EVENT_PROCESS_FORK 58 /* argument: child */
+#define EVENT_PROCESS_EXEC 59
+#define EVENT_PROCESS_EXIT 60 /* argument: wait status, faults */
+#define EVENT_MEMORY 61       /* argument: faults; pages of file, anonymous, swap, shared */
+
 struct event {
 	__u64 start_ns; /* CLOCK_MONOTONIC */
 	__u64 end_ns;
 	__u64 argument[EVENT_ARGUMENTS];
 	__u64 brk; /* brk: the break when the call began */
 	__s64 result;
-	__u64 sequence; /* among the ends on this CPU, those that were dropped included */
+	__u64 sequence; /* among the events of this CPU, those that were dropped included */
 	__u32 cpu;
 	__u32 kind; /* enum hl_kind */
 	__u32 tgid;
@@ -34,24 +44,27 @@ struct event_call {
 };
 #define EVENT_NO_CALL (~0ULL)
 
-/* The calls that are followed: kinds EVENT_FIRST_KIND and on. A power of two, for the verifier. */
-#define EVENT_FIRST_KIND 32
-#define EVENT_CALLS 8
-
-/* Always counted: ended = events in the ring + dropped. */
+/* Always counted: ended = events in the ring + dropped. What is no system call ends at once. */
 struct event_total {
 	__u64 ended;
 	__u64 dropped; /* the ring was full, or the beginning had not been seen */
 };
 
-/* One set a CPU. At the end: entered = ended + abandoned + still under way - unpaired. */
+/* A process of the recorded tree. */
+struct event_process {
+	__u64 faults;  /* so far, in user mode */
+	__u64 told_ns; /* the last EVENT_MEMORY */
+};
+
+/* One set a CPU. At the end: entered + unpaired + others = sequence + abandoned + under way. */
 struct event_counters {
 	__u64 entered;    /* calls seen to begin */
-	__u64 sequence;   /* calls seen to end */
+	__u64 others;     /* events that are no system calls */
+	__u64 sequence;   /* all events */
 	__u64 abandoned;  /* the thread died inside the call */
 	__u64 unpaired;   /* calls that ended without having been seen to begin */
 	__u64 unfollowed; /* processes that found no room in the table */
-	struct event_total total[EVENT_CALLS];
+	struct event_total total[EVENT_KINDS];
 };
 
 #endif

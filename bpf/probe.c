@@ -29,8 +29,9 @@
 #include "record/stream.h"
 #include "tracefs.h"
 
-static_assert(PROBE_CALLS == EVENT_CALLS && PROBE_FIRST_KIND == EVENT_FIRST_KIND &&
-		      EVENT_FIRST_KIND == HL_KIND_brk,
+static_assert(PROBE_KINDS == EVENT_KINDS && PROBE_FIRST_KIND == EVENT_FIRST_KIND &&
+		      EVENT_FIRST_KIND == HL_KIND_brk &&
+		      EVENT_PROCESS_FORK == HL_KIND_process_fork && EVENT_MEMORY == HL_KIND_memory,
 	"probe.h says of the totals what event.h does");
 
 #define INITIAL_PID_NAMESPACE UINT64_C(0xeffffffc) /* its inode, fixed in the kernel's ABI */
@@ -128,27 +129,52 @@ static unsigned argument_count(unsigned kind)
 	}
 }
 
-/* docs/trace-format.md, "Kernel streams", says where each word goes. */
-static void fill_record(struct hl_syscall_record *record, const struct event *event)
+static void fill_call(struct hl_syscall_record *record, const struct event *event)
 {
 	bool is_brk = event->kind == HL_KIND_brk;
 	uint64_t argument[EVENT_ARGUMENTS] = {0};
 
 	for (unsigned i = 0; i < argument_count(event->kind); i++)
 		argument[i] = event->argument[i];
-	memset(record, 0, sizeof(*record));
-	record->tick = event->start_ns;
 	record->kind_addr =
 		hl_kind_addr((enum hl_kind)event->kind, is_brk ? event->brk : argument[0]);
 	record->length = is_brk ? 0 : argument[1];
 	record->argument = is_brk ? argument[0] : argument[2];
 	record->result = event->result;
-	record->duration = event->end_ns - event->start_ns;
 	record->cause_size = argument[3];
+	record->top_pad = argument[4];
+}
+
+static void fill_memory(struct hl_syscall_record *record, const struct event *event)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+
+	record->kind_addr = hl_kind_addr(HL_KIND_memory, 0);
+	record->length = event->argument[0];
+	record->result = (int64_t)(event->argument[1] * page);
+	record->argument = event->argument[2] * page;
+	record->top_pad = event->argument[3] * page;
+	record->cause_size = event->argument[4] * page;
+}
+
+/* docs/trace-format.md, "Kernel streams", says where each word goes. */
+static void fill_record(struct hl_syscall_record *record, const struct event *event)
+{
+	memset(record, 0, sizeof(*record));
+	if (event->kind == HL_KIND_memory) {
+		fill_memory(record, event);
+	} else if (event->kind >= HL_KIND_process_fork) {
+		record->kind_addr = hl_kind_addr((enum hl_kind)event->kind, 0);
+		record->argument = event->argument[0];
+		record->length = event->argument[1];
+	} else {
+		fill_call(record, event);
+	}
+	record->tick = event->start_ns;
+	record->duration = event->end_ns - event->start_ns;
 	record->cause = hl_cause_pack(0, HL_REASON_unknown, HL_REGION_none, event->tgid);
 	record->mmap_threshold = event->sequence;
 	record->trim_threshold = (uint64_t)event->image << 32 | event->cpu;
-	record->top_pad = argument[4];
 }
 
 /* Called by libbpf for each event. A stream that cannot be written stops nothing: the ring must be
@@ -276,6 +302,7 @@ static int attach_tracefs(struct probe *probe)
 		{"mremap", bpf->progs.enter_mremap},
 		{"madvise", bpf->progs.enter_madvise},
 		{"mprotect", bpf->progs.enter_mprotect},
+		{"process_madvise", bpf->progs.enter_process_madvise},
 	};
 
 	return tracefs_attach(
@@ -308,6 +335,8 @@ static int start(struct probe *probe, bool use_tracefs)
 	}
 	if (rc == 0) {
 		attach_one(&probe->bpf->links.forget, probe->bpf->progs.forget, &rc);
+		attach_one(&probe->bpf->links.replace, probe->bpf->progs.replace, &rc);
+		attach_one(&probe->bpf->links.fault, probe->bpf->progs.fault, &rc);
 		attach_one(&probe->bpf->links.follow, probe->bpf->progs.follow, &rc);
 	}
 	if (rc == 0)
@@ -358,11 +387,12 @@ static void add_counters(
 	const struct event_counters *each, struct event_counters *sum, struct probe_total *total)
 {
 	sum->entered += each->entered;
+	sum->others += each->others;
 	sum->sequence += each->sequence;
 	sum->abandoned += each->abandoned;
 	sum->unpaired += each->unpaired;
 	sum->unfollowed += each->unfollowed;
-	for (unsigned i = 0; i < PROBE_CALLS; i++) {
+	for (unsigned i = 0; i < PROBE_KINDS; i++) {
 		total[i].ended = each->total[i].ended;
 		total[i].dropped = each->total[i].dropped;
 	}
@@ -402,7 +432,7 @@ static int count_lost(const struct probe *probe, struct probe_account *account)
 
 	if (rc != 0)
 		return rc;
-	begun = sum.entered + sum.unpaired;
+	begun = sum.entered + sum.unpaired + sum.others;
 	ended = sum.sequence + sum.abandoned + calls_under_way(probe);
 	unseen = begun > ended ? begun - ended : 0;
 	account->lost = unseen + sum.unfollowed;
@@ -444,7 +474,7 @@ int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_
 {
 	struct probe *probe = calloc(1, sizeof(*probe));
 	uint32_t tgid = (uint32_t)root;
-	uint8_t yes = 1;
+	struct event_process none = {0};
 	int rc;
 
 	if (probe == NULL)
@@ -457,7 +487,7 @@ int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_
 		snprintf(why, why_bytes, "cannot create the kernel's stream: %s", strerror(-rc));
 		goto fail;
 	}
-	rc = bpf_map_update_elem(bpf_map__fd(probe->bpf->maps.processes), &tgid, &yes, BPF_ANY);
+	rc = bpf_map_update_elem(bpf_map__fd(probe->bpf->maps.processes), &tgid, &none, BPF_ANY);
 	if (rc != 0) {
 		rc = -errno;
 		snprintf(why, why_bytes, "cannot name the process to the probe: %s", strerror(-rc));
@@ -503,7 +533,7 @@ int probe_try(char *why, size_t why_bytes)
 
 	if (rc == 0)
 		snprintf(why, why_bytes, "%s",
-			probe.links != NULL ? "tracepoints of the six calls" : "raw tracepoints");
+			probe.links != NULL ? "tracepoints of the calls" : "raw tracepoints");
 	unload(&probe);
 	return rc;
 }

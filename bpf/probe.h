@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * The kernel probe: records the memory system calls of a process tree as the kernel sees them, in
- * a stream of their own (source HL_TRACE_KERNEL). Called by the collector; never by the target.
- * Built without libbpf it still links, and probe_open says why there is none.
+ * The kernel probe: records the memory system calls of a process tree as the kernel sees them, and
+ * what becomes of its processes, in a stream of their own (source HL_TRACE_KERNEL). Called by the
+ * collector; never by the target. Built without libbpf it still links, and probe_open says why
+ * there is none.
  */
 #ifndef HEAPLEDGER_PROBE_H
 #define HEAPLEDGER_PROBE_H
@@ -13,21 +14,21 @@
 
 struct probe;
 
-/* What the kernel's side counted of one system call on one CPU, whether or not there was room for
+/* What the kernel's side counted of one kind of event on one CPU, whether or not there was room for
  * it: ended = events + dropped. */
 struct probe_total {
 	uint64_t ended;
 	uint64_t dropped;
 };
 
-#define PROBE_FIRST_KIND 32 /* of enum hl_kind: the first call of each CPU's totals */
-#define PROBE_CALLS 8
+#define PROBE_FIRST_KIND 32 /* of enum hl_kind: the first of each CPU's totals */
+#define PROBE_KINDS 32
 
 struct probe_account {
 	uint64_t events; /* in the stream */
 	uint64_t lost;   /* calls that were made but are not in the stream */
 	unsigned cpus;
-	struct probe_total (*total)[PROBE_CALLS]; /* for each CPU; the caller frees it */
+	struct probe_total (*total)[PROBE_KINDS]; /* for each CPU; the caller frees it */
 };
 
 /* Loads and attaches the probe for `root`, a process that is stopped before its exec, and all that

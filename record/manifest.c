@@ -195,19 +195,19 @@ static json_t *exit_object(const struct collector *collector)
 	return json_pack("{s:i}", "status", WEXITSTATUS(status));
 }
 
-/* A pair for each call, in the order of its number: how many ended, how many of them are lost. */
+/* A pair for each kind of event: how many there were, how many of them are lost. */
 static json_t *totals_object(unsigned cpu, const struct probe_total *total)
 {
-	static const char *const calls[PROBE_CALLS] = {
-#define HL_SYSCALL(number, name)                                                                   \
-	[number - PROBE_FIRST_KIND] = number < HL_KIND_other ? #name : NULL,
+	static const char *const kinds[PROBE_KINDS] = {
+#define HL_SYSCALL(number, name) [number - PROBE_FIRST_KIND] = #name,
+#define HL_MARK(number, name) [number - PROBE_FIRST_KIND] = #name,
 #include "heapledger/calls.def"
 	};
 	json_t *object = json_pack("{s:i}", "cpu", (int)cpu);
 
-	for (unsigned i = 0; i < PROBE_CALLS; i++)
-		if (calls[i] != NULL)
-			json_object_set_new(object, calls[i],
+	for (unsigned i = 0; i < PROBE_KINDS; i++)
+		if (kinds[i] != NULL && total[i].ended > 0)
+			json_object_set_new(object, kinds[i],
 				json_pack("[II]", (json_int_t)total[i].ended,
 					(json_int_t)total[i].dropped));
 	return object;

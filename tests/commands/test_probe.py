@@ -16,6 +16,7 @@ import pytest
 from conftest import CLEAN_ENVIRONMENT, run
 from probe_fixture import skip_without_probe
 
+MARKS = ['process_fork', 'process_exec', 'process_exit', 'memory']
 LINE = re.compile(r'^(\S+\.kernel) \S+ (\d+) (\w+)(.*?) = (-?\w+) ')
 
 
@@ -70,10 +71,23 @@ def kernel_calls(heapledger, trace):
         if not match:
             continue
         words = dict(re.findall(r'(\w+)=(\S+)', match[4]))
+        if match[3] == 'process_madvise':
+            assert words['advice'] == '20', line
+            words = {'addr': words['pidfd'], 'length': words['ranges'], 'prot': words['count']}
         third = words.get('prot') or words.get('advice') or words.get('new_length') or '0'
         first = words.get('to') or words.get('addr')
         yield [number(match[2]), match[3], number(first), number(words.get('length', '0')),
                number(third), number(match[5])]
+
+
+def marks(heapledger, trace, kind):
+    """What the kernel says of processes: thread and words of each."""
+    outcome = run([heapledger, 'dump', trace])
+    for line in outcome.stdout.decode().splitlines():
+        words = line.split()
+        if words[0].endswith('.kernel') and words[3] == kind:
+            yield int(words[2]), {name: int(value) for name, value in
+                                  (word.split('=') for word in words[4:])}
 
 
 def between_marks(calls, tid):
@@ -93,9 +107,10 @@ def test_sees_every_call(record, heapledger, build, tmp_path):
     assert len(tids) == 3
     for tid in tids:
         assert between_marks(calls, tid) == [line for line in said if line[0] == tid]
-        assert len(between_marks(calls, tid)) == 9
+        assert len(between_marks(calls, tid)) == 10
     assert kernel['lost'] == 0
-    assert kernel['events'] == len(calls)
+    assert kernel['events'] == len(calls) + sum(
+        len(list(marks(heapledger, tmp_path / 'trace', kind))) for kind in MARKS)
 
 
 def test_follows_children(record, heapledger, tmp_path):
@@ -103,6 +118,55 @@ def test_follows_children(record, heapledger, tmp_path):
     calls = list(kernel_calls(heapledger, tmp_path / 'trace'))
     images = [call for call in calls if call[1] == 'brk' and call[2] == 0]
     assert len({call[0] for call in images}) >= 6
+
+
+def test_sees_forks_execs_and_exits(record, heapledger, tmp_path):
+    """A shell, a child that runs another program, one that fails, and one that is killed."""
+    record('/bin/sh', '-c', '/bin/true; (exit 3); sh -c "kill -9 \\$\\$"; exit 0')
+    trace = tmp_path / 'trace'
+    forks = list(marks(heapledger, trace, 'process_fork'))
+    children = [words['child'] for _, words in forks]
+    assert len(children) == 3
+    shell = forks[0][0]
+    assert all(tid == words['pid'] == shell for tid, words in forks)
+    execs = [tid for tid, _ in marks(heapledger, trace, 'process_exec')]
+    assert execs == [shell, children[0], children[2]]
+    exits = {words['pid']: words['wait_status'] for _, words in
+             marks(heapledger, trace, 'process_exit')}
+    assert exits == {children[0]: 0, children[1]: 3 << 8, children[2]: 9, shell: 0}
+
+
+TOUCH = '''import mmap, os
+PAGES = 4000
+memory = mmap.mmap(-1, PAGES * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(15)  # no huge pages
+for page in range(PAGES):
+    memory[page * 4096] = 1
+os.wait() if os.fork() else os._exit(0)
+del memory
+for _ in range(3):  # faults again, after the memory is gone
+    block = mmap.mmap(-1, 100 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for page in range(100):
+        block[page * 4096] = 1
+    block.close()'''
+
+
+def test_sees_page_faults_and_resident_memory(record, heapledger, tmp_path):
+    record('/usr/bin/python3', '-I', '-S', '-c', TOUCH)
+    trace = tmp_path / 'trace'
+    told = list(marks(heapledger, trace, 'memory'))
+    parent = told[0][0]
+    own = [words for tid, words in told if words['pid'] == parent]
+    assert all(a['faults'] <= b['faults'] for a, b in zip(own, own[1:]))
+    assert 4000 <= own[-1]['faults'] < 12000
+    most = max(words['rss_anon'] for words in own)
+    assert own[0]['rss_anon'] < 4000 * 4096 <= most + 64 * 4096
+    assert own[-1]['rss_anon'] < most - 3500 * 4096
+    for _, words in marks(heapledger, trace, 'process_exit'):
+        assert words['faults'] == [w['faults'] for _, w in told if w['pid'] == words['pid']][-1]
+    outcome = run([heapledger, 'verify', trace])
+    sums = sum(words['faults'] for _, words in marks(heapledger, trace, 'process_exit'))
+    assert f'1 forks, 1 execs, 2 exits, {sums} page faults in user mode\n'.encode() in outcome.stdout
 
 
 def test_sees_no_other_program(record, heapledger, tmp_path):
@@ -169,7 +233,7 @@ def test_a_recording_that_ends_before_its_program(heapledger, tmp_path):
 
 
 def totals(kernel):
-    """Of each call over all CPUs: how many ended, how many of them were dropped."""
+    """Of each kind over all CPUs: how many there were, how many of them were dropped."""
     sums = {}
     for cpu in kernel['totals']:
         for name, pair in cpu.items():
@@ -185,6 +249,8 @@ def test_every_call_is_counted_apart_from_the_events(record, heapledger, build, 
     seen = {}
     for call in kernel_calls(heapledger, tmp_path / 'trace'):
         seen[call[1]] = seen.get(call[1], 0) + 1
+    for kind in MARKS:
+        seen[kind] = len(list(marks(heapledger, tmp_path / 'trace', kind)))
     counted = totals(kernel)
     assert {name: ended for name, (ended, _) in counted.items() if ended} == seen
     assert not any(dropped for _, dropped in counted.values())
@@ -234,14 +300,17 @@ def test_a_ring_that_is_too_small_says_what_it_lost(heapledger, build, tmp_path)
     _, whole = move_breaks(heapledger, build, tmp_path / 'whole', 4000)
     _, kernel = move_breaks(heapledger, build, tmp_path / 'trace', 4000,
                             HEAPLEDGER_PROBE_RING='4096')
-    ended = {name: pair[0] for name, pair in totals(kernel).items()}
-    assert ended == {name: pair[0] for name, pair in totals(whole).items()}
-    lost = sum(pair[1] for pair in totals(kernel).values())
-    assert lost == kernel['lost'] == sum(ended.values()) - kernel['events'] > 1000
+    counted = totals(kernel)
+    ended = {name: pair[0] for name, pair in counted.items() if name != 'memory'}
+    assert ended == {name: pair[0] for name, pair in totals(whole).items() if name != 'memory'}
+    lost = sum(pair[1] for pair in counted.values())
+    assert lost == kernel['lost'] > 1000
+    assert lost == sum(pair[0] for pair in counted.values()) - kernel['events']
     status, text, rows = verify(heapledger, tmp_path / 'trace')
     assert status == 4 and text.startswith('INCOMPLETE'), text
     assert f'{lost:8}  events lost by the kernel probe\n' in text
-    assert sum(row[5] for row in rows.values()) == lost
+    assert {name: row[5] for name, row in rows.items()} == {
+        name: pair[1] for name, pair in counted.items() if name not in MARKS}
     assert ': WRONG' not in text
     _, _, whole_rows = verify(heapledger, tmp_path / 'whole')
     for name, (logged, matched, missing, foreign, events, dropped, counted) in rows.items():

@@ -94,15 +94,16 @@ def kernel_of(trace):
 
 
 class Once:
-    """Changes one system call of a kind that `fits`, in the middle of the first block with enough."""
+    """Changes one record of a kind that `fits`, in the middle of the first block with enough."""
 
-    def __init__(self, kind, change, fits):
+    def __init__(self, kind, change, fits, least=2):
         self.kind, self.change, self.fits, self.done = SYSCALL_KINDS[kind], change, fits, False
+        self.least = least
 
     def __call__(self, records):
         places = [i for i, record in enumerate(records)
                   if record['kind'] == self.kind and self.fits(record)]
-        if self.done or len(places) < 2:
+        if self.done or len(places) < self.least:
             return records
         self.done = True
         return self.change(records, places[len(places) // 2])
@@ -207,7 +208,7 @@ def edit_session(trace, edit):
 
 
 def busiest(session):
-    return max(session['kernel']['totals'], key=lambda cpu: cpu['munmap'][0])['munmap']
+    return max(session['kernel']['totals'], key=lambda cpu: cpu.get('munmap', [0])[0])['munmap']
 
 
 def one_more(session):
@@ -223,16 +224,16 @@ def one_dropped(session):
 
 
 @pytest.mark.parametrize('edit, text', [
-    (one_more, 'events of which the kernel counted the call, not the loss'),
-    (one_less, 'events more than the kernel counted calls'),
-    (one_dropped, 'events more than the kernel counted calls'),
+    (one_more, 'events that the kernel counted and neither sent nor dropped'),
+    (one_less, 'events more than the kernel counted'),
+    (one_dropped, 'events more than the kernel counted'),
 ])
 def test_the_kernels_own_count_must_add_up(heapledger, trace, edit, text):
     edit_session(trace, edit)
     status, said = verify(heapledger, trace)
     assert status == 1 and said.startswith('INCOMPLETE: '), said
     assert f'       1  {text}\n' in said
-    assert 'calls that the kernel counted: WRONG\n' in said
+    assert 'that the kernel counted: WRONG\n' in said
 
 
 def test_a_loss_that_is_counted_is_no_lie(heapledger, trace):
@@ -259,6 +260,34 @@ def test_a_wrong_number_of_an_event_is_found(heapledger, trace, change):
     assert status == 1 and '       1  events with a number that no event can have\n' in said, said
 
 
+def failed_in_another_way(records, place):
+    records[place]['words'][1] = 77 << 8
+    return records
+
+
+def of_another(records, place):
+    records[place]['words'][1] = 1
+    return records
+
+
+@pytest.mark.parametrize('kind, change, text', [
+    ('process_exit', failed_in_another_way, 'processes that the kernel saw end in another way'),
+    ('process_fork', of_another, 'processes that the kernel has not seen being forked'),
+])
+def test_beginnings_and_ends_of_processes_are_held_against_the_kernels(
+        build, heapledger, tmp_path, kind, change, text):
+    skip_without_probe(build)
+    trace = tmp_path / 'trace'
+    record(heapledger, trace, *PYTHON, FORKS)
+    assert_verified(heapledger, trace, 10)
+    once = Once(kind, change, lambda record: True, least=1)
+    rewrite(kernel_of(trace), once)
+    assert once.done
+    status, said = verify(heapledger, trace)
+    assert status == 1 and said.startswith('INCOMPLETE: '), said
+    assert f'       1  {text}\n' in said
+
+
 def drop_totals(session):
     session['kernel']['totals'] = None
 
@@ -276,7 +305,7 @@ def test_without_the_kernels_count_loss_cannot_be_ruled_out(heapledger, trace, e
     edit_session(trace, edit)
     status, said = verify(heapledger, trace)
     assert status == 4 and said.startswith('INCOMPLETE: '), said
-    assert "The kernel's count of all calls is not in session.json.\n" in said
+    assert "The kernel's count of all events is not in session.json.\n" in said
 
 
 def test_half_a_trace_is_not_verified(build, heapledger, tmp_path):
