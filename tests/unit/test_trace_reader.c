@@ -254,7 +254,7 @@ static const struct {
 	{{"03", "33010103", "", "21", ""}, "a definition is of an unknown kind"},
 	{{"01", "", "", "", ""}, "a spelled-out record is missing"},
 	{{"01", "", "", "", "330101"}, "a spelled-out record is cut off"},
-	{{"01", "", "", "", "3d01010101"}, "a record is of an unknown kind"},
+	{{"01", "", "", "", "3f01010101"}, "a record is of an unknown kind"},
 	{{"01", "", "", "", "0001010101"}, "a record is of an unknown kind"},
 	{{"0301", "09010103", "", "21", "3e17"}, "a record's tick is outside its block"},
 	{{"0301", "09010103", "", "21", "3e00ffffffffffffffff"},
