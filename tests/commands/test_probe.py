@@ -58,6 +58,22 @@ def test_needs_two_privileges_and_names_what_is_missing(heapledger, tmp_path, pr
         assert outcome.status == 0 and outcome.stdout == b'ran\n', outcome
 
 
+@pytest.mark.parametrize('apart, said', [
+    (['unshare', '-m', 'sh', '-c', 'mount -t tmpfs none /sys/kernel/btf && exec "$@"', 'sh'],
+     'the kernel has no type information (/sys/kernel/btf/vmlinux)'),
+    (['unshare', '-p', '-f'], "inside a container process numbers differ from the kernel's"),
+])
+def test_names_the_feature_that_is_missing(heapledger, tmp_path, apart, said):
+    command = [heapledger, 'record', '-o', tmp_path / 'trace']
+    outcome = run([*apart, *command, '--kernel', 'require', '--', '/bin/true'])
+    assert outcome.status == 4 and not outcome.stdout
+    assert outcome.stderr.decode() == f'heapledger: record: no kernel record: {said}\n'
+    outcome = run([*apart, *command, '--', '/bin/sh', '-c', 'echo ran; exit 5'])
+    assert (outcome.status, outcome.stdout, outcome.stderr) == (5, b'ran\n', b'')
+    kernel = json.loads((tmp_path / 'trace' / 'session.json').read_text())['kernel']
+    assert (kernel['state'], kernel['why'], kernel['totals']) == ('unavailable', said, None)
+
+
 def number(text):
     return int(text, 0) if text.startswith(('0x', '-')) or text.isdigit() else text
 
