@@ -133,8 +133,8 @@ struct verify {
 	struct verify_call example[VERIFY_FINDINGS][VERIFY_EXAMPLES];
 	uint64_t wrong_forks; /* processes whose parent has not forked, says the kernel ... */
 	uint64_t wrong_ends;  /* ... or that have ended in another way */
-	uint64_t unlogged;   /* kernel events of processes that have no stream */
-	uint64_t unfinished; /* the program was ended inside a call, before it could log it */
+	uint64_t unlogged;    /* kernel events of processes that have no stream */
+	uint64_t unfinished;  /* the program was ended inside a call, before it could log it */
 	uint64_t kernel_lost;
 	uint64_t log_lost;
 	uint64_t kernel_incomplete; /* streams */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * `kernel WHAT COUNT`: does one thing that the kernel probe looks at, or passes by, so many times, and
- * prints how many nanoseconds of processor time each took. kernel.py runs it with and without the probe.
+ * `kernel WHAT COUNT`: does one thing that the kernel probe looks at, or passes by, so many times,
+ * and prints how many nanoseconds of processor time each took. kernel.py runs it with and without
+ * the probe.
  *
  *     munmap   a system call that is followed; it fails at once
  *     getppid  one that is not
