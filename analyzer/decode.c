@@ -177,7 +177,7 @@ static inline bool is_call_kind(unsigned kind)
 
 static inline bool is_syscall_kind(unsigned kind)
 {
-	return kind >= HL_KIND_brk && kind <= HL_KIND_other;
+	return kind >= HL_KIND_brk && kind <= HL_KIND_process_madvise;
 }
 
 static const char *check_end(const struct decode_cursor *cursor)

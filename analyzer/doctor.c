@@ -289,7 +289,7 @@ static void check_btf(struct finding *finding)
 {
 	if (access("/sys/kernel/btf/vmlinux", R_OK))
 		find(finding, LIMITED,
-			"the kernel has no BTF: verify stays UNVERIFIED; a kernel with "
+			"the kernel has no BTF: verify has only /proc; a kernel with "
 			"CONFIG_DEBUG_INFO_BTF has it");
 	else
 		find(finding, OK, "/sys/kernel/btf/vmlinux");
@@ -301,7 +301,7 @@ static void check_probe(struct finding *finding)
 	char why[256];
 
 	if (probe_try(why, sizeof(why)))
-		find(finding, LIMITED, "%s. Recording works; verify stays UNVERIFIED", why);
+		find(finding, LIMITED, "%s. Recording works; verify has only /proc", why);
 	else
 		find(finding, OK, "loads and attaches (%s), with %s", why,
 			with ? with : "what this user has");

@@ -181,6 +181,11 @@ static void put_syscall_arguments(
 	if (kind == HL_KIND_brk) {
 		put_address(out, " from=", addr);
 		put_address(out, " to=", record->argument);
+	} else if (kind == HL_KIND_process_madvise) {
+		put_number(out, " pidfd=", addr);
+		put_address(out, " ranges=", record->length);
+		put_number(out, " count=", record->argument);
+		put_number(out, " advice=", record->cause_size);
 	} else if (kind != HL_KIND_other) {
 		put_address(out, " addr=", addr);
 		put_number(out, " length=", record->length);
@@ -210,6 +215,31 @@ static void put_kernel_words(
 	put_number(out, " image=", record->trim_threshold >> 32);
 	put_number(out, " cpu=", record->trim_threshold & UINT32_MAX);
 	put_number(out, " sequence=", record->mmap_threshold);
+}
+
+/* Forks, execs, exits and memory, by the kernel. */
+static void put_kernel_mark(
+	struct writer *out, unsigned kind, const struct hl_syscall_record *record)
+{
+	switch (kind) {
+	case HL_KIND_process_fork:
+		put_number(out, " child=", record->argument);
+		break;
+	case HL_KIND_process_exit:
+		put_number(out, " wait_status=", record->argument);
+		put_number(out, " faults=", record->length);
+		break;
+	case HL_KIND_memory:
+		put_number(out, " faults=", record->length);
+		put_number(out, " rss_anon=", record->argument);
+		put_number(out, " rss_file=", (uint64_t)record->result);
+		put_number(out, " rss_shmem=", record->cause_size);
+		put_number(out, " swap=", record->top_pad);
+		break;
+	default:
+		break;
+	}
+	put_kernel_words(out, kind, record);
 }
 
 static void put_cause(struct dump *dump, const struct hl_syscall_record *record)
@@ -302,6 +332,12 @@ static void put_mark(struct dump *dump, unsigned kind, const union decode_record
 		break;
 	case HL_KIND_phase:
 		put_name(out, record->phase.name);
+		break;
+	case HL_KIND_process_fork:
+	case HL_KIND_process_exec:
+	case HL_KIND_process_exit:
+	case HL_KIND_memory:
+		put_kernel_mark(out, kind, &record->syscall);
 		break;
 	default:
 		break;

@@ -73,5 +73,5 @@ enum name_shape name_shape(unsigned kind)
 
 bool name_is_syscall(unsigned kind)
 {
-	return kind >= HL_KIND_brk && kind <= HL_KIND_other;
+	return kind >= HL_KIND_brk && kind <= HL_KIND_process_madvise;
 }

@@ -48,7 +48,8 @@ static void fill(struct verify_call *call, const struct stream_event *event)
 static int take_kernel(struct verify *verify, const struct stream_event *event)
 {
 	const struct hl_syscall_record *record = &event->record.syscall;
-	struct verify_call *call = add_call(&verify->kernel);
+	bool is_call = name_is_syscall(hl_kind_of(record->kind_addr));
+	struct verify_call *call = add_call(is_call ? &verify->kernel : &verify->others);
 
 	if (!call)
 		return -ENOMEM;
@@ -56,6 +57,8 @@ static int take_kernel(struct verify *verify, const struct stream_event *event)
 	call->start_ns = record->tick;
 	call->end_ns = record->tick + record->duration;
 	call->image = (uint32_t)(record->trim_threshold >> 32);
+	call->cpu = (uint32_t)record->trim_threshold;
+	call->sequence = record->mmap_threshold;
 	call->pid = (uint32_t)(record->cause >> 32);
 	call->stream = VERIFY_NO_STREAM;
 	return 0;
@@ -64,6 +67,16 @@ static int take_kernel(struct verify *verify, const struct stream_event *event)
 static uint64_t log_ns(struct verify *verify, uint32_t stream, uint64_t tick)
 {
 	return verify->trace->origin_ns + clock_ns(&verify->trace->streams[stream].clock, tick);
+}
+
+uint64_t verify_stream_start(struct verify *verify, uint32_t stream)
+{
+	return log_ns(verify, stream, verify->trace->streams[stream].info.header.start_tick);
+}
+
+uint64_t verify_stream_end(struct verify *verify, uint32_t stream)
+{
+	return log_ns(verify, stream, verify->trace->streams[stream].info.header.end_tick);
 }
 
 static int take_logged(struct verify *verify, uint32_t stream, const struct stream_event *event)
@@ -153,6 +166,8 @@ static int take(struct verify *verify, uint32_t stream, const struct stream_even
 		take_fork(verify, stream, event);
 	if (name_shape(kind) != NAME_SHAPE_NONE && stream != VERIFY_NO_STREAM)
 		return take_block(verify, stream, event);
+	if (stream == VERIFY_NO_STREAM && kind >= HL_KIND_process_fork)
+		return take_kernel(verify, event);
 	if (!name_is_syscall(kind) || kind == HL_KIND_other)
 		return 0;
 	return stream == VERIFY_NO_STREAM ? take_kernel(verify, event)
@@ -251,8 +266,10 @@ void verify_free(struct verify *verify)
 {
 	free(verify->logged.call);
 	free(verify->kernel.call);
+	free(verify->others.call);
 	free(verify->blocks.call);
 	free(verify->forks);
+	verify_free_proc(verify);
 }
 
 void verify_found(struct verify *verify, enum verify_finding what, const struct verify_call *call)

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 
 #define CLOCK_SLACK_NS UINT64_C(10000000)
-#define CLOCK_CLOSE_NS UINT64_C(20000) /* what the pairs are good for */
 
 static int by_thread(const void *left, const void *right)
 {
@@ -66,17 +65,21 @@ static void pair(struct verify *verify, struct verify_call *logged, struct verif
 /* The candidate that is next in order and close in time; otherwise the closest that is further on;
  * otherwise the closest of all, and then the order is wrong. `end` if there is none. */
 static struct verify_call *find_call(const struct verify_call *call, struct verify_call *from,
-	const struct verify_call *newest, struct verify_call *end)
+	const struct verify_call *newest, struct verify_call *end, bool lossy)
 {
 	struct verify_call *best = end;
+	/* Where events are lost, the next call that is alike may be the next but one. */
+	uint64_t far = lossy ? VERIFY_CLOCK_NS : UINT64_MAX;
+	uint64_t close = lossy ? 0 : VERIFY_CLOCK_NS;
 
 	for (struct verify_call *at = from;
 		at < end && at->start_ns <= call->end_ns + CLOCK_SLACK_NS; at++) {
 		bool in_order = at > newest || call->nested;
 
-		if (at->matched || !same_call(call, at))
+		if (at->matched || !same_call(call, at) || outside(call, at) > far ||
+			(lossy && !in_order))
 			continue;
-		if (in_order && outside(call, at) <= CLOCK_CLOSE_NS)
+		if (in_order && outside(call, at) <= close)
 			return at;
 		if (best == end || (in_order && best <= newest) ||
 			outside(call, at) < outside(call, best))
@@ -95,9 +98,10 @@ static void match_thread(struct verify *verify, struct verify_call *logged, size
 	for (struct verify_call *call = logged; call < logged + logged_count; call++) {
 		struct verify_call *found;
 
-		while (window < end && window->start_ns + CLOCK_SLACK_NS < call->start_ns)
+		while (window < end &&
+			(window->matched || window->start_ns + CLOCK_SLACK_NS < call->start_ns))
 			window++;
-		found = find_call(call, window, newest, end);
+		found = find_call(call, window, newest, end, verify->kernel_lost != 0);
 		if (found == end) {
 			verify_found(verify, VERIFY_MISSING, call);
 			continue;

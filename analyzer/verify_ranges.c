@@ -14,8 +14,6 @@
  */
 #include "verify.h"
 
-#include "ranges.h"
-
 #include <errno.h>
 #include <stdlib.h>
 
@@ -28,6 +26,8 @@ enum step_kind {
 	STEP_BLOCK,
 	STEP_REACH,
 	STEP_REACHED,
+	STEP_LOOK,
+	STEP_LOOKED,
 	STEP_FORK,
 	STEP_BEGUN,
 };
@@ -35,7 +35,7 @@ enum step_kind {
 struct step {
 	uint64_t ns;
 	struct range range;
-	struct verify_call *call;       /* NULL: STEP_FORK, STEP_BEGUN */
+	struct verify_call *call;       /* NULL: STEP_LOOK to STEP_BEGUN */
 	const struct verify_fork *fork; /* STEP_FORK, STEP_BEGUN */
 	uint32_t stream;
 	enum step_kind kind;
@@ -211,7 +211,8 @@ static void add_reach(struct steps *steps, struct verify_call *call, struct rang
 
 static void add_foreign(struct steps *steps, struct verify_call *call)
 {
-	if (has_failed(call))
+	/* The addresses of process_madvise are in the program's memory. */
+	if (has_failed(call) || call->kind == HL_KIND_process_madvise)
 		return;
 	if (call->kind == HL_KIND_brk) {
 		if ((uint64_t)call->result != call->addr)
@@ -294,6 +295,19 @@ static void step_fork(
 		step->fork = fork;
 }
 
+/* From a little before the process was looked at until a little after. */
+static void add_looks(struct verify *verify, struct steps *steps)
+{
+	for (uint32_t i = 0; verify->looks && i < verify->trace->stream_count; i++) {
+		const struct verify_look *look = &verify->looks[i];
+
+		if (!look->there)
+			continue;
+		add_step(steps, STEP_LOOK, i, look->from_ns - VERIFY_CLOCK_NS);
+		add_step(steps, STEP_LOOKED, i, look->to_ns + VERIFY_CLOCK_NS);
+	}
+}
+
 static void collect_steps(struct verify *verify, struct steps *steps)
 {
 	for (size_t i = 0; i < verify->logged.count; i++)
@@ -316,6 +330,7 @@ static void collect_steps(struct verify *verify, struct steps *steps)
 		step_fork(steps, STEP_FORK, fork, fork->ns);
 		step_fork(steps, STEP_BEGUN, fork, fork->begun_ns);
 	}
+	add_looks(verify, steps);
 	if (steps->count)
 		qsort(steps->step, steps->count, sizeof(*steps->step), by_time);
 }
@@ -352,6 +367,9 @@ static int fork_ranges(struct walk *walk, const struct step *step)
 	uint32_t child = step->fork->child;
 	int rc = ranges_copy(&walk->held[child], &walk->held[step->stream]);
 
+	if (!rc && walk->verify->looks)
+		rc = ranges_copy(&walk->verify->looks[child].recorder,
+			&walk->verify->looks[step->stream].recorder);
 	walk->has_break[child] = walk->has_break[step->stream];
 	walk->forking[walk->forking_count++] = step->fork;
 	return rc ? rc : ranges_copy(&walk->perhaps[child], &walk->perhaps[step->stream]);
@@ -364,6 +382,13 @@ static void child_begun(struct walk *walk, const struct verify_fork *fork)
 			walk->forking[i] = walk->forking[--walk->forking_count];
 }
 
+static int change_look(struct verify_look *look, const struct step *step)
+{
+	if (step->kind == STEP_RELEASE)
+		return take_away(&look->certain, step->range);
+	return step->call->reason == HL_REASON_recorder ? add(&look->recorder, step->range) : 0;
+}
+
 /* The memory changed hands: certain from now on, but not for children that are being forked. */
 static int change_hands(struct walk *walk, const struct step *step)
 {
@@ -372,6 +397,8 @@ static int change_hands(struct walk *walk, const struct step *step)
 
 	if (!rc)
 		rc = take_away(&walk->perhaps[step->stream], step->range);
+	if (!rc && walk->verify->looks)
+		rc = change_look(&walk->verify->looks[step->stream], step);
 	for (size_t i = 0; !rc && i < walk->forking_count; i++)
 		if (walk->forking[i]->tid != step->call->tid)
 			rc = add(&walk->perhaps[walk->forking[i]->child], step->range);
@@ -388,6 +415,43 @@ static bool reaches(const struct walk *walk, const struct step *step)
 {
 	return touches(&walk->held[step->stream], step->range) &&
 	       !touches(&walk->perhaps[step->stream], step->range);
+}
+
+static int take_all_away(struct ranges *set, const struct ranges *what)
+{
+	int rc = 0;
+
+	for (size_t i = 0; !rc && i < what->count; i++)
+		rc = take_away(set, what->list[i]);
+	return rc;
+}
+
+static int begin_look(struct walk *walk, uint32_t stream)
+{
+	struct verify_look *look = &walk->verify->looks[stream];
+	int rc = ranges_copy(&look->certain, &walk->held[stream]);
+
+	if (!rc)
+		rc = take_all_away(&look->certain, &walk->perhaps[stream]);
+	return rc ? rc : take_all_away(&look->certain, &look->recorder);
+}
+
+static void end_look(struct walk *walk, uint32_t stream)
+{
+	struct verify_look *look = &walk->verify->looks[stream];
+	struct verify_proc *proc = &walk->verify->proc;
+
+	for (size_t i = 0; i < look->certain.count; i++) {
+		if (holds(&look->mapped, look->certain.list[i]))
+			continue;
+		if (!proc->unmapped++) {
+			proc->unmapped_range = look->certain.list[i];
+			proc->unmapped_stream = stream;
+		}
+	}
+	proc->held += look->certain.bytes;
+	ranges_free(&look->certain);
+	ranges_free(&look->mapped);
 }
 
 static int take_step(struct walk *walk, const struct step *step)
@@ -418,6 +482,11 @@ static int take_step(struct walk *walk, const struct step *step)
 			judge_foreign(walk->verify, call, VERIFY_FOREIGN_BREAK);
 		else if (call->reached && reaches(walk, step))
 			judge_foreign(walk->verify, call, VERIFY_INTRUSION);
+		return 0;
+	case STEP_LOOK:
+		return begin_look(walk, step->stream);
+	case STEP_LOOKED:
+		end_look(walk, step->stream);
 		return 0;
 	case STEP_FORK:
 		return fork_ranges(walk, step);

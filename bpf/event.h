@@ -1,12 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
- * What probe.bpf.c hands to probe.c: one event for each system call that ended, and the counters
- * that say whether an event is missing. Included by both; fixed-width types come from the includer.
+ * What probe.bpf.c hands to probe.c: one event for each system call that ended, for what becomes
+ * of processes and, now and then, for their memory; and the counters
+ * that say whether an event is missing, which do not depend on the ring. Included by both;
+ * fixed-width types come from the includer.
  */
 #ifndef HEAPLEDGER_EVENT_H
 #define HEAPLEDGER_EVENT_H
 
 #define EVENT_ARGUMENTS 5
+
+/* Kinds of calls.def, of all that there are events of: from EVENT_FIRST_KIND up to EVENT_KINDS
+ * more. EVENT_KINDS is a power of two, for the verifier. */
+#define EVENT_FIRST_KIND 32
+#define EVENT_KINDS 32
+#define EVENT_PROCESS_FORK 58 /* argument: child */
+#define EVENT_PROCESS_EXEC 59
+#define EVENT_PROCESS_EXIT 60 /* argument: wait status, faults */
+#define EVENT_MEMORY 61       /* argument: faults; pages of file, anonymous, swap, shared */
 
 struct event {
 	__u64 start_ns; /* CLOCK_MONOTONIC */
@@ -33,14 +44,27 @@ struct event_call {
 };
 #define EVENT_NO_CALL (~0ULL)
 
-/* One set a CPU. At the end: entered = events + dropped + abandoned + still under way. */
+/* Always counted: ended = events in the ring + dropped. What is no system call ends at once. */
+struct event_total {
+	__u64 ended;
+	__u64 dropped; /* the ring was full, or the beginning had not been seen */
+};
+
+/* A process of the recorded tree. */
+struct event_process {
+	__u64 faults;  /* so far, in user mode */
+	__u64 told_ns; /* the last EVENT_MEMORY */
+};
+
+/* One set a CPU. At the end: entered + unpaired + others = sequence + abandoned + under way. */
 struct event_counters {
 	__u64 entered;    /* calls seen to begin */
-	__u64 sequence;   /* calls seen to end */
-	__u64 dropped;    /* ... of those, the ring was full */
+	__u64 others;     /* events that are no system calls */
+	__u64 sequence;   /* all events */
 	__u64 abandoned;  /* the thread died inside the call */
 	__u64 unpaired;   /* calls that ended without having been seen to begin */
 	__u64 unfollowed; /* processes that found no room in the table */
+	struct event_total total[EVENT_KINDS];
 };
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
- * The kernel's side of the ledger: brk, mmap, munmap, mremap, madvise and mprotect of the recorded
- * process tree, each with arguments, result and times. Loaded and read by probe.c; decides nothing.
+ * The kernel's side of the ledger: the memory system calls of the recorded process tree, each with
+ * arguments, result and times; forks, execs and exits; page faults and resident memory. Loaded and
+ * read by probe.c; decides nothing.
  *
  * Two ways in, and probe.c loads one of them: a tracepoint for each system call (enter_brk ...,
  * leave), which costs other system calls next to nothing but needs tracefs, or the two raw
@@ -27,6 +28,10 @@
 #define PROCESSES 32768
 #define THREADS 16384
 
+/* Page faults are many, so there is an event for several of them: not more often than this. */
+#define MEMORY_NS 1000000
+#define MEMORY_FAULTS 16 /* a power of two: how often a thread looks at the clock */
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct pt_regs {
 	unsigned long di, si, dx, r10, r8, orig_ax;
@@ -36,8 +41,22 @@ struct thread_info {
 	__u32 status;
 };
 
+struct percpu_counter {
+	__s64 count;
+};
+
 struct mm_struct {
 	unsigned long brk;
+	struct percpu_counter rss_stat[4]; /* file, anonymous, swap, shared */
+};
+
+/* Before 6.2. */
+struct mm_rss_stat {
+	long count[4];
+};
+
+struct mm_struct___before {
+	struct mm_rss_stat rss_stat;
 };
 
 typedef struct {
@@ -53,6 +72,8 @@ struct task_struct {
 	struct mm_struct *mm;
 	int pid;
 	int tgid;
+	int exit_code;
+	struct task_struct *group_leader;
 	struct signal_struct *signal;
 	unsigned long long self_exec_id;
 };
@@ -81,7 +102,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, PROCESSES);
 	__type(key, __u32);
-	__type(value, __u8);
+	__type(value, struct event_process);
 } processes SEC(".maps");
 
 /* The call each thread is in. */
@@ -122,6 +143,8 @@ static __always_inline __u32 kind_of(__u64 number)
 		return 36;
 	case __NR_mprotect:
 		return 37;
+	case __NR_process_madvise:
+		return 39;
 	default:
 		return 0;
 	}
@@ -165,14 +188,17 @@ static __always_inline int begun(struct event_call *call, __u64 number)
 	return 0;
 }
 
-static __always_inline void send(const struct event_call *call, __s64 result, __u64 end_ns,
-	__u64 id, struct event_counters *own)
+/* Everything that happens is counted here, and whether there was room for it. */
+static __always_inline void send(__u32 kind, const struct event_call *call, __s64 result,
+	__u64 end_ns, struct event_counters *own)
 {
-	__u64 sequence = own->sequence++;
-	struct event *event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
+	__u64 id = bpf_get_current_pid_tgid(), sequence = own->sequence++;
+	struct event_total *total = &own->total[(kind - EVENT_FIRST_KIND) & (EVENT_KINDS - 1)];
+	struct event *event = call ? bpf_ringbuf_reserve(&ring, sizeof(*event), 0) : NULL;
 
+	total->ended++;
 	if (!event) {
-		own->dropped++;
+		total->dropped++;
 		return;
 	}
 	event->start_ns = call->start_ns;
@@ -182,7 +208,7 @@ static __always_inline void send(const struct event_call *call, __s64 result, __
 	event->result = result;
 	event->sequence = sequence;
 	event->cpu = bpf_get_smp_processor_id();
-	event->kind = kind_of(call->number);
+	event->kind = kind;
 	event->tgid = id >> 32;
 	event->tid = (__u32)id;
 	event->image = bpf_get_current_task_btf()->self_exec_id;
@@ -195,19 +221,33 @@ static __always_inline int end(__u64 number, __s64 result)
 {
 	__u64 end_ns = bpf_ktime_get_ns();
 	__u64 id = bpf_get_current_pid_tgid();
-	__u32 tid = (__u32)id;
+	__u32 tid = (__u32)id, kind = kind_of(number);
 	struct event_call *call = bpf_map_lookup_elem(&calls, &tid);
+	struct event_counters *own = own_counters();
+	bool paired = call && call->number == number;
+
+	if (!own || !kind || (!paired && !is_recorded(id >> 32)))
+		return 0;
+	if (paired) {
+		send(kind, call, result, end_ns, own);
+		call->number = EVENT_NO_CALL;
+	} else {
+		own->unpaired++;
+		send(kind, NULL, result, end_ns, own);
+	}
+	return 0;
+}
+
+/* What is no system call: it has a kind, a time and what `event` is given beforehand. */
+static __always_inline void tell(__u32 kind, struct event_call *what)
+{
 	struct event_counters *own = own_counters();
 
 	if (!own)
-		return 0;
-	if (call && call->number == number) {
-		send(call, result, end_ns, id, own);
-		call->number = EVENT_NO_CALL;
-	} else if (is_recorded(id >> 32)) {
-		own->unpaired++;
-	}
-	return 0;
+		return;
+	own->others++;
+	what->start_ns = bpf_ktime_get_ns();
+	send(kind, what, 0, what->start_ns, own);
 }
 
 /* Direct reads from the context: the kernel refuses the program where a call has fewer arguments
@@ -231,6 +271,7 @@ ENTER(munmap, 2)
 ENTER(mremap, 5)
 ENTER(madvise, 3)
 ENTER(mprotect, 3)
+ENTER(process_madvise, 5)
 
 SEC("tracepoint")
 int leave(struct leave_context *context)
@@ -272,39 +313,108 @@ int BPF_PROG(leave_raw, struct pt_regs *regs, long result)
 	return end(number, result);
 }
 
+/* Pages as the kernel counts them where it need not look at each CPU: some may be missing. A macro,
+ * because the place of an element is known to BTF only if its number is a constant. To ask whether
+ * the old type exists would have modules searched for it, which takes CAP_SYS_ADMIN. */
+#define RESIDENT(mm, what)                                                                         \
+	not_below_0(                                                                               \
+		bpf_core_field_exists(((struct mm_struct___before *)(mm))->rss_stat.count)         \
+			? BPF_CORE_READ((struct mm_struct___before *)(mm), rss_stat.count[what])   \
+			: BPF_CORE_READ(mm, rss_stat[what].count))
+
+static __always_inline __u64 not_below_0(__s64 pages)
+{
+	return pages > 0 ? pages : 0;
+}
+
+static __always_inline void tell_memory(struct event_process *process)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	struct event_call what = {.argument = {process->faults}};
+
+	if (mm) {
+		what.argument[1] = RESIDENT(mm, 0);
+		what.argument[2] = RESIDENT(mm, 1);
+		what.argument[3] = RESIDENT(mm, 2);
+		what.argument[4] = RESIDENT(mm, 3);
+	}
+	tell(EVENT_MEMORY, &what);
+	process->told_ns = what.start_ns;
+}
+
+SEC("tp_btf/page_fault_user")
+int BPF_PROG(fault)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct event_process *process = bpf_map_lookup_elem(&processes, &tgid);
+
+	if (!process)
+		return 0;
+	__sync_fetch_and_add(&process->faults, 1);
+	if (process->faults % MEMORY_FAULTS == 0 &&
+		bpf_ktime_get_ns() - process->told_ns >= MEMORY_NS)
+		tell_memory(process);
+	return 0;
+}
+
 /* Fires for threads too; a process of its own is one with another thread group. */
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(follow, struct task_struct *parent, struct task_struct *child)
 {
 	__u32 tgid = child->tgid;
-	__u8 yes = 1;
+	struct event_process none = {};
+	struct event_call what = {.argument = {tgid}};
 	struct event_counters *own;
 
 	if (tgid == (__u32)parent->tgid || !is_recorded(parent->tgid))
 		return 0;
-	if (bpf_map_update_elem(&processes, &tgid, &yes, BPF_ANY) != 0) {
+	if (bpf_map_update_elem(&processes, &tgid, &none, BPF_ANY) != 0) {
 		own = own_counters();
 		if (own)
 			own->unfollowed++;
 	}
+	tell(EVENT_PROCESS_FORK, &what);
 	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(replace, struct task_struct *task)
+{
+	struct event_call what = {};
+
+	if (is_recorded(task->tgid))
+		tell(EVENT_PROCESS_EXEC, &what);
+	return 0;
+}
+
+static __always_inline void forget_thread(__u32 tid)
+{
+	struct event_call *call = bpf_map_lookup_elem(&calls, &tid);
+	struct event_counters *own = own_counters();
+
+	if (call && call->number != EVENT_NO_CALL && own)
+		own->abandoned++;
+	bpf_map_delete_elem(&calls, &tid);
 }
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(forget, struct task_struct *task)
 {
-	__u32 tgid = task->tgid, tid = task->pid;
-	struct event_counters *own = own_counters();
-	struct event_call *call;
+	__u32 tgid = task->tgid;
+	struct event_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct event_call what = {};
 
-	if (!is_recorded(tgid))
+	if (!process)
 		return 0;
-	call = bpf_map_lookup_elem(&calls, &tid);
-	if (call && call->number != EVENT_NO_CALL && own)
-		own->abandoned++;
-	bpf_map_delete_elem(&calls, &tid);
-	if (task->signal->live.counter == 0)
-		bpf_map_delete_elem(&processes, &tgid);
+	forget_thread(task->pid);
+	if (task->signal->live.counter != 0)
+		return 0;
+	tell_memory(process);
+	what.argument[0] = task->group_leader->exit_code;
+	what.argument[1] = process->faults;
+	tell(EVENT_PROCESS_EXIT, &what);
+	bpf_map_delete_elem(&processes, &tgid);
 	return 0;
 }
 

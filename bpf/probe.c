@@ -29,6 +29,11 @@
 #include "record/stream.h"
 #include "tracefs.h"
 
+static_assert(PROBE_KINDS == EVENT_KINDS && PROBE_FIRST_KIND == EVENT_FIRST_KIND &&
+		      EVENT_FIRST_KIND == HL_KIND_brk &&
+		      EVENT_PROCESS_FORK == HL_KIND_process_fork && EVENT_MEMORY == HL_KIND_memory,
+	"probe.h says of the totals what event.h does");
+
 #define INITIAL_PID_NAMESPACE UINT64_C(0xeffffffc) /* its inode, fixed in the kernel's ABI */
 
 struct probe {
@@ -53,14 +58,38 @@ static int say(char *why, size_t why_bytes, int rc, const char *text)
 	return rc;
 }
 
+/* Bits of CapEff, linux/capability.h. CAP_SYS_ADMIN stands for both. */
+static const char *missing_privilege(void)
+{
+	unsigned long long mask = 0;
+	char line[256];
+	FILE *file = fopen("/proc/self/status", "re");
+
+	while (file != NULL && fgets(line, sizeof(line), file) != NULL)
+		if (sscanf(line, "CapEff: %llx", &mask) == 1)
+			break;
+	if (file != NULL)
+		fclose(file);
+	if ((mask >> 21 & 1) != 0 || ((mask >> 38 & 1) != 0 && (mask >> 39 & 1) != 0))
+		return NULL;
+	if ((mask >> 39 & 1) != 0)
+		return "CAP_PERFMON is missing";
+	return (mask >> 38 & 1) != 0 ? "CAP_BPF is missing" : "CAP_BPF and CAP_PERFMON are missing";
+}
+
 static int say_load(char *why, size_t why_bytes, int rc)
 {
+	const char *missing = missing_privilege();
 	struct utsname system;
 
+	if ((rc == -EPERM || rc == -EACCES) && missing != NULL) {
+		snprintf(why, why_bytes, "no permission: %s (run as root, or give both)", missing);
+		return rc;
+	}
 	if (rc == -EPERM || rc == -EACCES)
 		return say(why, why_bytes, rc,
-			"no permission: run as root, or give CAP_BPF, CAP_PERFMON and "
-			"CAP_SYS_RESOURCE");
+			"no permission in spite of CAP_BPF and CAP_PERFMON: the limit of locked "
+			"memory (ulimit -l), lockdown or a security module");
 	if (uname(&system) != 0)
 		strcpy(system.release, "?");
 	snprintf(why, why_bytes, "kernel %.40s does not take the probe: %s", system.release,
@@ -100,27 +129,52 @@ static unsigned argument_count(unsigned kind)
 	}
 }
 
-/* docs/trace-format.md, "Kernel streams", says where each word goes. */
-static void fill_record(struct hl_syscall_record *record, const struct event *event)
+static void fill_call(struct hl_syscall_record *record, const struct event *event)
 {
 	bool is_brk = event->kind == HL_KIND_brk;
 	uint64_t argument[EVENT_ARGUMENTS] = {0};
 
 	for (unsigned i = 0; i < argument_count(event->kind); i++)
 		argument[i] = event->argument[i];
-	memset(record, 0, sizeof(*record));
-	record->tick = event->start_ns;
 	record->kind_addr =
 		hl_kind_addr((enum hl_kind)event->kind, is_brk ? event->brk : argument[0]);
 	record->length = is_brk ? 0 : argument[1];
 	record->argument = is_brk ? argument[0] : argument[2];
 	record->result = event->result;
-	record->duration = event->end_ns - event->start_ns;
 	record->cause_size = argument[3];
+	record->top_pad = argument[4];
+}
+
+static void fill_memory(struct hl_syscall_record *record, const struct event *event)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+
+	record->kind_addr = hl_kind_addr(HL_KIND_memory, 0);
+	record->length = event->argument[0];
+	record->result = (int64_t)(event->argument[1] * page);
+	record->argument = event->argument[2] * page;
+	record->top_pad = event->argument[3] * page;
+	record->cause_size = event->argument[4] * page;
+}
+
+/* docs/trace-format.md, "Kernel streams", says where each word goes. */
+static void fill_record(struct hl_syscall_record *record, const struct event *event)
+{
+	memset(record, 0, sizeof(*record));
+	if (event->kind == HL_KIND_memory) {
+		fill_memory(record, event);
+	} else if (event->kind >= HL_KIND_process_fork) {
+		record->kind_addr = hl_kind_addr((enum hl_kind)event->kind, 0);
+		record->argument = event->argument[0];
+		record->length = event->argument[1];
+	} else {
+		fill_call(record, event);
+	}
+	record->tick = event->start_ns;
+	record->duration = event->end_ns - event->start_ns;
 	record->cause = hl_cause_pack(0, HL_REASON_unknown, HL_REGION_none, event->tgid);
 	record->mmap_threshold = event->sequence;
 	record->trim_threshold = (uint64_t)event->image << 32 | event->cpu;
-	record->top_pad = argument[4];
 }
 
 /* Called by libbpf for each event. A stream that cannot be written stops nothing: the ring must be
@@ -185,14 +239,28 @@ static void detach(struct probe *probe)
 		probe_bpf__detach(probe->bpf);
 }
 
+/* HEAPLEDGER_PROBE_RING is a size in bytes, for tests of what happens when the ring is full. */
+static int set_ring(struct probe_bpf *bpf)
+{
+	const char *wish = getenv("HEAPLEDGER_PROBE_RING");
+
+	if (wish == NULL)
+		return 0;
+	return bpf_map__set_max_entries(bpf->maps.ring, (uint32_t)strtoul(wish, NULL, 10));
+}
+
 /* Only one of the two ways is loaded; the kernel need not even accept the other. */
 static int load(struct probe *probe, bool use_tracefs)
 {
 	struct bpf_program *program;
+	int rc;
 
 	probe->bpf = probe_bpf__open();
 	if (probe->bpf == NULL)
 		return -errno;
+	rc = set_ring(probe->bpf);
+	if (rc != 0)
+		return rc;
 	bpf_object__for_each_program(program, probe->bpf->obj)
 	{
 		if (bpf_program__type(program) == BPF_PROG_TYPE_TRACEPOINT)
@@ -234,6 +302,7 @@ static int attach_tracefs(struct probe *probe)
 		{"mremap", bpf->progs.enter_mremap},
 		{"madvise", bpf->progs.enter_madvise},
 		{"mprotect", bpf->progs.enter_mprotect},
+		{"process_madvise", bpf->progs.enter_process_madvise},
 	};
 
 	return tracefs_attach(
@@ -266,6 +335,8 @@ static int start(struct probe *probe, bool use_tracefs)
 	}
 	if (rc == 0) {
 		attach_one(&probe->bpf->links.forget, probe->bpf->progs.forget, &rc);
+		attach_one(&probe->bpf->links.replace, probe->bpf->progs.replace, &rc);
+		attach_one(&probe->bpf->links.fault, probe->bpf->progs.fault, &rc);
 		attach_one(&probe->bpf->links.follow, probe->bpf->progs.follow, &rc);
 	}
 	if (rc == 0)
@@ -311,47 +382,62 @@ static uint64_t calls_under_way(const struct probe *probe)
 	return count;
 }
 
-static int read_counters(const struct probe *probe, struct event_counters *total)
+/* The sum over all CPUs, and each CPU's totals. */
+static void add_counters(
+	const struct event_counters *each, struct event_counters *sum, struct probe_total *total)
+{
+	sum->entered += each->entered;
+	sum->others += each->others;
+	sum->sequence += each->sequence;
+	sum->abandoned += each->abandoned;
+	sum->unpaired += each->unpaired;
+	sum->unfollowed += each->unfollowed;
+	for (unsigned i = 0; i < PROBE_KINDS; i++) {
+		total[i].ended = each->total[i].ended;
+		total[i].dropped = each->total[i].dropped;
+	}
+}
+
+static int read_counters(
+	const struct probe *probe, struct event_counters *sum, struct probe_account *account)
 {
 	int cpus = libbpf_num_possible_cpus();
 	uint32_t zero = 0;
 	struct event_counters *each;
-	int rc;
+	int rc = 0;
 
-	memset(total, 0, sizeof(*total));
-	each = cpus > 0 ? calloc((size_t)cpus, sizeof(*each)) : NULL;
-	if (each == NULL)
-		return -ENOMEM;
-	rc = bpf_map_lookup_elem(bpf_map__fd(probe->bpf->maps.counters), &zero, each);
-	for (int i = 0; rc == 0 && i < cpus; i++) {
-		total->entered += each[i].entered;
-		total->sequence += each[i].sequence;
-		total->dropped += each[i].dropped;
-		total->abandoned += each[i].abandoned;
-		total->unpaired += each[i].unpaired;
-		total->unfollowed += each[i].unfollowed;
-	}
+	if (cpus <= 0)
+		return -ENOSYS;
+	each = calloc((size_t)cpus, sizeof(*each));
+	account->total = calloc((size_t)cpus, sizeof(*account->total));
+	if (each == NULL || account->total == NULL)
+		rc = -ENOMEM;
+	if (rc == 0 &&
+		bpf_map_lookup_elem(bpf_map__fd(probe->bpf->maps.counters), &zero, each) != 0)
+		rc = -errno;
+	for (int i = 0; rc == 0 && i < cpus; i++)
+		add_counters(&each[i], sum, account->total[i]);
+	account->cpus = rc == 0 ? (unsigned)cpus : 0;
 	free(each);
-	return rc != 0 ? -errno : 0;
+	return rc;
 }
 
-/* Every call that was seen to begin is an event, died with its thread or is still under way; the
- * difference is lost, whatever took it. The counters of the ends say nothing more, and must not
- * say otherwise. */
-static int count_lost(const struct probe *probe, uint64_t *lost)
+/* Every call that was seen to begin has ended, died with its thread or is still under way; the
+ * difference are ends that nothing has counted. */
+static int count_lost(const struct probe *probe, struct probe_account *account)
 {
-	struct event_counters total;
-	uint64_t ended, missing = 0;
-	int rc = read_counters(probe, &total);
+	struct event_counters sum = {0};
+	uint64_t begun, ended, unseen;
+	int rc = read_counters(probe, &sum, account);
 
 	if (rc != 0)
 		return rc;
-	ended = total.entered - total.abandoned - calls_under_way(probe);
-	if (ended > probe->events)
-		missing = ended - probe->events;
-	if (total.sequence > probe->events && total.sequence - probe->events > missing)
-		missing = total.sequence - probe->events;
-	*lost = missing + total.unpaired + total.unfollowed;
+	begun = sum.entered + sum.unpaired + sum.others;
+	ended = sum.sequence + sum.abandoned + calls_under_way(probe);
+	unseen = begun > ended ? begun - ended : 0;
+	account->lost = unseen + sum.unfollowed;
+	if (sum.sequence > probe->events)
+		account->lost += sum.sequence - probe->events;
 	return 0;
 }
 
@@ -370,7 +456,7 @@ static bool forget_tree(const struct probe *probe)
 
 /* While a tree lives its calls under way go on to end, and the count would not be right. To detach
  * takes most of a second, in which one that was not forgotten would fill the ring. */
-static int settle(struct probe *probe, uint64_t *lost)
+static int settle(struct probe *probe, struct probe_account *account)
 {
 	int rc;
 
@@ -378,7 +464,7 @@ static int settle(struct probe *probe, uint64_t *lost)
 		detach(probe);
 	rc = ring_buffer__consume(probe->ring);
 	if (rc >= 0)
-		rc = count_lost(probe, lost);
+		rc = count_lost(probe, account);
 	return rc;
 }
 
@@ -388,7 +474,7 @@ int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_
 {
 	struct probe *probe = calloc(1, sizeof(*probe));
 	uint32_t tgid = (uint32_t)root;
-	uint8_t yes = 1;
+	struct event_process none = {0};
 	int rc;
 
 	if (probe == NULL)
@@ -401,7 +487,7 @@ int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_
 		snprintf(why, why_bytes, "cannot create the kernel's stream: %s", strerror(-rc));
 		goto fail;
 	}
-	rc = bpf_map_update_elem(bpf_map__fd(probe->bpf->maps.processes), &tgid, &yes, BPF_ANY);
+	rc = bpf_map_update_elem(bpf_map__fd(probe->bpf->maps.processes), &tgid, &none, BPF_ANY);
 	if (rc != 0) {
 		rc = -errno;
 		snprintf(why, why_bytes, "cannot name the process to the probe: %s", strerror(-rc));
@@ -425,18 +511,14 @@ int probe_poll(struct probe *probe)
 	return probe->error;
 }
 
-int probe_close(struct probe *probe, uint64_t *events, uint64_t *lost)
+int probe_close(struct probe *probe, struct probe_account *account)
 {
-	uint64_t missing = 0;
-	int rc = settle(probe, &missing);
-	int complete = rc == 0 && missing == 0 && probe->error == 0;
+	int rc = settle(probe, account);
+	int complete = rc == 0 && account->lost == 0 && probe->error == 0;
 	int close_rc = stream_close(probe->stream, complete, HL_TRACE_END_DETACHED, 0,
-		clock_ns(CLOCK_MONOTONIC), missing, NULL, 0);
+		clock_ns(CLOCK_MONOTONIC), account->lost, NULL, 0);
 
-	if (events != NULL)
-		*events = probe->events;
-	if (lost != NULL)
-		*lost = missing;
+	account->events = probe->events;
 	if (rc == 0)
 		rc = probe->error != 0 ? probe->error : close_rc;
 	unload(probe);
@@ -451,7 +533,7 @@ int probe_try(char *why, size_t why_bytes)
 
 	if (rc == 0)
 		snprintf(why, why_bytes, "%s",
-			probe.links != NULL ? "tracepoints of the six calls" : "raw tracepoints");
+			probe.links != NULL ? "tracepoints of the calls" : "raw tracepoints");
 	unload(&probe);
 	return rc;
 }

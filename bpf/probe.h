@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * The kernel probe: records the memory system calls of a process tree as the kernel sees them, in
- * a stream of their own (source HL_TRACE_KERNEL). Called by the collector; never by the target.
- * Built without libbpf it still links, and probe_open says why there is none.
+ * The kernel probe: records the memory system calls of a process tree as the kernel sees them, and
+ * what becomes of its processes, in a stream of their own (source HL_TRACE_KERNEL). Called by the
+ * collector; never by the target. Built without libbpf it still links, and probe_open says why
+ * there is none.
  */
 #ifndef HEAPLEDGER_PROBE_H
 #define HEAPLEDGER_PROBE_H
@@ -12,6 +13,23 @@
 #include <sys/types.h>
 
 struct probe;
+
+/* What the kernel's side counted of one kind of event on one CPU, whether or not there was room for
+ * it: ended = events + dropped. */
+struct probe_total {
+	uint64_t ended;
+	uint64_t dropped;
+};
+
+#define PROBE_FIRST_KIND 32 /* of enum hl_kind: the first of each CPU's totals */
+#define PROBE_KINDS 32
+
+struct probe_account {
+	uint64_t events; /* in the stream */
+	uint64_t lost;   /* calls that were made but are not in the stream */
+	unsigned cpus;
+	struct probe_total (*total)[PROBE_KINDS]; /* for each CPU; the caller frees it */
+};
 
 /* Loads and attaches the probe for `root`, a process that is stopped before its exec, and all that
  * it will start; creates <root>.0.kernel.hlt in dirfd. 0, or -errno with one line in `why`, and
@@ -23,9 +41,9 @@ int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_
  * cannot be written. */
 int probe_poll(struct probe *probe);
 
-/* Detaches, takes the rest, completes the stream and frees the probe. `lost` counts calls that
- * were made but are not in the stream. Either pointer may be NULL. */
-int probe_close(struct probe *probe, uint64_t *events, uint64_t *lost);
+/* Detaches, takes the rest, completes the stream and frees the probe. The account is filled in also
+ * when it fails, as far as it goes. */
+int probe_close(struct probe *probe, struct probe_account *account);
 
 /* Loads and attaches the probe as probe_open would, then lets go. For `heapledger doctor`; `why`
  * gets the reason of a failure, or how the probe is attached. */

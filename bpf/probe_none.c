@@ -19,9 +19,9 @@ int probe_poll(struct probe *probe)
 	return -ENOSYS;
 }
 
-int probe_close(struct probe *probe, uint64_t *events, uint64_t *lost)
+int probe_close(struct probe *probe, struct probe_account *account)
 {
-	(void)probe, (void)events, (void)lost;
+	(void)probe, (void)account;
 	return -ENOSYS;
 }
 

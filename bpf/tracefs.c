@@ -86,6 +86,8 @@ static int attach_one(struct tracefs_links *links, int root, const char *phase, 
 	struct bpf_link *link;
 	int fd;
 
+	if (id == -ENOENT)
+		return 0; /* a call that this kernel does not have */
 	if (id < 0)
 		return (int)id;
 	attributes.config = (__u64)id;
@@ -120,6 +122,8 @@ int tracefs_attach(struct tracefs_links **out, const struct tracefs_pair *pairs,
 	for (size_t i = 0; rc == 0 && i < count; i++)
 		rc = attach_one(links, root, "enter", pairs[i].call, pairs[i].enter);
 	close(root);
+	if (rc == 0 && links->count == 0)
+		rc = -ENOENT;
 	if (rc != 0)
 		tracefs_detach(links);
 	else

@@ -418,6 +418,7 @@ static int start(struct launch *launch, struct collector *collector, const struc
 		kernel_close(&kernel, collector->probe);
 		output_remove(directory, collector->dirfd, created);
 	}
+	kernel_free(&kernel);
 	collector_close(collector);
 	close(collector->dirfd);
 	return rc;

@@ -20,6 +20,7 @@
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BUSY_ROUND_MS 1 /* also how often threads that log read the time, if not more often */
@@ -27,7 +28,9 @@
 #define WAIT_ROUND_MS 1000
 #define CLOCK_NS UINT64_C(1000000000)
 #define SAMPLE_SHARE 10 /* sampling takes at most one part in this of our time */
+#define LOOK_SHARE 100  /* and looking at most one part in this */
 #define EVENTS 64
+#define POLL_PAGES 16u
 #define BEHIND_PAGES 256u /* so many at once: they come faster than they can be compressed */
 
 /* The begin of the recording, when its time has come; --duration counts from here. */
@@ -72,7 +75,10 @@ static uint32_t drain(struct collector *collector)
 		processes_take_page(&collector->processes, collector->batch[i]);
 		session_free_page(session, collector->batch[i]);
 		atomic_fetch_sub_explicit(&session->map->backlog, 1, memory_order_relaxed);
-		keep_start(collector); /* many pages take long */
+		/* Many pages take long, and the kernel's ring fills up meanwhile. */
+		if (i % POLL_PAGES == 0)
+			kernel_poll(collector->probe);
+		keep_start(collector);
 		keep_duration(collector);
 	}
 	return count;
@@ -279,12 +285,41 @@ static void sample_all(struct collector *collector, uint64_t now)
 								    : collector->interval_ns);
 }
 
+static uint64_t worked_ns(void)
+{
+	struct timespec time;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+	return (uint64_t)time.tv_sec * CLOCK_NS + (uint64_t)time.tv_nsec;
+}
+
+/* Without the kernel's own record /proc has to be the witness. The processes that were sampled just
+ * now are looked at, as often as that takes little time: the last look is what counts. */
+static void look_at_all(struct collector *collector)
+{
+	bool resident = session_monotonic() >= collector->next_resident_ns;
+	uint64_t *next = resident ? &collector->next_resident_ns : &collector->next_look_ns;
+	uint64_t began = worked_ns();
+
+	for (struct process *p = collector->processes.alive; p != NULL; p = p->next) {
+		if (p->sample.tick == 0 ||
+			look_take(&p->look, p->pid, collector->session.path) != 0)
+			continue;
+		if (resident)
+			look_count_resident(&p->resident, &p->look, p->pid);
+	}
+	*next = session_monotonic() + (worked_ns() - began) * LOOK_SHARE;
+}
+
 static void keep_time(struct collector *collector)
 {
 	uint64_t now = session_monotonic();
 
-	if (now >= collector->next_sample_ns)
+	if (now >= collector->next_sample_ns) {
 		sample_all(collector, now);
+		if (collector->probe == NULL && now >= collector->next_look_ns)
+			look_at_all(collector);
+	}
 	live_round(&collector->live, &collector->processes, now);
 	if (now < collector->next_clock_ns)
 		return;

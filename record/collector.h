@@ -49,6 +49,8 @@ struct collector {
 	uint64_t ended_ns;
 	uint64_t next_sample_ns;
 	uint64_t next_clock_ns;
+	uint64_t next_look_ns;
+	uint64_t next_resident_ns;
 	uint32_t *batch; /* page numbers */
 };
 

@@ -89,7 +89,7 @@ static inline uint64_t address_code(struct encode_recent *recent, uint8_t next, 
 
 static inline bool is_syscall_kind(unsigned kind)
 {
-	return kind >= HL_KIND_brk && kind <= HL_KIND_other;
+	return kind >= HL_KIND_brk && kind <= HL_KIND_process_madvise;
 }
 
 static inline bool is_call_kind(unsigned kind)

@@ -4,9 +4,8 @@
  */
 #include "kernel.h"
 
-#include "bpf/probe.h"
-
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root)
@@ -36,10 +35,16 @@ void kernel_close(struct kernel *kernel, struct probe *probe)
 
 	if (probe == NULL)
 		return;
-	rc = probe_close(probe, &kernel->events, &kernel->lost);
+	rc = probe_close(probe, &kernel->account);
 	if (rc == 0)
 		return;
 	kernel->recorded = false;
 	snprintf(kernel->why, sizeof(kernel->why), "its stream could not be written: %s",
 		strerror(-rc));
+}
+
+void kernel_free(struct kernel *kernel)
+{
+	free(kernel->account.total);
+	kernel->account = (struct probe_account){0};
 }

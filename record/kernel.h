@@ -6,23 +6,21 @@
 #ifndef HEAPLEDGER_RECORD_KERNEL_H
 #define HEAPLEDGER_RECORD_KERNEL_H
 
-#include <stdbool.h>
-#include <stdint.h>
-#include <sys/types.h>
+#include "bpf/probe.h"
 
-struct probe;
+#include <stdbool.h>
 
 struct kernel {
 	bool wanted;
-	bool recorded; /* the probe ran until it was closed */
-	char why[256]; /* why not */
-	uint64_t events;
-	uint64_t lost;
+	bool recorded;                /* the probe ran until it was closed */
+	char why[256];                /* why not */
+	struct probe_account account; /* when it was closed */
 };
 
 /* NULL when there is no kernel side; kernel->why says why. */
 struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root);
 void kernel_poll(struct probe *probe);
 void kernel_close(struct kernel *kernel, struct probe *probe);
+void kernel_free(struct kernel *kernel);
 
 #endif

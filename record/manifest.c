@@ -119,6 +119,34 @@ static const char *end_name(uint32_t end)
 	return end < sizeof(names) / sizeof(names[0]) ? names[end] : names[0];
 }
 
+static json_t *resident_object(const struct look_resident *resident)
+{
+	if (resident->to_ns == 0)
+		return json_null();
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "from_ns",
+		(json_int_t)resident->from_ns, "to_ns", (json_int_t)resident->to_ns,
+		"present_bytes", (json_int_t)resident->present, "own_bytes",
+		(json_int_t)resident->own, "anonymous_bytes", (json_int_t)resident->anonymous,
+		"swap_bytes", (json_int_t)resident->swap, "quiet", (int)resident->quiet);
+}
+
+static json_t *look_object(const struct process *process)
+{
+	const struct look *look = &process->look;
+	json_t *ranges;
+
+	if (look->to_ns == 0)
+		return json_null();
+	ranges = json_array();
+	for (size_t i = 0; i < look->count; i++)
+		json_array_append_new(ranges, json_pack("[II]", (json_int_t)look->range[i].start,
+						      (json_int_t)look->range[i].end));
+	return json_pack("{s:I, s:I, s:o, s:o, s:o}", "from_ns", (json_int_t)look->from_ns, "to_ns",
+		(json_int_t)look->to_ns, "heap_end",
+		look->heap_end != 0 ? integer(look->heap_end) : json_null(), "ranges", ranges,
+		"resident", resident_object(&process->resident));
+}
+
 static json_t *stream_object(const struct process *process)
 {
 	const struct hl_trace_header *header = &process->header;
@@ -142,6 +170,7 @@ static json_t *stream_object(const struct process *process)
 	json_object_set_new(object, "events", integer(process->events));
 	json_object_set_new(object, "lost", integer(process->lost));
 	json_object_set_new(object, "complete", json_boolean(process->complete));
+	json_object_set_new(object, "proc", look_object(process));
 	return object;
 }
 
@@ -166,6 +195,36 @@ static json_t *exit_object(const struct collector *collector)
 	return json_pack("{s:i}", "status", WEXITSTATUS(status));
 }
 
+/* A pair for each kind of event: how many there were, how many of them are lost. */
+static json_t *totals_object(unsigned cpu, const struct probe_total *total)
+{
+	static const char *const kinds[PROBE_KINDS] = {
+#define HL_SYSCALL(number, name) [number - PROBE_FIRST_KIND] = #name,
+#define HL_MARK(number, name) [number - PROBE_FIRST_KIND] = #name,
+#include "heapledger/calls.def"
+	};
+	json_t *object = json_pack("{s:i}", "cpu", (int)cpu);
+
+	for (unsigned i = 0; i < PROBE_KINDS; i++)
+		if (kinds[i] != NULL && total[i].ended > 0)
+			json_object_set_new(object, kinds[i],
+				json_pack("[II]", (json_int_t)total[i].ended,
+					(json_int_t)total[i].dropped));
+	return object;
+}
+
+static json_t *totals_array(const struct probe_account *account)
+{
+	json_t *array;
+
+	if (account->total == NULL)
+		return json_null();
+	array = json_array();
+	for (unsigned cpu = 0; cpu < account->cpus; cpu++)
+		json_array_append_new(array, totals_object(cpu, account->total[cpu]));
+	return array;
+}
+
 static json_t *kernel_object(const struct kernel *kernel)
 {
 	json_t *object = json_object();
@@ -175,8 +234,10 @@ static json_t *kernel_object(const struct kernel *kernel)
 	json_object_set_new(object, "why",
 		kernel->recorded ? json_null() : text(kernel->why, strlen(kernel->why)));
 	json_object_set_new(
-		object, "events", kernel->recorded ? integer(kernel->events) : json_null());
-	json_object_set_new(object, "lost", kernel->recorded ? integer(kernel->lost) : json_null());
+		object, "events", kernel->recorded ? integer(kernel->account.events) : json_null());
+	json_object_set_new(
+		object, "lost", kernel->recorded ? integer(kernel->account.lost) : json_null());
+	json_object_set_new(object, "totals", totals_array(&kernel->account));
 	return object;
 }
 
@@ -266,17 +327,14 @@ json_t *manifest_build(const struct manifest *manifest)
 			collector->start_after_ns != 0 ? integer(collector->start_after_ns)
 						       : json_null(),
 			"duration_ns",
-			collector->duration_ns != 0 ? integer(collector->duration_ns)
-						    : json_null(),
+			collector->duration_ns != 0 ? integer(collector->duration_ns) : json_null(),
 			"ring_bytes",
-			collector->ring_bytes != 0 ? integer(collector->ring_bytes)
-						   : json_null()));
+			collector->ring_bytes != 0 ? integer(collector->ring_bytes) : json_null()));
 	json_object_set_new(root, "exit", exit_object(collector));
 	json_object_set_new(root, "duration_ns",
 		manifest->finished ? integer(collector->ended_ns - collector->started_ns)
 				   : json_null());
-	json_object_set_new(
-		root, "overwritten_events", integer(collector->processes.overwritten));
+	json_object_set_new(root, "overwritten_events", integer(collector->processes.overwritten));
 	json_object_set_new(root, "streams", stream_array(&collector->processes));
 	json_object_set_new(root, "unrecorded_processes",
 		integer(atomic_load(&session->map->unregistered) + collector->unseen));

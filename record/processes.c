@@ -49,6 +49,7 @@ void processes_free(struct processes *all)
 			close(process->pidfd);
 		free(process->touched);
 		free(process->command);
+		look_free(&process->look);
 		free(process);
 	}
 	free(all->taken);

@@ -7,6 +7,7 @@
 #define HEAPLEDGER_RECORD_PROCESSES_H
 
 #include "compact.h"
+#include "look.h"
 #include "session.h"
 #include "stacks_file.h"
 #include "stream.h"
@@ -56,7 +57,9 @@ struct process {
 	uint8_t *touched; /* a page of the pool: 4 KiB units, 0 = never */
 	uint64_t touched_bytes;
 	struct hl_sample_record sample; /* the one being taken */
-	struct process *next;           /* alive ones */
+	struct look look; /* the last one, where there is no kernel probe */
+	struct look_resident resident;
+	struct process *next; /* alive ones */
 };
 
 struct processes {

@@ -47,9 +47,9 @@ static int read_file(char *buffer, pid_t pid, const char *name)
 	return 0;
 }
 
-static uint64_t kib_line(const char *status, const char *name)
+uint64_t sample_kib_line(const char *text, const char *name)
 {
-	const char *line = strstr(status, name);
+	const char *line = strstr(text, name);
 
 	return line == NULL ? 0 : strtoull(line + strlen(name), NULL, 10) * 1024;
 }
@@ -67,10 +67,24 @@ static const char *stat_field(const char *stat, int number)
 	return at;
 }
 
-int sample_read(struct hl_sample_record *sample, pid_t pid)
+static void read_faults(pid_t pid, uint64_t *minor, uint64_t *major)
 {
 	char text[FILE_BYTES];
 	const char *field;
+
+	*minor = 0;
+	*major = 0;
+	if (read_file(text, pid, "stat") != 0)
+		return;
+	field = stat_field(text, 10);
+	*minor = field == NULL ? 0 : strtoull(field, NULL, 10);
+	field = stat_field(text, 12);
+	*major = field == NULL ? 0 : strtoull(field, NULL, 10);
+}
+
+int sample_read(struct hl_sample_record *sample, pid_t pid)
+{
+	char text[FILE_BYTES];
 	int rc = read_file(text, pid, "status");
 
 	if (rc != 0)
@@ -79,19 +93,22 @@ int sample_read(struct hl_sample_record *sample, pid_t pid)
 		return -ESRCH; /* a zombie */
 	*sample = (struct hl_sample_record){
 		.kind_addr = hl_kind_addr(HL_KIND_sample, 0),
-		.rss_anon = kib_line(text, "\nRssAnon:"),
-		.rss_file = kib_line(text, "\nRssFile:"),
-		.rss_shmem = kib_line(text, "\nRssShmem:"),
-		.swap = kib_line(text, "\nVmSwap:"),
-		.rss_peak = kib_line(text, "\nVmHWM:"),
+		.rss_anon = sample_kib_line(text, "\nRssAnon:"),
+		.rss_file = sample_kib_line(text, "\nRssFile:"),
+		.rss_shmem = sample_kib_line(text, "\nRssShmem:"),
+		.swap = sample_kib_line(text, "\nVmSwap:"),
+		.rss_peak = sample_kib_line(text, "\nVmHWM:"),
 	};
-	if (read_file(text, pid, "stat") != 0)
-		return 0;
-	field = stat_field(text, 10);
-	sample->minor_faults = field == NULL ? 0 : strtoull(field, NULL, 10);
-	field = stat_field(text, 12);
-	sample->major_faults = field == NULL ? 0 : strtoull(field, NULL, 10);
+	read_faults(pid, &sample->minor_faults, &sample->major_faults);
 	return 0;
+}
+
+uint64_t sample_faults(pid_t pid)
+{
+	uint64_t minor, major;
+
+	read_faults(pid, &minor, &major);
+	return minor + major;
 }
 
 enum hl_trace_end sample_wait_status(int status, int32_t *end_status)

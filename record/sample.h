@@ -15,6 +15,12 @@
 /* Fills everything but tick and recorder. -errno when the process has no memory any more. */
 int sample_read(struct hl_sample_record *sample, pid_t pid);
 
+/* Page faults so far, of both kinds; 0 if they cannot be read. */
+uint64_t sample_faults(pid_t pid);
+
+/* The value of a line such as "\nVmSwap:  12 kB" in bytes; 0 if there is none. */
+uint64_t sample_kib_line(const char *text, const char *name);
+
 /* How a process that is not our child ended; UNKNOWN and -1 if it cannot be seen. */
 enum hl_trace_end sample_end(pid_t pid, int pidfd, int32_t *end_status);
 

@@ -24,7 +24,7 @@ enum hl_kind {
 #define HL_SYSCALL(number, name) HL_KIND_##name = number,
 #define HL_MARK(number, name) HL_KIND_##name = number,
 #include "heapledger/calls.def"
-	HL_KIND_LIMIT = 58 /* one more than the largest kind */
+	HL_KIND_LIMIT = 62 /* one more than the largest kind */
 };
 
 enum hl_reason {
@@ -73,7 +73,7 @@ struct hl_call_record {
 	uint64_t reserved[2];
 };
 
-/* All marks but `realloc_begin`, `sample` and `phase`: one slot. */
+/* All marks but `realloc_begin`, `sample`, `phase` and those of kernel streams: one slot. */
 struct hl_mark_record {
 	uint64_t tick;
 	uint64_t kind_addr;
@@ -81,7 +81,8 @@ struct hl_mark_record {
 	uint64_t chunk;
 };
 
-/* System calls: three slots. tick is the start of the call.
+/* System calls, and the marks of kernel streams: three slots. docs/trace-format.md, "Kernel
+ * streams", says what their words mean there. tick is the start of the call.
  * addr = first argument (brk: the break before the call); for RECORDER `other`, 0. */
 struct hl_syscall_record {
 	uint64_t tick;
@@ -180,9 +181,11 @@ static inline unsigned hl_kind_slots(unsigned kind)
 		return 3;
 #define HL_MARK(number, name)                                                                      \
 	case number:                                                                               \
-		return number == HL_KIND_sample || number == HL_KIND_phase ? 3                     \
-		       : number == HL_KIND_realloc_begin                   ? 2                     \
-									   : 1;
+		return number == HL_KIND_sample || number == HL_KIND_phase ||                      \
+				       number >= HL_KIND_process_fork                              \
+			       ? 3                                                                 \
+		       : number == HL_KIND_realloc_begin ? 2                                       \
+							 : 1;
 #include "heapledger/calls.def"
 	case HL_KIND_FILLER:
 		return 1;

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define HL_TRACE_MAGIC "HLTRACE\n"
-#define HL_TRACE_VERSION 3
+#define HL_TRACE_VERSION 4
 #define HL_TRACE_SUFFIX ".hlt"
 #define HL_TRACE_SESSION_FILE "session.json"
 #define HL_TRACE_SESSION_SCHEMA "heapledger-session/1"
@@ -21,7 +21,7 @@ enum hl_trace_flags {
 
 enum hl_trace_source {
 	HL_TRACE_TARGET = 0, /* written by the recorded process */
-	HL_TRACE_KERNEL = 1, /* written by the kernel probe: system call records only */
+	HL_TRACE_KERNEL = 1, /* written by the kernel probe */
 };
 
 enum hl_trace_end {

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The kernel probe sees what a program says it did, call by call, in threads and children too, and
-nothing else; by both ways into the kernel."""
+nothing else; by both ways into the kernel. What it cannot keep it counts."""
 
 import json
 import os
@@ -16,6 +16,7 @@ import pytest
 from conftest import CLEAN_ENVIRONMENT, run
 from probe_fixture import skip_without_probe
 
+MARKS = ['process_fork', 'process_exec', 'process_exit', 'memory']
 LINE = re.compile(r'^(\S+\.kernel) \S+ (\d+) (\w+)(.*?) = (-?\w+) ')
 
 
@@ -39,6 +40,40 @@ def record(request, heapledger, tmp_path):
     return call
 
 
+@pytest.mark.parametrize('privileges, said', [
+    ('', 'CAP_BPF and CAP_PERFMON are missing'),
+    (',+bpf', 'CAP_PERFMON is missing'),
+    (',+perfmon', 'CAP_BPF is missing'),
+    (',+bpf,+perfmon', None),
+])
+def test_needs_two_privileges_and_names_what_is_missing(heapledger, tmp_path, privileges, said):
+    outcome = run(['setpriv', f'--bounding-set=-all{privileges}', '--inh-caps=-all', heapledger,
+                   'record', '-o', tmp_path / 'trace', '--kernel', 'require', '--', '/bin/sh', '-c',
+                   'echo ran'])
+    if said:
+        assert outcome.status == 4 and not outcome.stdout
+        assert outcome.stderr.decode() == ('heapledger: record: no kernel record: no permission: '
+                                           f'{said} (run as root, or give both)\n')
+    else:
+        assert outcome.status == 0 and outcome.stdout == b'ran\n', outcome
+
+
+@pytest.mark.parametrize('apart, said', [
+    (['unshare', '-m', 'sh', '-c', 'mount -t tmpfs none /sys/kernel/btf && exec "$@"', 'sh'],
+     'the kernel has no type information (/sys/kernel/btf/vmlinux)'),
+    (['unshare', '-p', '-f'], "inside a container process numbers differ from the kernel's"),
+])
+def test_names_the_feature_that_is_missing(heapledger, tmp_path, apart, said):
+    command = [heapledger, 'record', '-o', tmp_path / 'trace']
+    outcome = run([*apart, *command, '--kernel', 'require', '--', '/bin/true'])
+    assert outcome.status == 4 and not outcome.stdout
+    assert outcome.stderr.decode() == f'heapledger: record: no kernel record: {said}\n'
+    outcome = run([*apart, *command, '--', '/bin/sh', '-c', 'echo ran; exit 5'])
+    assert (outcome.status, outcome.stdout, outcome.stderr) == (5, b'ran\n', b'')
+    kernel = json.loads((tmp_path / 'trace' / 'session.json').read_text())['kernel']
+    assert (kernel['state'], kernel['why'], kernel['totals']) == ('unavailable', said, None)
+
+
 def number(text):
     return int(text, 0) if text.startswith(('0x', '-')) or text.isdigit() else text
 
@@ -52,10 +87,23 @@ def kernel_calls(heapledger, trace):
         if not match:
             continue
         words = dict(re.findall(r'(\w+)=(\S+)', match[4]))
+        if match[3] == 'process_madvise':
+            assert words['advice'] == '20', line
+            words = {'addr': words['pidfd'], 'length': words['ranges'], 'prot': words['count']}
         third = words.get('prot') or words.get('advice') or words.get('new_length') or '0'
         first = words.get('to') or words.get('addr')
         yield [number(match[2]), match[3], number(first), number(words.get('length', '0')),
                number(third), number(match[5])]
+
+
+def marks(heapledger, trace, kind):
+    """What the kernel says of processes: thread and words of each."""
+    outcome = run([heapledger, 'dump', trace])
+    for line in outcome.stdout.decode().splitlines():
+        words = line.split()
+        if words[0].endswith('.kernel') and words[3] == kind:
+            yield int(words[2]), {name: int(value) for name, value in
+                                  (word.split('=') for word in words[4:])}
 
 
 def between_marks(calls, tid):
@@ -75,9 +123,10 @@ def test_sees_every_call(record, heapledger, build, tmp_path):
     assert len(tids) == 3
     for tid in tids:
         assert between_marks(calls, tid) == [line for line in said if line[0] == tid]
-        assert len(between_marks(calls, tid)) == 9
+        assert len(between_marks(calls, tid)) == 10
     assert kernel['lost'] == 0
-    assert kernel['events'] == len(calls)
+    assert kernel['events'] == len(calls) + sum(
+        len(list(marks(heapledger, tmp_path / 'trace', kind))) for kind in MARKS)
 
 
 def test_follows_children(record, heapledger, tmp_path):
@@ -85,6 +134,55 @@ def test_follows_children(record, heapledger, tmp_path):
     calls = list(kernel_calls(heapledger, tmp_path / 'trace'))
     images = [call for call in calls if call[1] == 'brk' and call[2] == 0]
     assert len({call[0] for call in images}) >= 6
+
+
+def test_sees_forks_execs_and_exits(record, heapledger, tmp_path):
+    """A shell, a child that runs another program, one that fails, and one that is killed."""
+    record('/bin/sh', '-c', '/bin/true; (exit 3); sh -c "kill -9 \\$\\$"; exit 0')
+    trace = tmp_path / 'trace'
+    forks = list(marks(heapledger, trace, 'process_fork'))
+    children = [words['child'] for _, words in forks]
+    assert len(children) == 3
+    shell = forks[0][0]
+    assert all(tid == words['pid'] == shell for tid, words in forks)
+    execs = [tid for tid, _ in marks(heapledger, trace, 'process_exec')]
+    assert execs == [shell, children[0], children[2]]
+    exits = {words['pid']: words['wait_status'] for _, words in
+             marks(heapledger, trace, 'process_exit')}
+    assert exits == {children[0]: 0, children[1]: 3 << 8, children[2]: 9, shell: 0}
+
+
+TOUCH = '''import mmap, os
+PAGES = 4000
+memory = mmap.mmap(-1, PAGES * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(15)  # no huge pages
+for page in range(PAGES):
+    memory[page * 4096] = 1
+os.wait() if os.fork() else os._exit(0)
+del memory
+for _ in range(3):  # faults again, after the memory is gone
+    block = mmap.mmap(-1, 100 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for page in range(100):
+        block[page * 4096] = 1
+    block.close()'''
+
+
+def test_sees_page_faults_and_resident_memory(record, heapledger, tmp_path):
+    record('/usr/bin/python3', '-I', '-S', '-c', TOUCH)
+    trace = tmp_path / 'trace'
+    told = list(marks(heapledger, trace, 'memory'))
+    parent = told[0][0]
+    own = [words for tid, words in told if words['pid'] == parent]
+    assert all(a['faults'] <= b['faults'] for a, b in zip(own, own[1:]))
+    assert 4000 <= own[-1]['faults'] < 12000
+    most = max(words['rss_anon'] for words in own)
+    assert own[0]['rss_anon'] < 4000 * 4096 <= most + 64 * 4096
+    assert own[-1]['rss_anon'] < most - 3500 * 4096
+    for _, words in marks(heapledger, trace, 'process_exit'):
+        assert words['faults'] == [w['faults'] for _, w in told if w['pid'] == words['pid']][-1]
+    outcome = run([heapledger, 'verify', trace])
+    sums = sum(words['faults'] for _, words in marks(heapledger, trace, 'process_exit'))
+    assert f'1 forks, 1 execs, 2 exits, {sums} page faults in user mode\n'.encode() in outcome.stdout
 
 
 def test_sees_no_other_program(record, heapledger, tmp_path):
@@ -148,3 +246,98 @@ def test_a_recording_that_ends_before_its_program(heapledger, tmp_path):
     session = json.loads((tmp_path / 'trace' / 'session.json').read_text())
     assert session['kernel']['state'] == 'recorded' and session['kernel']['lost'] == 0, session
     os.kill(session['streams'][-1]['pid'], signal.SIGKILL)
+
+
+def totals(kernel):
+    """Of each kind over all CPUs: how many there were, how many of them were dropped."""
+    sums = {}
+    for cpu in kernel['totals']:
+        for name, pair in cpu.items():
+            if name != 'cpu':
+                ended, dropped = sums.get(name, (0, 0))
+                sums[name] = ended + pair[0], dropped + pair[1]
+    return sums
+
+
+def test_every_call_is_counted_apart_from_the_events(record, heapledger, build, tmp_path):
+    _, kernel = record(build / 'tests' / 'victims' / 'victim_probe_calls')
+    assert len({cpu['cpu'] for cpu in kernel['totals']}) == len(kernel['totals'])
+    seen = {}
+    for call in kernel_calls(heapledger, tmp_path / 'trace'):
+        seen[call[1]] = seen.get(call[1], 0) + 1
+    for kind in MARKS:
+        seen[kind] = len(list(marks(heapledger, tmp_path / 'trace', kind)))
+    counted = totals(kernel)
+    assert {name: ended for name, (ended, _) in counted.items() if ended} == seen
+    assert not any(dropped for _, dropped in counted.values())
+
+
+PROCESSES = 8
+CALLS_A_MINUTE = 1_000_000
+
+
+def move_breaks(heapledger, build, trace, pairs, **environment):
+    """Eight processes that do nothing but move the break up and down: how many did so in a minute,
+    and what session.json says."""
+    outcome = run([heapledger, 'record', '-o', trace, '--kernel', 'require', '--set',
+                   'trim_threshold=0', '--set', 'top_pad=0', '--',
+                   build / 'tests' / 'victims' / 'victim_breaks', str(PROCESSES), str(pairs)],
+                  env=environment)
+    assert outcome.status == 0, outcome
+    kernel = json.loads((trace / 'session.json').read_text())['kernel']
+    return 2 * PROCESSES * pairs / int(outcome.stdout) * 60e9, kernel
+
+
+def verify(heapledger, trace):
+    outcome = run([heapledger, 'verify', trace])
+    text = outcome.stdout.decode()
+    rows = {words[0]: list(map(int, words[1:])) for words in map(str.split, text.splitlines())
+            if len(words) == 8 and words[1].isdigit()}
+    return outcome.status, text, rows
+
+
+def test_a_million_calls_a_minute_and_none_is_lost(heapledger, build, tmp_path):
+    pairs = 65_536
+    rate, kernel = move_breaks(heapledger, build, tmp_path / 'trace', pairs)
+    assert rate >= CALLS_A_MINUTE, 'the machine is too busy for this to be a test'
+    ended, dropped = totals(kernel)['brk']
+    assert ended >= 2 * PROCESSES * pairs
+    assert dropped == 0 and kernel['lost'] == 0
+    status, text, rows = verify(heapledger, tmp_path / 'trace')
+    logged, matched, missing, foreign, events, dropped, counted = rows['brk']
+    assert status == 0 and text.startswith('VERIFIED'), text
+    assert (missing, dropped) == (0, 0) and logged == matched
+    assert counted == events == ended == logged + foreign
+
+
+def test_a_ring_that_is_too_small_says_what_it_lost(heapledger, build, tmp_path):
+    """The same run twice: what is missing with a ring of one page is what the kernel says it dropped,
+    to the call."""
+    _, whole = move_breaks(heapledger, build, tmp_path / 'whole', 4000)
+    _, kernel = move_breaks(heapledger, build, tmp_path / 'trace', 4000,
+                            HEAPLEDGER_PROBE_RING='4096')
+    counted = totals(kernel)
+    ended = {name: pair[0] for name, pair in counted.items() if name != 'memory'}
+    assert ended == {name: pair[0] for name, pair in totals(whole).items() if name != 'memory'}
+    lost = sum(pair[1] for pair in counted.values())
+    assert lost == kernel['lost'] > 1000
+    assert lost == sum(pair[0] for pair in counted.values()) - kernel['events']
+    status, text, rows = verify(heapledger, tmp_path / 'trace')
+    assert status == 4 and text.startswith('INCOMPLETE'), text
+    assert f'{lost:8}  events lost by the kernel probe\n' in text
+    assert {name: row[5] for name, row in rows.items()} == {
+        name: pair[1] for name, pair in counted.items() if name not in MARKS}
+    assert ': WRONG' not in text
+    _, _, whole_rows = verify(heapledger, tmp_path / 'whole')
+    for name, (logged, matched, missing, foreign, events, dropped, counted) in rows.items():
+        assert events + dropped == counted == ended[name]
+        assert events == matched + foreign
+        assert counted == logged + whole_rows[name][3], name
+
+
+def test_a_ring_that_cannot_be_is_no_kernel_side(heapledger, tmp_path):
+    outcome = run([heapledger, 'record', '-o', tmp_path / 'trace', '--kernel', 'require', '--',
+                   '/bin/true'], env={'HEAPLEDGER_PROBE_RING': 'much'})
+    assert outcome.status == 4 and not outcome.stdout
+    assert outcome.stderr.startswith(b'heapledger: record: no kernel record: ')
+    assert outcome.stderr.count(b'\n') == 1

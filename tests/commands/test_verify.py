@@ -2,6 +2,7 @@
 """`heapledger verify` believes what is true and nothing else: real programs are VERIFIED, and every
 lie told about a single system call is found."""
 
+import json
 import shutil
 
 import pytest
@@ -93,15 +94,16 @@ def kernel_of(trace):
 
 
 class Once:
-    """Changes one system call of a kind that `fits`, in the middle of the first block with enough."""
+    """Changes one record of a kind that `fits`, in the middle of the first block with enough."""
 
-    def __init__(self, kind, change, fits):
+    def __init__(self, kind, change, fits, least=2):
         self.kind, self.change, self.fits, self.done = SYSCALL_KINDS[kind], change, fits, False
+        self.least = least
 
     def __call__(self, records):
         places = [i for i, record in enumerate(records)
                   if record['kind'] == self.kind and self.fits(record)]
-        if self.done or len(places) < 2:
+        if self.done or len(places) < self.least:
             return records
         self.done = True
         return self.change(records, places[len(places) // 2])
@@ -199,6 +201,113 @@ def test_loss_is_no_lie(heapledger, trace):
     assert 'events lost by the kernel probe' in said
 
 
+def edit_session(trace, edit):
+    session = json.loads((trace / 'session.json').read_text())
+    edit(session)
+    (trace / 'session.json').write_text(json.dumps(session))
+
+
+def busiest(session):
+    return max(session['kernel']['totals'], key=lambda cpu: cpu.get('munmap', [0])[0])['munmap']
+
+
+def one_more(session):
+    busiest(session)[0] += 1
+
+
+def one_less(session):
+    busiest(session)[0] -= 1
+
+
+def one_dropped(session):
+    busiest(session)[1] += 1
+
+
+@pytest.mark.parametrize('edit, text', [
+    (one_more, 'events that the kernel counted and neither sent nor dropped'),
+    (one_less, 'events more than the kernel counted'),
+    (one_dropped, 'events more than the kernel counted'),
+])
+def test_the_kernels_own_count_must_add_up(heapledger, trace, edit, text):
+    edit_session(trace, edit)
+    status, said = verify(heapledger, trace)
+    assert status == 1 and said.startswith('INCOMPLETE: '), said
+    assert f'       1  {text}\n' in said
+    assert 'that the kernel counted: WRONG\n' in said
+
+
+def test_a_loss_that_is_counted_is_no_lie(heapledger, trace):
+    """One call more has ended and was dropped, and the stream says so: it adds up, but not enough."""
+    edit_session(trace, lambda session: (one_more(session), one_dropped(session)))
+    rewrite_header(kernel_of(trace), LOST_OFFSET, '<Q', 1)
+    status, said = verify(heapledger, trace)
+    assert status == 4 and said.startswith('INCOMPLETE: '), said
+    assert 'WRONG' not in said and ' + 1 dropped = ' in said
+
+
+@pytest.mark.parametrize('change', [
+    lambda number: number - 1,       # that of another event
+    lambda number: number + 10**9])  # beyond all ends
+def test_a_wrong_number_of_an_event_is_found(heapledger, trace, change):
+    def renumber(records, place):
+        records[place]['words'][6] = change(records[place]['words'][6])
+        return records
+
+    once = Once('munmap', renumber, lambda record: record['words'][6] > 0)
+    rewrite(kernel_of(trace), once)
+    assert once.done
+    status, said = verify(heapledger, trace)
+    assert status == 1 and '       1  events with a number that no event can have\n' in said, said
+
+
+def failed_in_another_way(records, place):
+    records[place]['words'][1] = 77 << 8
+    return records
+
+
+def of_another(records, place):
+    records[place]['words'][1] = 1
+    return records
+
+
+@pytest.mark.parametrize('kind, change, text', [
+    ('process_exit', failed_in_another_way, 'processes that the kernel saw end in another way'),
+    ('process_fork', of_another, 'processes that the kernel has not seen being forked'),
+])
+def test_beginnings_and_ends_of_processes_are_held_against_the_kernels(
+        build, heapledger, tmp_path, kind, change, text):
+    skip_without_probe(build)
+    trace = tmp_path / 'trace'
+    record(heapledger, trace, *PYTHON, FORKS)
+    assert_verified(heapledger, trace, 10)
+    once = Once(kind, change, lambda record: True, least=1)
+    rewrite(kernel_of(trace), once)
+    assert once.done
+    status, said = verify(heapledger, trace)
+    assert status == 1 and said.startswith('INCOMPLETE: '), said
+    assert f'       1  {text}\n' in said
+
+
+def drop_totals(session):
+    session['kernel']['totals'] = None
+
+
+def spoil_totals(session):
+    session['kernel']['totals'][0]['brk'] = ['many', 0]
+
+
+def impossible_cpu(session):
+    session['kernel']['totals'][0]['cpu'] = 10**12
+
+
+@pytest.mark.parametrize('edit', [drop_totals, spoil_totals, impossible_cpu])
+def test_without_the_kernels_count_loss_cannot_be_ruled_out(heapledger, trace, edit):
+    edit_session(trace, edit)
+    status, said = verify(heapledger, trace)
+    assert status == 4 and said.startswith('INCOMPLETE: '), said
+    assert "The kernel's count of all events is not in session.json.\n" in said
+
+
 def test_half_a_trace_is_not_verified(build, heapledger, tmp_path):
     skip_without_probe(build)
     trace = tmp_path / 'trace'
@@ -222,11 +331,181 @@ def test_a_foreign_break_is_found(build, heapledger, tmp_path):
     assert 'the break was moved by a call that is not in the log' in said
 
 
-def test_without_the_kernel_it_is_unverified(heapledger, tmp_path):
-    record(heapledger, tmp_path / 'trace', '/bin/sh', '-c', ':', kernel='off')
+# What it does before its end is there to be seen in /proc.
+KEEPS = '''import ctypes, os, threading, time
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+def work(kept):
+    for n in range(300):
+        block = libc.malloc(1000 + n * 997 % 400000)
+        ctypes.memset(block, 1, 1000)
+        libc.free(block) if n % 3 else kept.append(block)
+    libc.free(libc.malloc(64 << 20))
+    kept.append(libc.malloc(1 << 20))
+work([])
+thread = threading.Thread(target=work, args=([],))
+thread.start(); thread.join()
+if os.fork() == 0:
+    work([])
+    time.sleep(0.6)
+    os._exit(0)
+time.sleep(0.6)
+os.wait()'''
+
+BY_PROC = "by /proc, not by the kernel's trace: "
+
+
+@pytest.fixture(scope='module')
+def true_proc_trace(heapledger, tmp_path_factory):
+    trace = tmp_path_factory.mktemp('proc') / 'trace'
+    record(heapledger, trace, *PYTHON, KEEPS, kernel='off')
+    status, said = verify(heapledger, trace)
+    assert status == 0 and said.startswith(f'VERIFIED {BY_PROC}processes as logged\n'), said
+    assert "\nNo kernel's trace:\n  switched off with --kernel off\n" in said
+    assert '\n[heap]          2 breaks are compared' in said
+    return trace
+
+
+@pytest.fixture
+def proc_trace(true_proc_trace, tmp_path):
+    return shutil.copytree(true_proc_trace, tmp_path / 'trace')
+
+
+class Last:
+    """Changes the last system call of a kind that `fits`, wherever it is in the stream."""
+
+    def __init__(self, path, kind, change, fits=is_heap):
+        self.kind, self.fits, self.change = SYSCALL_KINDS[kind], fits, change
+        self.left, self.counting = 0, True
+        rewrite(path, self)
+        self.counting = False
+        assert self.left > 0
+        rewrite(path, self)
+
+    def __call__(self, records):
+        for place in [i for i, record in enumerate(records)
+                      if record['kind'] == self.kind and self.fits(record)]:
+            if self.counting:
+                self.left += 1
+                continue
+            self.left -= 1
+            if self.left == 0:
+                return self.change(records, place)
+        return records
+
+
+def first_log(trace):
+    return next(trace.glob('*.1.hlt'))
+
+
+def far_away(records, place):
+    records[place]['words'][2] += 1 << 40
+    return records
+
+
+def is_big(record):
+    return is_heap(record) and record['words'][0] >= 64 << 20
+
+
+def another_break(records, place):
+    records[place]['words'][2] += 1 << 20
+    return records
+
+
+@pytest.mark.parametrize('kind, change, fits, text', [
+    ('brk', another_break, is_heap, 'breaks that are not where the log left them'),
+    ('mmap', far_away, is_heap, 'ranges that the log holds and that are not in maps'),
+    ('munmap', without, is_big, 'ranges that the log holds and that are not in maps'),
+    ('mmap', without, is_big, 'blocks in mappings that no logged call had obtained'),
+])
+@pytest.mark.disorder
+def test_proc_finds_a_lie(heapledger, proc_trace, kind, change, fits, text):
+    Last(first_log(proc_trace), kind, change, fits)
+    status, said = verify(heapledger, proc_trace)
+    assert status == 1 and said.startswith(f'INCOMPLETE {BY_PROC}'), said
+    assert text in said
+
+
+def other_break(proc):
+    proc['heap_end'] += 4096
+
+
+def nothing_mapped(proc):
+    proc['ranges'] = []
+
+
+def more_than_there_is(proc):
+    proc['resident'].update(quiet=True, own_bytes=proc['resident']['anonymous_bytes'] +
+                            proc['resident']['swap_bytes'] + 4096)
+
+
+@pytest.mark.parametrize('edit, text', [
+    (other_break, 'breaks that are not where the log left them'),
+    (nothing_mapped, 'ranges that the log holds and that are not in maps'),
+    (more_than_there_is, 'processes with more in pagemap than in smaps_rollup'),
+])
+def test_proc_that_says_otherwise_is_a_finding(heapledger, proc_trace, edit, text):
+    edit_session(proc_trace, lambda session: edit(session['streams'][0]['proc']))
+    status, said = verify(heapledger, proc_trace)
+    assert status == 1 and said.startswith(f'INCOMPLETE {BY_PROC}'), said
+    assert text in said
+
+
+def unseen(session):
+    session['streams'][1]['proc'] = None
+
+
+def nonsense(session):
+    session['streams'][1]['proc'] = {'from_ns': 'never', 'ranges': [[1], 'x', [5, 2]]}
+
+
+@pytest.mark.parametrize('edit', [unseen, nonsense])
+def test_a_process_that_was_not_seen_is_missing(heapledger, proc_trace, edit):
+    edit_session(proc_trace, edit)
+    status, said = verify(heapledger, proc_trace)
+    assert status == 4 and said.startswith(f'INCOMPLETE {BY_PROC}1 of 2 processes seen\n'), said
+
+
+def test_proc_says_nothing_of_a_log_with_loss(heapledger, proc_trace):
+    Last(first_log(proc_trace), 'brk', another_break)
+    rewrite_header(first_log(proc_trace), LOST_OFFSET, '<Q', 1)
+    status, said = verify(heapledger, proc_trace)
+    assert status == 4 and said.startswith(f'INCOMPLETE {BY_PROC}'), said
+    assert 'events lost by the log' in said
+
+
+def test_proc_finds_a_foreign_break(heapledger, tmp_path):
+    record(heapledger, tmp_path / 'trace', *PYTHON, 'import ctypes, time\n'
+           'ctypes.CDLL(None).sbrk(1 << 20)\ntime.sleep(0.6)', kernel='off')
     status, said = verify(heapledger, tmp_path / 'trace')
-    assert status == 4
-    assert said == 'UNVERIFIED: switched off with --kernel off\n'
+    assert status == 1 and said.startswith(f'INCOMPLETE {BY_PROC}1 findings\n'), said
+    assert 'breaks that are not where the log left them' in said
+
+
+def test_without_privilege_proc_stands_in(heapledger, tmp_path):
+    """Threads and processes at work while they are looked at are no finding."""
+    outcome = run(['setpriv', '--bounding-set=-all', '--inh-caps=-all', heapledger, 'record', '-o',
+                   tmp_path / 'trace', '--', *PYTHON, THREADS.replace('range(2000)', 'range(9000)')])
+    assert outcome.status == 0, outcome
+    status, said = verify(heapledger, tmp_path / 'trace')
+    assert status == 0 and said.startswith(f'VERIFIED {BY_PROC}process as logged\n'), said
+    assert "\nNo kernel's trace:\n  no permission: CAP_BPF and CAP_PERFMON are missing" in said
+
+
+def test_without_any_witness_it_is_unverified(heapledger, proc_trace):
+    edit_session(proc_trace, lambda session: [stream.update(proc=None)
+                                              for stream in session['streams']])
+    assert verify(heapledger, proc_trace) == (4, 'UNVERIFIED: switched off with --kernel off\n')
+
+
+def test_a_recording_that_began_late_is_not_held_against_proc(heapledger, tmp_path):
+    """Its log has no calls from before, only the heap that they made."""
+    outcome = run([heapledger, 'record', '-o', tmp_path / 'trace', '--start-after', '100ms', '--',
+                   *PYTHON, KEEPS])
+    assert outcome.status == 0, outcome
+    assert verify(heapledger, tmp_path / 'trace') == (
+        4, 'UNVERIFIED: switched off with --kernel off\n')
 
 
 def test_what_is_no_trace(heapledger, tmp_path):

@@ -254,7 +254,7 @@ static const struct {
 	{{"03", "33010103", "", "21", ""}, "a definition is of an unknown kind"},
 	{{"01", "", "", "", ""}, "a spelled-out record is missing"},
 	{{"01", "", "", "", "330101"}, "a spelled-out record is cut off"},
-	{{"01", "", "", "", "3d01010101"}, "a record is of an unknown kind"},
+	{{"01", "", "", "", "3f01010101"}, "a record is of an unknown kind"},
 	{{"01", "", "", "", "0001010101"}, "a record is of an unknown kind"},
 	{{"0301", "09010103", "", "21", "3e17"}, "a record's tick is outside its block"},
 	{{"0301", "09010103", "", "21", "3e00ffffffffffffffff"},
@@ -361,7 +361,7 @@ static void another_version_is_named(void **unused)
 	struct stream_input input = {.fd = -1, .bytes = file, .size = file_size, .name = "x.hlt"};
 	assert_int_equal(stream_reader_open(&reader, &input), -EBADMSG);
 	assert_string_equal(stream_reader_error(reader),
-		"x.hlt: offset 8: trace format version 1; this heapledger reads version 3 only");
+		"x.hlt: offset 8: trace format version 1; this heapledger reads version 4 only");
 	stream_reader_close(reader);
 }
 

@@ -55,6 +55,16 @@ static unsigned random_kind(void)
 	}
 }
 
+/* Of those that a program can write: the marks of kernel streams are none of its. */
+static unsigned random_packed_kind(void)
+{
+	for (;;) {
+		unsigned kind = random_kind();
+		if (hl_packed_slots(hl_packed_head(kind, 0, 0)))
+			return kind;
+	}
+}
+
 static bool is_call(unsigned kind)
 {
 	return kind < HL_KIND_brk || kind == HL_KIND_realloc_begin;
@@ -313,7 +323,7 @@ static void pack_wide(struct packing *packing, unsigned kind, uint64_t addr)
 
 static void pack_random(struct packing *packing)
 {
-	unsigned kind = random_kind();
+	unsigned kind = random_packed_kind();
 	uint64_t addr = next_random() % 20 ? usual_addr() : random_word() >> 16;
 	if (!(next_random() % 10)) {
 		pack_tick(packing);

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -66,6 +67,16 @@ static void call_compat(void)
 	sigaction(SIGSEGV, &before, NULL);
 }
 
+/* Its addresses are in a vector, so what it is about is more than its arguments say. */
+static void call_process_madvise(struct account *account, long page)
+{
+	struct iovec range = {(void *)page, PAGE}; /* NOLINT(performance-no-int-to-ptr) */
+	int fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+
+	call(account, "process_madvise", SYS_process_madvise, fd, (long)&range, 1, MADV_COLD, 0);
+	close(fd);
+}
+
 static void *run(void *argument)
 {
 	struct account *account = argument;
@@ -78,6 +89,7 @@ static void *run(void *argument)
 	call(account, "mprotect", SYS_mprotect, page, 3 * PAGE, PROT_READ, 0, 0);
 	call(account, "madvise", SYS_madvise, page, PAGE, MADV_DONTNEED, 0, 0);
 	call_compat();
+	call_process_madvise(account, page);
 	moved = call(account, "mremap", SYS_mremap, page, 3 * PAGE, 64 * PAGE, MREMAP_MAYMOVE, 0);
 	call(account, "munmap", SYS_munmap, moved, 64 * PAGE, 0, 0, 0);
 	call(account, "munmap", SYS_munmap, 1, PAGE, 0, 0, 0);
