@@ -131,7 +131,8 @@ static void fill_header(
 
 	process->header = (struct hl_trace_header){
 		.source = HL_TRACE_TARGET,
-		.policy = slot->policy <= HL_POLICY_mmap ? (uint8_t)slot->policy : 0,
+		.mode = slot->mode == HL_MODE_OBSERVE,
+		.policy = slot->policy <= HL_POLICY_mmap ? slot->policy : 0,
 		.clock = (uint8_t)session->map->clock,
 		.pid = slot->pid,
 		.ppid = slot->ppid,

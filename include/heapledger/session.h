@@ -36,6 +36,7 @@
 #define HL_TID_DEPTH_SHIFT 24
 
 enum hl_clock { HL_CLOCK_MONOTONIC = 0, HL_CLOCK_TSC = 1 };
+enum hl_mode { HL_MODE_ALLOCATOR = 0, HL_MODE_OBSERVE = 1 };
 enum hl_on_full { HL_ON_FULL_WAIT = 0, HL_ON_FULL_DROP = 1 };
 enum hl_session_state { HL_SESSION_OPEN = 1, HL_SESSION_CLOSED = 2 };
 
@@ -53,7 +54,8 @@ struct hl_process {
 	_Atomic uint64_t lost;   /* events that could not be logged, whatever the reason */
 	_Atomic uint32_t serial; /* unique in the session, from next_serial; names the stream */
 	uint16_t exited;         /* 1 when exit handlers ran */
-	uint16_t policy;         /* enum hl_policy */
+	uint8_t policy;          /* enum hl_policy */
+	uint8_t mode;            /* enum hl_mode: which library is in it */
 	uint64_t pid_namespace;  /* inode of the pid namespace that pid is of, 0 = unknown */
 	char command[HL_COMMAND_BYTES]; /* argv joined by NUL, cut to fit, last byte NUL */
 };
