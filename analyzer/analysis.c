@@ -8,6 +8,8 @@
 #include "analysis.h"
 #include "names.h"
 
+#include "heapledger/session.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,6 +66,8 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	entry->done = true;
 	uint64_t first = first_tick(stream);
 	entry->result.phases.start_tick = first;
+	entry->result.observed = stream->info.header.mode == HL_MODE_OBSERVE;
+	entry->result.syscalls_unknown = entry->result.observed;
 	if (parent)
 		rc = ledger_fork(ledger, parent, &entry->result, &stream->clock);
 	else
@@ -287,6 +291,9 @@ static int add_counts(struct ledger_result *total, const struct ledger_result *r
 		if (tally_cause(&total->causes, &result->causes.list[i]))
 			return -ENOMEM;
 	total->recorder_calls += result->recorder_calls;
+	total->observed |= result->observed;
+	total->syscalls_unknown |= result->syscalls_unknown;
+	total->foreign_calls += result->foreign_calls;
 	total->returned.break_bytes += result->returned.break_bytes;
 	total->returned.arena_bytes += result->returned.arena_bytes;
 	total->returned.block_bytes += result->returned.block_bytes;
@@ -321,6 +328,14 @@ static void sort_causes(struct tally_causes *causes)
 		qsort(causes->list, causes->count, sizeof(*causes->list), by_count);
 }
 
+/* Of the two the one whose heap is shown: by what it had mapped, if that is known. */
+static bool is_larger(const struct ledger_result *a, const struct ledger_result *b)
+{
+	if (a->syscalls_unknown || b->syscalls_unknown)
+		return a->peak.requested > b->peak.requested;
+	return a->peak.mapped > b->peak.mapped;
+}
+
 static int add_up(struct analysis *analysis)
 {
 	struct ledger_result *total = &analysis->total;
@@ -338,8 +353,7 @@ static int add_up(struct analysis *analysis)
 		total->lost += analysis_lost(entry);
 		analysis->trace_bytes += info->size;
 		analysis->complete = analysis->complete && analysis_stream_complete(entry);
-		if (entry->result.peak.mapped >
-			analysis->streams[analysis->main].result.peak.mapped)
+		if (is_larger(&entry->result, &analysis->streams[analysis->main].result))
 			analysis->main = i;
 		if (!info->records)
 			continue;
@@ -351,6 +365,9 @@ static int add_up(struct analysis *analysis)
 	if (analysis->first_ns > analysis->last_ns)
 		analysis->first_ns = analysis->last_ns = 0;
 	sort_causes(&total->causes);
+	if (total->syscalls_unknown && !analysis->unknown_why[0])
+		snprintf(analysis->unknown_why, sizeof(analysis->unknown_why),
+			"the kernel's record of them is not there");
 	if (analysis->count) {
 		const struct ledger_result *most = &analysis->streams[analysis->main].result;
 		total->peak = most->peak;
@@ -360,6 +377,7 @@ static int add_up(struct analysis *analysis)
 		total->samples = most->samples;
 		total->last_sample = most->last_sample;
 		total->phases = most->phases;
+		total->usable_unknown = most->usable_unknown;
 	}
 	return 0;
 }
