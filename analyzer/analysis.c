@@ -168,12 +168,32 @@ static int fork_children(struct analysis *analysis, struct copies *copies,
 	return rc;
 }
 
+/* What the kernel has recorded of a process until its next event, or its end. */
+static int observe(
+	struct analysis *analysis, struct process *process, const struct stream_event *event)
+{
+	if (!analysis->observed || !analysis->streams[process->index].result.observed)
+		return 0;
+	return observed_before(analysis->observed, process->index, &process->ledger, event);
+}
+
+/* Before, the ledger was only told what there is. */
+static void settle_observed(struct analysis *analysis, const struct process *process)
+{
+	struct ledger_result *result = &analysis->streams[process->index].result;
+	if (result->observed && analysis->observed)
+		result->syscalls_unknown = !observed_knows(analysis->observed, process->index,
+			analysis->unknown_why, sizeof(analysis->unknown_why));
+}
+
 static int run_events(struct analysis *analysis, struct process *process, struct copies *copies,
 	struct stream_reader *reader)
 {
 	const struct stream_event *event;
 	int rc;
 	while ((rc = stream_reader_next(reader, &event)) > 0) {
+		if (observe(analysis, process, event))
+			return out_of_memory(analysis, analysis->trace->path);
 		rc = copies->count ? watch_copies(analysis, copies, event) : 0;
 		if (rc)
 			return rc;
@@ -203,6 +223,10 @@ static int run_process(struct analysis *analysis, struct process *process)
 	int rc = trace_stream_open(analysis->trace, entry->stream, &reader, &fd);
 	if (!rc)
 		rc = run_events(analysis, process, &copies, reader);
+	if (!rc && observe(analysis, process, NULL))
+		rc = out_of_memory(analysis, entry->stream->path);
+	if (!rc)
+		settle_observed(analysis, process);
 	if (!rc)
 		ledger_finish(&process->ledger, entry->stream->info.last_tick);
 	while (copies.count)
@@ -365,9 +389,6 @@ static int add_up(struct analysis *analysis)
 	if (analysis->first_ns > analysis->last_ns)
 		analysis->first_ns = analysis->last_ns = 0;
 	sort_causes(&total->causes);
-	if (total->syscalls_unknown && !analysis->unknown_why[0])
-		snprintf(analysis->unknown_why, sizeof(analysis->unknown_why),
-			"the kernel's record of them is not there");
 	if (analysis->count) {
 		const struct ledger_result *most = &analysis->streams[analysis->main].result;
 		total->peak = most->peak;
@@ -392,7 +413,8 @@ int analysis_run(struct analysis *analysis, struct trace *trace, bool timelines)
 		analysis->count = 0;
 		return out_of_memory(analysis, trace->path);
 	}
-	int rc = 0;
+	int rc = observed_read(
+		&analysis->observed, trace, analysis->unknown_why, sizeof(analysis->unknown_why));
 	for (size_t i = 0; i < analysis->count; i++)
 		analysis->streams[i].stream = &trace->streams[i];
 	for (size_t i = 0; !rc && i < analysis->count; i++)
@@ -408,6 +430,7 @@ void analysis_free(struct analysis *analysis)
 		phases_free(&analysis->streams[i].result.phases);
 		timeline_free(&analysis->streams[i].timeline);
 	}
+	observed_free(analysis->observed);
 	free(analysis->total.causes.list);
 	free(analysis->streams);
 	*analysis = (struct analysis){0};

@@ -7,6 +7,7 @@
 #define HEAPLEDGER_ANALYSIS_H
 
 #include "ledger.h"
+#include "observed.h"
 #include "trace.h"
 
 /* Whose rules the allocator follows, when session.json does not say. */
@@ -21,6 +22,8 @@ struct analysis_stream {
 
 struct analysis {
 	struct trace *trace;
+	struct observed
+		*observed; /* NULL: no system calls of the kernel's side are wanted or there */
 	struct analysis_stream *streams; /* as trace->streams */
 	size_t count;
 	size_t main;          /* the stream with the highest peak of mapped bytes, or of requested

@@ -164,10 +164,12 @@ void observe_enter(enum hl_kind kind, size_t size, const void *caller)
 	if (__builtin_expect(!thread_self.armed, 0))
 		arm();
 	guard_enter(kind, size, caller);
+	log_call_begin();
 }
 
 void observe_leave(void)
 {
+	log_call_end();
 	guard_leave();
 }
 
@@ -182,6 +184,7 @@ static size_t measure(enum hl_kind kind, void *block, size_t size)
 
 void observe_made(enum hl_kind kind, void *block, size_t size, size_t alignment)
 {
+	log_call_end();
 	if (!log_is_off())
 		log_call(&(struct log_call){
 			.kind = kind,
@@ -202,6 +205,7 @@ void observe_given(enum hl_kind kind, void *block, size_t size)
 			.addr = block,
 			.size = size,
 		});
+	log_call_begin();
 }
 
 static inline void *done(enum hl_kind kind, void *block, size_t size, size_t alignment)
@@ -275,7 +279,7 @@ static void free_as(enum hl_kind kind, void *block, size_t size, const void *cal
 	observe_enter(kind, size, caller);
 	observe_given(kind, block, size);
 	real.free(block);
-	guard_leave();
+	observe_leave();
 }
 
 EXPORT void free(void *block)
@@ -354,6 +358,7 @@ EXPORT void *pvalloc(size_t size)
 
 static int control_done(enum hl_kind kind, size_t size, int result)
 {
+	log_call_end();
 	if (!log_is_off())
 		log_call(&(struct log_call){.kind = kind, .size = size, .chunk = (size_t)result});
 	guard_leave();

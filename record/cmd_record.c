@@ -385,6 +385,7 @@ static int open_kernel(
 {
 	kernel->wanted = strcmp(options->kernel, "off") != 0;
 	collector->probe = kernel_open(kernel, collector->dirfd, collector->child);
+	collector->session.map->time_calls = options->observe && collector->probe != NULL;
 	if (collector->probe != NULL || strcmp(options->kernel, "require") != 0)
 		return 0;
 	return tool_fail(TOOL_NO_EVIDENCE, "record", "no kernel record: %s", kernel->why);

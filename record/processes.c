@@ -337,7 +337,7 @@ static uint32_t walk(
 			break;
 		if (kind < HL_KIND_brk)
 			calls++;
-		else if (kind < HL_KIND_realloc_begin)
+		else if (kind < HL_KIND_other)
 			syscalls += (PACKED_WORD(struct hl_syscall_record, cause) >> 8 & 0xff) !=
 				    HL_REASON_recorder;
 		else if (kind == HL_KIND_sample)
