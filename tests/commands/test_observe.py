@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import analyze, assert_sound, run, without_own_lines
+from probe_fixture import skip_without_probe
 from witness_fixture import Witness, assert_same_calls
 
 LIBRARIES = {'glibc': None, 'jemalloc': 'libjemalloc.so.2', 'mimalloc': 'libmimalloc.so.2.0',
@@ -280,6 +281,138 @@ def test_dump_shows_the_calls(heapledger, observe, victims, trace):
     observe(victims / 'victim_observed', 10, 10)
     text = run([heapledger, 'dump', trace]).stdout.decode()
     assert text.count(' posix_memalign ') == 10
+
+
+# The kernel's side
+
+@pytest.fixture
+def watched(build, observe):
+    skip_without_probe(build)
+
+    def call(*argv, **more):
+        analysis = observe(*argv, kernel='require', **more)
+        for figures in analysis, *analysis['processes']:
+            assert None not in figures['syscalls'].values(), analysis['notes']
+            assert all(row['reason'] == 'observed' and row['call']
+                       for row in figures['syscalls']['by_cause'])
+        return analysis
+    return call
+
+
+def by_cause(analysis, syscall, *calls):
+    return sum(row['count'] for row in analysis['syscalls']['by_cause']
+               if row['syscall'] == syscall and row['call'] in calls)
+
+
+def test_system_calls_have_their_cause(watched, victims):
+    """One mapping a block, and the program's own beside them, in between: to the last call."""
+    empty = watched(victims / 'victim_observed', 0, 0, 0, 0)
+    full = watched(victims / 'victim_observed', 0, 0, 200, 300)
+
+    def more(figure):
+        return figure(full) - figure(empty)
+    assert more(lambda a: by_cause(a, 'mmap', 'malloc')) == 400
+    assert more(lambda a: by_cause(a, 'munmap', 'free')) == 200
+    assert more(lambda a: a['syscalls']['total']) == 600
+    assert more(lambda a: a['syscalls']['foreign']) == 600
+    assert more(lambda a: a['end']['mapped_bytes']) == 200 * ((1 << 20) + 4096)
+    assert more(lambda a: a['peak']['mapped_bytes']) == 200 * ((1 << 20) + 4096)
+    assert full['end']['break_bytes'] == empty['end']['break_bytes'] > 0
+    assert full['peak']['at_mapped']['requested_bytes'] >= 200 << 20
+    for name in UNKNOWN_INSIDE:
+        assert full['end'][name] is None and full['peak']['at_mapped'][name] is None, name
+    assert full['returned_bytes'] is None and full['free_to_return'] is None
+
+
+def test_the_programs_own_mappings_are_not_the_allocators(watched, allocator, victims):
+    name, env = allocator
+    empty = watched(victims / 'victim_observed', 0, 0, 0, 0, env=env)
+    full = watched(victims / 'victim_observed', 0, 0, 0, 500, env=env)
+    assert full['syscalls']['foreign'] - empty['syscalls']['foreign'] == 1000
+    assert full['end']['mapped_bytes'] < empty['end']['mapped_bytes'] + (4 << 20)
+    assert full['syscalls']['total'] > 0 and full['end']['mapped_bytes'] > 0
+    assert full['end']['usable_bytes'] is None or (
+        full['end']['usable_bytes'] <= full['end']['mapped_bytes'])
+
+
+def kernel_calls(heapledger, trace):
+    """By process: what the kernel saw, and what the recorder's own calls in its log are of that."""
+    seen, own = {}, {}
+    for line in run([heapledger, 'dump', trace]).stdout.decode().splitlines():
+        words = line.split()
+        if words[3] not in ('brk', 'mmap', 'munmap', 'mremap', 'madvise', 'mprotect'):
+            continue
+        fields = dict(word.split('=', 1) for word in words if '=' in word)
+        if 'sequence' in fields:
+            seen[int(fields['pid'])] = seen.get(int(fields['pid']), 0) + 1
+        else:
+            pid = int(words[0].split('.')[0])
+            own[pid] = own.get(pid, 0) + 1
+    return seen, own
+
+
+@pytest.mark.parametrize('words', ['threads 3000 8', 'fork 2000', '_Fork 2000', 'spawn 2000',
+                                   'children 20 30', 'short-threads 20 100'])
+def test_every_system_call_is_somebodys(heapledger, watched, allocator, victims, trace, words):
+    """The allocator's, the program's, or the recorder's: together what the kernel saw."""
+    name, env = allocator
+    analysis = watched(victims / 'victim_record_calls', *words.split(), env=env)
+    seen, own = kernel_calls(heapledger, trace)
+    for process in analysis['processes']:
+        pid, count = process['pid'], process['syscalls']
+        if sum(other['pid'] == pid for other in analysis['processes']) == 1:
+            assert count['total'] + count['foreign'] + own.get(pid, 0) == seen.get(pid, 0), process
+    assert analysis['syscalls']['total'] > 0
+
+
+def test_real_programs_with_the_kernel(watched, allocator):
+    name, env = allocator
+    watched('/usr/bin/python3', '-c', 'print(sum(len(str(i) * 50) for i in range(20000)))',
+            env={**env, 'PYTHONMALLOC': 'malloc'}, least_calls=20000)
+    watched('/bin/bash', '-c', 'for i in {1..20}; do (:); echo $i | cat; done', env=env)
+
+
+def test_glibc_is_as_it_is_said_to_be(heapledger, watched, tmp_path):
+    """Observed and under our allocator, which grows and returns memory by the same rules."""
+    argv = ['/usr/bin/sqlite3', ':memory:', 'create table t(x); with recursive c(x) as (select 1 union '
+            'all select x+1 from c where x<50000) insert into t select hex(x) from c; select count(*) '
+            'from t;']
+    observed = watched(*argv)
+    ours = tmp_path / 'ours'
+    assert run([heapledger, 'record', '-o', ours, '--kernel', 'off', '--', *argv]).status == 0
+    ours = analyze(heapledger, ours)
+    assert observed['events']['by_call'] == ours['events']['by_call']
+    for name in 'mapped_bytes', 'requested_bytes', 'live_blocks':
+        assert abs(observed['peak'][name] - ours['peak'][name]) <= ours['peak'][name] / 50, name
+    assert abs(observed['syscalls']['total'] - ours['syscalls']['total']) <= 5
+
+
+def test_verify_of_an_observed_program(heapledger, watched, victims, trace):
+    watched(victims / 'victim_observed', 10, 10)
+    outcome = run([heapledger, 'verify', trace])
+    assert outcome.status == 4 and b'known from the kernel alone' in outcome.stdout, outcome
+
+
+def test_the_report_of_both_sides(heapledger, watched, victims, trace, tmp_path):
+    watched(victims / 'victim_observed', 1000, 100, 50, 50)
+    outcome = run([heapledger, 'report', trace, '-o', tmp_path / 'report.html'])
+    assert outcome.status == 0 and outcome.stderr == b'', outcome
+    page = (tmp_path / 'report.html').read_text()
+    assert 'decided by the program' in page and '>unknown<' in page
+    text = run([heapledger, 'analyze', trace]).stdout.decode()
+    assert 'that were in no allocator call' in text and 'by mmap' in text
+    budget = tmp_path / 'budget.toml'
+    budget.write_text('[peak]\nmapped = "1 GiB"\n[syscalls]\nmmap = 1000\n')
+    assert run([heapledger, 'check', trace, '--budget', budget]).status == 0
+
+
+def test_a_kernels_record_that_is_not_whole(heapledger, watched, victims, trace):
+    """Nothing is made of a part of it."""
+    watched(victims / 'victim_observed', 100, 100)
+    kernel = next(trace.glob('*.kernel.hlt'))
+    kernel.unlink()
+    analysis = analyze(heapledger, trace)
+    assert_unknown(analysis)
 
 
 # The command

@@ -3,7 +3,10 @@
  * The victim of tests/commands/test_observe.py: ROUNDS calls of each kind, then KEPT blocks of
  * known sizes that nobody frees. Some of them are made by another thread. Prints nothing.
  *
- *     observed ROUNDS KEPT
+ *     observed ROUNDS KEPT [LARGE OWN]
+ *
+ * LARGE blocks, to which glibc gives a mapping each, are freed again, and as many are not; OWN times
+ * a mapping of the program's own comes and goes directly between two calls.
  */
 #include "victim.h"
 
@@ -11,6 +14,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#define LARGE_BYTES (1 << 20)
+#define OWN_BYTES (256 << 10)
 
 static void *touch(void *block, size_t size)
 {
@@ -41,10 +48,31 @@ static void *keep(void *count)
 	return NULL;
 }
 
+static void map(size_t large, size_t own)
+{
+	void *block;
+
+	mallopt(M_MMAP_THRESHOLD, 128 << 10); /* and it stays so */
+	for (size_t i = 0; i < large; i++) {
+		free(touch(malloc(LARGE_BYTES), 1));
+		touch(opaque(malloc(LARGE_BYTES)), 1);
+	}
+	for (size_t i = 0; i < own; i++) {
+		block = malloc(100);
+		munmap(mmap(NULL, OWN_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+			OWN_BYTES);
+		free(block);
+	}
+}
+
+static size_t number(int argc, char **argv, int index)
+{
+	return argc > index ? (size_t)atol(argv[index]) : 0;
+}
+
 int main(int argc, char **argv)
 {
-	size_t rounds = argc == 3 ? (size_t)atol(argv[1]) : 0;
-	size_t kept = argc == 3 ? (size_t)atol(argv[2]) : 0;
+	size_t rounds = number(argc, argv, 1), kept = number(argc, argv, 2);
 	pthread_t thread;
 
 	for (size_t i = 0; i < rounds; i++)
@@ -52,5 +80,6 @@ int main(int argc, char **argv)
 	keep((void *)(kept / 2));
 	REQUIRE(pthread_create(&thread, NULL, keep, (void *)(kept - kept / 2)) == 0);
 	pthread_join(thread, NULL);
+	map(number(argc, argv, 3), number(argc, argv, 4));
 	return 0;
 }
