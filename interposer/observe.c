@@ -35,6 +35,7 @@
 
 const uint8_t attach_mode = HL_MODE_OBSERVE;
 __thread struct thread thread_self __attribute__((tls_model("initial-exec")));
+__thread const void *observe_last __attribute__((tls_model("initial-exec")));
 
 static struct {
 	void *(*malloc)(size_t);
@@ -55,6 +56,7 @@ static struct {
 /* By kind: the function is of the object that malloc_usable_size is of, which knows its blocks. */
 static bool measured[HL_KIND_LIMIT];
 static bool found, finding;
+static __thread bool measuring __attribute__((tls_model("initial-exec")));
 
 static struct {
 	char bytes[EARLY_BYTES] __attribute__((aligned(EARLY_ALIGN)));
@@ -150,6 +152,13 @@ static inline bool ready(void)
 	return __builtin_expect(found, 1) || find_all();
 }
 
+bool observe_has(const void *function)
+{
+	const void *object = ready() ? object_of(*(void **)(void *)&real.malloc) : NULL;
+
+	return object != NULL && object_of(function) == object;
+}
+
 /* The destructor of this thread will run. pthread_setspecific may allocate and come back here. */
 static __attribute__((noinline)) void arm(void)
 {
@@ -159,7 +168,7 @@ static __attribute__((noinline)) void arm(void)
 	pthread_setspecific(key, (void *)1);
 }
 
-void observe_enter(enum hl_kind kind, size_t size, const void *caller)
+static void enter(enum hl_kind kind, size_t size, const void *caller)
 {
 	if (__builtin_expect(!thread_self.armed, 0))
 		arm();
@@ -167,24 +176,30 @@ void observe_enter(enum hl_kind kind, size_t size, const void *caller)
 	log_call_begin();
 }
 
-void observe_leave(void)
+static void leave(void)
 {
 	log_call_end();
 	guard_leave();
 }
 
 /* As if the usable bytes had a header of 8, as in glibc; 0 = not known: tcmalloc says 0 of what it
- * gave before it was initialised. */
+ * gave before it was initialised, and allocates when it is asked for the first time. */
 static size_t measure(enum hl_kind kind, void *block, size_t size)
 {
-	size_t usable = block != NULL && measured[kind] ? real.malloc_usable_size(block) : 0;
+	size_t usable;
 
+	if (block == NULL || !measured[kind] || measuring)
+		return 0;
+	measuring = true;
+	usable = real.malloc_usable_size(block);
+	measuring = false;
 	return usable != 0 && usable >= size ? usable + HL_OBSERVED_HEADER_BYTES : 0;
 }
 
-void observe_made(enum hl_kind kind, void *block, size_t size, size_t alignment)
+static void log_made(enum hl_kind kind, void *block, size_t size, size_t alignment)
 {
 	log_call_end();
+	observe_last = block;
 	if (!log_is_off())
 		log_call(&(struct log_call){
 			.kind = kind,
@@ -196,7 +211,7 @@ void observe_made(enum hl_kind kind, void *block, size_t size, size_t alignment)
 		});
 }
 
-void observe_given(enum hl_kind kind, void *block, size_t size)
+static void log_given(enum hl_kind kind, void *block, size_t size)
 {
 	if (!log_is_off())
 		log_call(&(struct log_call){
@@ -210,17 +225,29 @@ void observe_given(enum hl_kind kind, void *block, size_t size)
 
 static inline void *done(enum hl_kind kind, void *block, size_t size, size_t alignment)
 {
-	observe_made(kind, block, size, alignment);
+	log_made(kind, block, size, alignment);
 	guard_leave();
 	return block;
 }
 
-EXPORT void *malloc(size_t size)
+void *observe_malloc(size_t size, const void *caller)
 {
 	if (!ready())
 		return early_alloc(0, size);
-	observe_enter(HL_KIND_malloc, size, CALLER);
+	enter(HL_KIND_malloc, size, caller);
 	return done(HL_KIND_malloc, real.malloc(size), size, 0);
+}
+
+void observe_found(
+	enum hl_kind kind, void *block, size_t size, size_t alignment, const void *caller)
+{
+	enter(kind, size, caller);
+	done(kind, block, size, alignment);
+}
+
+EXPORT void *malloc(size_t size)
+{
+	return observe_malloc(size, CALLER);
 }
 
 EXPORT void *calloc(size_t count, size_t size)
@@ -231,14 +258,14 @@ EXPORT void *calloc(size_t count, size_t size)
 		total = SIZE_MAX; /* refused as too large */
 	if (!ready())
 		return early_alloc(0, total);
-	observe_enter(HL_KIND_calloc, total, CALLER);
+	enter(HL_KIND_calloc, total, CALLER);
 	return done(HL_KIND_calloc, real.calloc(count, size), total, 0);
 }
 
 static void *resize(void *old, size_t size, const void *caller)
 {
-	observe_enter(HL_KIND_realloc, size, caller);
-	observe_given(HL_KIND_realloc_begin, old, 0);
+	enter(HL_KIND_realloc, size, caller);
+	log_given(HL_KIND_realloc_begin, old, 0);
 	return done(HL_KIND_realloc, real.realloc(old, size), size, 0);
 }
 
@@ -272,54 +299,59 @@ EXPORT void *reallocarray(void *old, size_t count, size_t size)
 	return ready() ? resize(old, total, CALLER) : early_alloc(0, total);
 }
 
-static void free_as(enum hl_kind kind, void *block, size_t size, const void *caller)
+void observe_free(enum hl_kind kind, void *block, size_t size, const void *caller)
 {
 	if (is_early(block) || !ready())
 		return;
-	observe_enter(kind, size, caller);
-	observe_given(kind, block, size);
+	enter(kind, size, caller);
+	log_given(kind, block, size);
 	real.free(block);
-	observe_leave();
+	leave();
 }
 
 EXPORT void free(void *block)
 {
-	free_as(HL_KIND_free, block, 0, CALLER);
+	observe_free(HL_KIND_free, block, 0, CALLER);
 }
 
 EXPORT void cfree(void *block);
 EXPORT void cfree(void *block)
 {
-	free_as(HL_KIND_cfree, block, 0, CALLER);
+	observe_free(HL_KIND_cfree, block, 0, CALLER);
 }
 
 EXPORT void free_sized(void *block, size_t size);
 EXPORT void free_sized(void *block, size_t size)
 {
-	free_as(HL_KIND_free_sized, block, size, CALLER);
+	observe_free(HL_KIND_free_sized, block, size, CALLER);
 }
 
 EXPORT void free_aligned_sized(void *block, size_t alignment, size_t size);
 EXPORT void free_aligned_sized(void *block, size_t alignment, size_t size)
 {
 	(void)alignment;
-	free_as(HL_KIND_free_aligned_sized, block, size, CALLER);
+	observe_free(HL_KIND_free_aligned_sized, block, size, CALLER);
 }
 
 EXPORT void *aligned_alloc(size_t alignment, size_t size)
 {
 	if (!ready())
 		return early_alloc(alignment, size);
-	observe_enter(HL_KIND_aligned_alloc, size, CALLER);
+	enter(HL_KIND_aligned_alloc, size, CALLER);
 	return done(HL_KIND_aligned_alloc, real.aligned_alloc(alignment, size), size, alignment);
+}
+
+void *observe_memalign(size_t alignment, size_t size, const void *caller)
+{
+	if (!ready())
+		return early_alloc(alignment, size);
+	enter(HL_KIND_memalign, size, caller);
+	return done(HL_KIND_memalign, real.memalign(alignment, size), size, alignment);
 }
 
 EXPORT void *memalign(size_t alignment, size_t size)
 {
-	if (!ready())
-		return early_alloc(alignment, size);
-	observe_enter(HL_KIND_memalign, size, CALLER);
-	return done(HL_KIND_memalign, real.memalign(alignment, size), size, alignment);
+	return observe_memalign(alignment, size, CALLER);
 }
 
 EXPORT int posix_memalign(void **result, size_t alignment, size_t size)
@@ -330,7 +362,7 @@ EXPORT int posix_memalign(void **result, size_t alignment, size_t size)
 		*result = early_alloc(alignment, size);
 		return *result != NULL ? 0 : ENOMEM;
 	}
-	observe_enter(HL_KIND_posix_memalign, size, CALLER);
+	enter(HL_KIND_posix_memalign, size, CALLER);
 	rc = real.posix_memalign(result, alignment, size);
 	done(HL_KIND_posix_memalign, rc == 0 ? *result : NULL, size, alignment);
 	return rc;
@@ -342,7 +374,7 @@ EXPORT void *valloc(size_t size)
 
 	if (!ready())
 		return early_alloc(page, size);
-	observe_enter(HL_KIND_valloc, size, CALLER);
+	enter(HL_KIND_valloc, size, CALLER);
 	return done(HL_KIND_valloc, real.valloc(size), size, page);
 }
 
@@ -352,7 +384,7 @@ EXPORT void *pvalloc(size_t size)
 
 	if (!ready())
 		return early_alloc(page, size);
-	observe_enter(HL_KIND_pvalloc, size, CALLER);
+	enter(HL_KIND_pvalloc, size, CALLER);
 	return done(HL_KIND_pvalloc, real.pvalloc(size), size, page);
 }
 
@@ -371,7 +403,7 @@ EXPORT int mallopt(int parameter, int value)
 
 	if (!ready())
 		return 0;
-	observe_enter(HL_KIND_mallopt, packed, CALLER);
+	enter(HL_KIND_mallopt, packed, CALLER);
 	return control_done(HL_KIND_mallopt, packed, real.mallopt(parameter, value));
 }
 
@@ -379,7 +411,7 @@ EXPORT int malloc_trim(size_t pad)
 {
 	if (!ready())
 		return 0;
-	observe_enter(HL_KIND_malloc_trim, pad, CALLER);
+	enter(HL_KIND_malloc_trim, pad, CALLER);
 	return control_done(HL_KIND_malloc_trim, pad, real.malloc_trim(pad));
 }
 
@@ -387,7 +419,7 @@ EXPORT int malloc_trim(size_t pad)
 static int mark_phase(const char *name)
 {
 	if (name != NULL && !log_is_off()) {
-		observe_enter(HL_KIND_FILLER, 0, CALLER);
+		enter(HL_KIND_FILLER, 0, CALLER);
 		log_phase(name);
 		guard_leave();
 	}

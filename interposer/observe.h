@@ -1,22 +1,26 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the exports of the observing library share: the bracket around a call of the real allocator
- * and its records. Between observe_made or observe_given and the end of the bracket nothing may
- * wait.
+ * The calls of the real allocator, as observe.c makes and logs them, for the operators of C++.
  */
 #ifndef HEAPLEDGER_OBSERVE_H
 #define HEAPLEDGER_OBSERVE_H
 
 #include "heapledger/record.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
-void observe_enter(enum hl_kind kind, size_t size, const void *caller);
-void observe_leave(void);
+/* Whether a function is of the object that the program's malloc is of. */
+bool observe_has(const void *function);
 
-/* A block that was just taken, NULL if it failed; one that is about to be given back. The real call
- * stands between the record of the latter, or observe_enter, and observe_made or observe_leave. */
-void observe_made(enum hl_kind kind, void *block, size_t size, size_t alignment);
-void observe_given(enum hl_kind kind, void *block, size_t size);
+/* What the exports of the same names do. */
+void *observe_malloc(size_t size, const void *caller);
+void *observe_memalign(size_t alignment, size_t size, const void *caller);
+void observe_free(enum hl_kind kind, void *block, size_t size, const void *caller);
+
+/* A block that came by another way, and the last one of this thread that did not. */
+void observe_found(
+	enum hl_kind kind, void *block, size_t size, size_t alignment, const void *caller);
+extern __thread const void *observe_last __attribute__((tls_model("initial-exec")));
 
 #endif

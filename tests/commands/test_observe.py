@@ -105,6 +105,33 @@ def test_counts_of_a_linked_allocator(observe, allocator, victims):
     assert_exact(observe(victim, 0, 0), full)
 
 
+def test_operators_of_cpp(observe, allocator, victims):
+    """new and delete, of libstdc++ or the allocator's own; what throws still throws."""
+    name, env = allocator
+    victim = victims / 'victim_observed_cpp'
+    if not victim.exists():
+        pytest.skip('built without a C++ compiler')
+    empty, full = observe(victim, 0, env=env), observe(victim, 1000, env=env)
+
+    def more(*names):
+        return sum(analysis['events']['by_call'].get(call, {'count': 0})['count'] * sign
+                   for analysis, sign in ((full, 1), (empty, -1)) for call in names)
+    assert more('malloc', 'aligned_alloc', 'memalign', 'posix_memalign') == 4000
+    assert more('free', 'free_sized', 'free_aligned_sized') == 3000
+    assert full['end']['live_blocks'] - empty['end']['live_blocks'] == 1000
+    assert full['end']['requested_bytes'] - empty['end']['requested_bytes'] == 78000
+    assert sum(call['failed'] for call in full['events']['by_call'].values()) >= 1
+
+
+def test_plugins_in_cpp(observe, allocator, victims):
+    """Their operators are found beside them, as nothing else of the program has any."""
+    name, env = allocator
+    modules = [victims / f'module_{which}.so' for which in ('first', 'second')]
+    if not all(module.exists() for module in modules):
+        pytest.skip('built without a C++ compiler')
+    observe(victims / 'victim_plugins', *modules, env=env, least_calls=100)
+
+
 def test_it_is_that_allocator_that_serves(heapledger, allocator, victims, trace):
     """The blocks lie where the allocator puts them: in its mappings, or, with glibc, at the break."""
     name, env = allocator
