@@ -5,8 +5,8 @@
  *
  *     observed ROUNDS KEPT [LARGE OWN]
  *
- * LARGE blocks, to which glibc gives a mapping each, are freed again, and as many are not; OWN times
- * a mapping of the program's own comes and goes directly between two calls.
+ * LARGE blocks, to which glibc gives a mapping each, are freed again, and as many are not; OWN
+ * times a mapping of the program's own comes and goes directly between two calls.
  */
 #include "victim.h"
 
