@@ -8,6 +8,8 @@
 #include "analysis.h"
 #include "names.h"
 
+#include "heapledger/session.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,6 +68,8 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	uint64_t first = first_tick(stream);
 	entry->result.phases.start_tick = first;
 	struct ledger_copy copy = {process->forked_by, stream->info.header.pid};
+	entry->result.observed = stream->info.header.mode == HL_MODE_OBSERVE;
+	entry->result.syscalls_unknown = entry->result.observed;
 	if (parent)
 		rc = ledger_fork(ledger, parent, &copy, &entry->result, &stream->clock);
 	else
@@ -166,12 +170,32 @@ static int fork_children(struct analysis *analysis, struct copies *copies,
 	return rc;
 }
 
+/* What the kernel has recorded of a process until its next event, or its end. */
+static int observe(
+	struct analysis *analysis, struct process *process, const struct stream_event *event)
+{
+	if (!analysis->observed || !analysis->streams[process->index].result.observed)
+		return 0;
+	return observed_before(analysis->observed, process->index, &process->ledger, event);
+}
+
+/* Before, the ledger was only told what there is. */
+static void settle_observed(struct analysis *analysis, const struct process *process)
+{
+	struct ledger_result *result = &analysis->streams[process->index].result;
+	if (result->observed && analysis->observed)
+		result->syscalls_unknown = !observed_knows(analysis->observed, process->index,
+			analysis->unknown_why, sizeof(analysis->unknown_why));
+}
+
 static int run_events(struct analysis *analysis, struct process *process, struct copies *copies,
 	struct stream_reader *reader)
 {
 	const struct stream_event *event;
 	int rc;
 	while ((rc = stream_reader_next(reader, &event)) > 0) {
+		if (observe(analysis, process, event))
+			return out_of_memory(analysis, analysis->trace->path);
 		rc = copies->count ? watch_copies(analysis, copies, event) : 0;
 		if (rc)
 			return rc;
@@ -201,6 +225,10 @@ static int run_process(struct analysis *analysis, struct process *process)
 	int rc = trace_stream_open(analysis->trace, entry->stream, &reader, &fd);
 	if (!rc)
 		rc = run_events(analysis, process, &copies, reader);
+	if (!rc && observe(analysis, process, NULL))
+		rc = out_of_memory(analysis, entry->stream->path);
+	if (!rc)
+		settle_observed(analysis, process);
 	if (!rc)
 		ledger_finish(&process->ledger, entry->stream->info.last_tick);
 	while (copies.count)
@@ -289,6 +317,9 @@ static int add_counts(struct ledger_result *total, const struct ledger_result *r
 		if (tally_cause(&total->causes, &result->causes.list[i]))
 			return -ENOMEM;
 	total->recorder_calls += result->recorder_calls;
+	total->observed |= result->observed;
+	total->syscalls_unknown |= result->syscalls_unknown;
+	total->foreign_calls += result->foreign_calls;
 	total->returned.break_bytes += result->returned.break_bytes;
 	total->returned.arena_bytes += result->returned.arena_bytes;
 	total->returned.block_bytes += result->returned.block_bytes;
@@ -323,6 +354,14 @@ static void sort_causes(struct tally_causes *causes)
 		qsort(causes->list, causes->count, sizeof(*causes->list), by_count);
 }
 
+/* Of the two the one whose heap is shown: by what it had mapped, if that is known. */
+static bool is_larger(const struct ledger_result *a, const struct ledger_result *b)
+{
+	if (a->syscalls_unknown || b->syscalls_unknown)
+		return a->peak.requested > b->peak.requested;
+	return a->peak.mapped > b->peak.mapped;
+}
+
 static int add_up(struct analysis *analysis)
 {
 	struct ledger_result *total = &analysis->total;
@@ -340,8 +379,7 @@ static int add_up(struct analysis *analysis)
 		total->lost += analysis_lost(entry);
 		analysis->trace_bytes += info->size;
 		analysis->complete = analysis->complete && analysis_stream_complete(entry);
-		if (entry->result.peak.mapped >
-			analysis->streams[analysis->main].result.peak.mapped)
+		if (is_larger(&entry->result, &analysis->streams[analysis->main].result))
 			analysis->main = i;
 		if (!info->records)
 			continue;
@@ -362,6 +400,7 @@ static int add_up(struct analysis *analysis)
 		total->samples = most->samples;
 		total->last_sample = most->last_sample;
 		total->phases = most->phases;
+		total->usable_unknown = most->usable_unknown;
 	}
 	return 0;
 }
@@ -376,7 +415,8 @@ int analysis_run(struct analysis *analysis, struct trace *trace, bool timelines)
 		analysis->count = 0;
 		return out_of_memory(analysis, trace->path);
 	}
-	int rc = 0;
+	int rc = observed_read(
+		&analysis->observed, trace, analysis->unknown_why, sizeof(analysis->unknown_why));
 	for (size_t i = 0; i < analysis->count; i++)
 		analysis->streams[i].stream = &trace->streams[i];
 	for (size_t i = 0; !rc && i < analysis->count; i++)
@@ -392,6 +432,7 @@ void analysis_free(struct analysis *analysis)
 		phases_free(&analysis->streams[i].result.phases);
 		timeline_free(&analysis->streams[i].timeline);
 	}
+	observed_free(analysis->observed);
 	free(analysis->total.causes.list);
 	free(analysis->streams);
 	*analysis = (struct analysis){0};

@@ -7,6 +7,7 @@
 #define HEAPLEDGER_ANALYSIS_H
 
 #include "ledger.h"
+#include "observed.h"
 #include "trace.h"
 
 /* Whose rules the allocator follows, when session.json does not say. */
@@ -21,13 +22,17 @@ struct analysis_stream {
 
 struct analysis {
 	struct trace *trace;
+	struct observed
+		*observed; /* NULL: no system calls of the kernel's side are wanted or there */
 	struct analysis_stream *streams; /* as trace->streams */
 	size_t count;
-	size_t main;          /* the stream with the highest peak of mapped bytes */
+	size_t main;          /* the stream with the highest peak of mapped bytes, or of requested
+				 ones where those are not known */
 	uint64_t trace_bytes; /* of the streams' files */
 	uint64_t first_ns;
 	uint64_t last_ns;
 	bool complete;
+	char unknown_why[256]; /* why the system calls of an observed process are not known */
 	bool timelines; /* one a stream is kept */
 	/* Sums over all streams: counts, events, returned, latency, anomalies, lost, causes. The
 	 * peaks, the end, the ratios and the phases in it are the main stream's. */

@@ -106,3 +106,33 @@ uint64_t clock_span(const struct clock *clock, uint64_t ticks)
 {
 	return clock->count ? scaled(ticks, clock->pairs[clock->count - 1].scale) : 0;
 }
+
+static uint64_t unscaled(uint64_t ns, uint64_t scale)
+{
+	wide ticks = scale ? ((wide)ns << SCALE_BITS) / scale : 0;
+	return ticks > UINT64_MAX ? UINT64_MAX : (uint64_t)ticks;
+}
+
+uint64_t clock_tick(const struct clock *clock, uint64_t ns)
+{
+	size_t low = 0, high = clock->count;
+	if (!high)
+		return 0;
+	while (high - low > 1) {
+		size_t middle = low + (high - low) / 2;
+		if (clock->pairs[middle].ns <= ns)
+			low = middle;
+		else
+			high = middle;
+	}
+	const struct clock_pair *pair = &clock->pairs[low];
+	if (ns >= pair->ns)
+		return pair->tick + unscaled(ns - pair->ns, pair->scale);
+	uint64_t before = unscaled(pair->ns - ns, pair->scale);
+	return before < pair->tick ? pair->tick - before : 0;
+}
+
+uint64_t clock_ticks(const struct clock *clock, uint64_t ns)
+{
+	return clock->count ? unscaled(ns, clock->pairs[clock->count - 1].scale) : 0;
+}

@@ -36,6 +36,11 @@ uint64_t clock_ns(struct clock *clock, uint64_t tick);
  * before the first stream began. */
 uint64_t clock_ns_before(struct clock *clock, uint64_t tick);
 
+/* The tick of a CLOCK_MONOTONIC time, and how many ticks so many ns take: monotonic_ns and
+ * clock_span backwards. */
+uint64_t clock_tick(const struct clock *clock, uint64_t ns);
+uint64_t clock_ticks(const struct clock *clock, uint64_t ns);
+
 /* The length of `ticks` at the average rate. */
 uint64_t clock_span(const struct clock *clock, uint64_t ticks);
 

@@ -25,6 +25,14 @@ static void comma_signed(struct writer *out, int64_t value)
 	writer_i64(out, value);
 }
 
+/* Empty unless it is known. */
+static void comma_known(struct writer *out, bool known, int64_t value)
+{
+	writer_char(out, ',');
+	if (known)
+		writer_i64(out, value);
+}
+
 static void comma_text(struct writer *out, const char *text)
 {
 	writer_char(out, ',');
@@ -36,19 +44,20 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 	for (uint32_t i = 0; i < entry->timeline.rows; i++) {
 		const struct timeline_row *row = &entry->timeline.row[i];
 		const struct memory *memory = &row->memory;
+		bool ours = !entry->result.observed, mapped = !entry->result.syscalls_unknown;
 		writer_text(out, entry->stream->name);
 		comma(out, clock_ns(&entry->stream->clock, row->tick));
 		comma_signed(out, memory->requested);
-		comma_signed(out, memory->chunk);
-		comma_signed(out, memory_mapped(memory));
-		comma_signed(out, memory->break_bytes);
-		comma_signed(out, memory->arena_bytes);
-		comma_signed(out, memory->block_bytes);
-		comma_signed(out, memory_free(memory));
-		comma(out, row->returned_bytes);
+		comma_known(out, ours, memory->chunk);
+		comma_known(out, mapped, memory_mapped(memory));
+		comma_known(out, mapped, memory->break_bytes);
+		comma_known(out, ours, memory->arena_bytes);
+		comma_known(out, ours, memory->block_bytes);
+		comma_known(out, ours, memory_free(memory));
+		comma_known(out, ours, (int64_t)row->returned_bytes);
 		comma_signed(out, memory->live_blocks);
 		comma_signed(out, row->peak_requested);
-		comma_signed(out, row->peak_mapped);
+		comma_known(out, mapped, row->peak_mapped);
 		writer_char(out, '\n');
 	}
 }
@@ -129,7 +138,8 @@ static void stream_rows(struct writer *out, const struct analysis_stream *entry)
 {
 	writer_text(out, entry->stream->name);
 	comma(out, analysis_calls(&entry->result));
-	comma(out, analysis_all_syscalls(&entry->result));
+	comma_known(out, !entry->result.syscalls_unknown,
+		(int64_t)analysis_all_syscalls(&entry->result));
 	comma(out, analysis_lost(entry));
 	comma(out, analysis_stream_complete(entry));
 	writer_char(out, '\n');

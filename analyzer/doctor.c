@@ -120,7 +120,7 @@ static void check_library(struct finding *finding)
 	char path[PATH_MAX], program[] = "/bin/true";
 	char *argv[] = {program, NULL};
 	struct child child;
-	int rc = launch_library(path, sizeof(path));
+	int rc = launch_library(LAUNCH_ALLOCATOR, path, sizeof(path));
 
 	if (rc)
 		find(finding, MISSING,

@@ -104,16 +104,17 @@ static size_t starts_before(const struct inherit_list *list, uint64_t address)
 	return low;
 }
 
+/* What its user may use: in an observed heap no header lies between two blocks. */
 static struct range range_of(const struct live_block *block)
 {
 	/* A block with a mapping of its own may lie anywhere in that. */
 	bool mapped = block->chunk >> HL_ADDRESS_BITS & HL_CHUNK_MMAPPED;
 	uint64_t bytes = mapped ? block->size : block->chunk & HL_ADDRESS_MASK;
-	uint64_t start = block->addr > HEADER_BYTES ? block->addr - HEADER_BYTES : 0;
 
 	if (bytes > HL_ADDRESS_MASK)
 		bytes = HL_ADDRESS_MASK;
-	return (struct range){start, start + (bytes > HEADER_BYTES ? bytes : HEADER_BYTES)};
+	bytes = bytes > 2 * HEADER_BYTES ? bytes - HEADER_BYTES : HEADER_BYTES;
+	return (struct range){block->addr, block->addr + bytes};
 }
 
 void inherit_close(struct ledger *child)

@@ -6,6 +6,8 @@
 #include "names.h"
 #include "writer.h"
 
+#include "heapledger/record.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +27,12 @@ static void put_int(json_t *object, const char *name, int64_t value)
 static void put_count(json_t *object, const char *name, uint64_t value)
 {
 	put(object, name, json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value));
+}
+
+/* null unless it is known. */
+static void put_known(json_t *object, const char *name, bool known, int64_t value)
+{
+	put(object, name, known ? json_integer(value) : NULL);
 }
 
 /* Bytes of a name or argument may be anything; JSON strings are UTF-8. */
@@ -89,7 +97,7 @@ static json_t *events(const struct ledger_result *result, uint64_t lost)
 	uint64_t calls = analysis_calls(result), syscalls = analysis_all_syscalls(result);
 	put_count(object, "total", calls + syscalls);
 	put_count(object, "calls", calls);
-	put_count(object, "syscalls", syscalls);
+	put_known(object, "syscalls", !result->syscalls_unknown, (int64_t)syscalls);
 	put_count(object, "lost", lost);
 	put(object, "by_call", by_call(result->calls));
 	return object;
@@ -112,49 +120,58 @@ static json_t *cause_object(const struct tally_cause *cause, const struct clock 
 	return object;
 }
 
+static json_t *causes_array(const struct ledger_result *result, const struct clock *clock)
+{
+	json_t *causes = json_array();
+	for (size_t i = 0; i < result->causes.count; i++)
+		json_array_append_new(causes, cause_object(&result->causes.list[i], clock));
+	return causes;
+}
+
 static json_t *syscalls(const struct ledger_result *result, const struct clock *clock)
 {
-	json_t *object = json_object(), *causes = json_array();
+	json_t *object = json_object();
+	bool known = !result->syscalls_unknown;
 	uint64_t ticks = 0;
-	for (unsigned kind = HL_KIND_brk; kind <= HL_KIND_mprotect; kind++)
-		put_count(object, name_kind(kind), analysis_syscalls(result, kind));
-	for (size_t i = 0; i < result->causes.count; i++) {
+	for (size_t i = 0; i < result->causes.count; i++)
 		ticks += result->causes.list[i].ticks;
-		json_array_append_new(causes, cause_object(&result->causes.list[i], clock));
-	}
-	put_count(object, "total", analysis_all_syscalls(result));
-	put_count(object, "time_ns", clock_span(clock, ticks));
+	for (unsigned kind = HL_KIND_brk; kind <= HL_KIND_mprotect; kind++)
+		put_known(object, name_kind(kind), known, (int64_t)analysis_syscalls(result, kind));
+	put_known(object, "total", known, (int64_t)analysis_all_syscalls(result));
+	put_known(object, "time_ns", known, (int64_t)clock_span(clock, ticks));
+	put_known(object, "foreign", result->observed && known, (int64_t)result->foreign_calls);
 	put_count(object, "recorder", result->recorder_calls);
-	put(object, "by_cause", causes);
+	put(object, "by_cause", known ? causes_array(result, clock) : NULL);
 	return object;
 }
 
-static json_t *memory_object(const struct memory *memory)
+/* Of an allocator that is not ours, how it uses what it has mapped is not known. */
+static json_t *memory_object(const struct memory *memory, const struct ledger_result *result)
 {
 	json_t *object = json_object();
+	bool ours = !result->observed, mapped = !result->syscalls_unknown;
 	put_int(object, "requested_bytes", memory->requested);
 	put_int(object, "live_blocks", memory->live_blocks);
-	put_int(object, "slack_bytes", memory->chunk - memory->requested);
-	put_int(object, "free_bytes", memory_free(memory));
-	put_int(object, "mapped_bytes", memory_mapped(memory));
-	put_int(object, "break_bytes", memory->break_bytes);
-	put_int(object, "arena_bytes", memory->arena_bytes);
-	put_int(object, "block_bytes", memory->block_bytes);
-	put_int(object, "metadata_bytes", memory->metadata_bytes);
-	put_int(object, "reserved_bytes", memory->reserved_bytes);
+	put_known(object, "usable_bytes", result->observed && !result->usable_unknown,
+		memory->chunk - memory->live_blocks * (int64_t)HL_OBSERVED_HEADER_BYTES);
+	put_known(object, "slack_bytes", ours, memory->chunk - memory->requested);
+	put_known(object, "free_bytes", ours, memory_free(memory));
+	put_known(object, "mapped_bytes", mapped, memory_mapped(memory));
+	put_known(object, "break_bytes", mapped, memory->break_bytes);
+	put_known(object, "arena_bytes", ours, memory->arena_bytes);
+	put_known(object, "block_bytes", ours, memory->block_bytes);
+	put_known(object, "metadata_bytes", ours, memory->metadata_bytes);
+	put_known(object, "reserved_bytes", mapped, memory->reserved_bytes);
 	return object;
 }
 
 static json_t *end_object(const struct ledger_result *result)
 {
-	json_t *object = memory_object(&result->end);
+	json_t *object = memory_object(&result->end, result);
 	const struct hl_sample_record *sample = &result->last_sample;
 	uint64_t rss = sample->rss_anon + sample->rss_file + sample->rss_shmem;
-	if (result->samples)
-		put_count(object, "rss_bytes",
-			rss - (sample->recorder < rss ? sample->recorder : rss));
-	else
-		put(object, "rss_bytes", NULL);
+	put_known(object, "rss_bytes", result->samples,
+		(int64_t)(rss - (sample->recorder < rss ? sample->recorder : rss)));
 	return object;
 }
 
@@ -162,18 +179,19 @@ static json_t *peak_object(const struct ledger_result *result, struct trace_stre
 {
 	const struct ledger_peak *peak = &result->peak;
 	json_t *object = json_object();
-	bool sampled = result->samples > 0;
+	bool sampled = result->samples > 0, mapped = !result->syscalls_unknown;
 	put_int(object, "requested_bytes", peak->requested);
 	put_count(object, "requested_at_ns", clock_ns(&stream->clock, peak->requested_tick));
-	put_int(object, "mapped_bytes", peak->mapped);
-	put_count(object, "mapped_at_ns", clock_ns(&stream->clock, peak->mapped_tick));
+	put_known(object, "mapped_bytes", mapped, peak->mapped);
+	put_known(object, "mapped_at_ns", mapped,
+		(int64_t)clock_ns(&stream->clock, peak->mapped_tick));
 	put(object, "rss_bytes", sampled ? json_integer((json_int_t)peak->rss) : NULL);
 	put(object, "rss_at_ns",
 		sampled ? json_integer((json_int_t)clock_ns(&stream->clock, peak->rss_tick))
 			: NULL);
 	put_int(object, "live_blocks", peak->live_blocks);
 	put(object, "stream", json_string(stream->name));
-	put(object, "at_mapped", memory_object(&peak->at_mapped));
+	put(object, "at_mapped", mapped ? memory_object(&peak->at_mapped, result) : NULL);
 	return object;
 }
 
@@ -263,7 +281,7 @@ static json_t *anomalies_object(const struct ledger_anomalies *anomalies)
 	return object;
 }
 
-static json_t *phase_object(const struct phases_row *row, struct trace_stream *stream)
+static json_t *phase_object(const struct phases_row *row, struct trace_stream *stream, bool known)
 {
 	json_t *object = json_object(), *peak = json_object(), *end = json_object();
 	json_t *syscalls = json_object();
@@ -271,10 +289,10 @@ static json_t *phase_object(const struct phases_row *row, struct trace_stream *s
 	for (unsigned kind = 0; kind < HL_KIND_LIMIT; kind++)
 		calls += row->calls[kind].count;
 	for (unsigned kind = HL_KIND_brk; kind <= HL_KIND_mprotect; kind++) {
-		put_count(syscalls, name_kind(kind), row->syscalls[kind]);
+		put_known(syscalls, name_kind(kind), known, (int64_t)row->syscalls[kind]);
 		total += row->syscalls[kind];
 	}
-	put_count(syscalls, "total", total);
+	put_known(syscalls, "total", known, (int64_t)total);
 	put(object, "name", row->named ? text(row->name, strlen(row->name)) : NULL);
 	put_count(object, "start_ns", clock_ns(&stream->clock, row->first_tick));
 	put_count(object, "end_ns", clock_ns(&stream->clock, row->end_tick));
@@ -283,20 +301,22 @@ static json_t *phase_object(const struct phases_row *row, struct trace_stream *s
 	put(object, "by_call", by_call(row->calls));
 	put(object, "syscalls", syscalls);
 	put_int(peak, "requested_bytes", row->peak_requested);
-	put_int(peak, "mapped_bytes", row->peak_mapped);
+	put_known(peak, "mapped_bytes", known, row->peak_mapped);
 	put(peak, "rss_bytes", row->samples ? json_integer((json_int_t)row->peak_rss) : NULL);
 	put(object, "peak", peak);
 	put_int(end, "requested_bytes", row->end.requested);
-	put_int(end, "mapped_bytes", memory_mapped(&row->end));
+	put_known(end, "mapped_bytes", known, memory_mapped(&row->end));
 	put(object, "end", end);
 	return object;
 }
 
-static json_t *phases_array(const struct phases *phases, struct trace_stream *stream)
+static json_t *phases_array(const struct ledger_result *result, struct trace_stream *stream)
 {
+	const struct phases *phases = &result->phases;
 	json_t *array = json_array();
 	for (size_t i = 0; i < phases->count; i++)
-		json_array_append_new(array, phase_object(&phases->row[i], stream));
+		json_array_append_new(
+			array, phase_object(&phases->row[i], stream, !result->syscalls_unknown));
 	return array;
 }
 
@@ -309,14 +329,17 @@ static void put_figures(json_t *object, const struct ledger_result *result,
 	put(object, "syscalls", syscalls(result, &stream->clock));
 	put(object, "peak", peak_object(result, stream));
 	put(object, "end", end_object(result));
-	put_count(object, "returned_bytes", ledger_returned_bytes(&result->returned));
-	put(object, "returned", returned_object(&result->returned));
-	put(ratios, "mapped", ratio_object(&result->mapped_ratio, "at_peak_mapped"));
+	put_known(object, "returned_bytes", !result->observed,
+		(int64_t)ledger_returned_bytes(&result->returned));
+	put(object, "returned", result->observed ? NULL : returned_object(&result->returned));
+	put(ratios, "mapped",
+		result->syscalls_unknown ? NULL
+					 : ratio_object(&result->mapped_ratio, "at_peak_mapped"));
 	put(ratios, "resident", ratio_object(&result->resident_ratio, "at_peak_resident"));
 	put(object, "fragmentation", ratios);
-	put(object, "free_to_return", free_to_return(result));
+	put(object, "free_to_return", result->observed ? NULL : free_to_return(result));
 	put(object, "recorder", recorder_object(result, trace_bytes));
-	put(object, "phases", phases_array(&result->phases, stream));
+	put(object, "phases", phases_array(result, stream));
 	put_count(object, "phases_beyond", result->phases.beyond);
 	put(object, "anomalies", anomalies_object(&result->anomalies));
 }
@@ -361,14 +384,19 @@ static json_t *session_member(const struct analysis *analysis, const char *name)
 	return json_incref(json_object_get(analysis->trace->session, name));
 }
 
-static json_t *notes_array(const struct trace *trace)
+static json_t *notes_array(const struct analysis *analysis)
 {
+	const struct trace *trace = analysis->trace;
 	json_t *notes = json_array();
 	char buffer[640];
 	const char *note;
 	for (unsigned i = 0;
 		i < NOTES_MOST && (note = trace_note(trace, i, buffer, sizeof(buffer))); i++)
 		json_array_append_new(notes, text(note, strlen(note)));
+	if (analysis->total.syscalls_unknown)
+		json_array_append_new(notes,
+			json_pack("s+", "system calls of the program's allocator are not known: ",
+				analysis->unknown_why));
 	return notes;
 }
 
@@ -384,8 +412,9 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 		header ? json_string(name_mode(header->mode))
 		       : session_text(analysis, "mode", NULL));
 	put(root, "policy",
-		header ? json_string(name_policy(header->policy))
-		       : session_text(analysis, "policy", NULL));
+		header && header->mode ? NULL
+		: header               ? json_string(name_policy(header->policy))
+				       : session_text(analysis, "policy", NULL));
 	put(root, "tunables", session_member(analysis, "tunables"));
 	put(root, "tunables_set", session_member(analysis, "tunables_set"));
 	put(root, "model",
@@ -403,7 +432,7 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 	else
 		put(root, "exit", header ? exit_object(header) : NULL);
 	put_count(root, "overwritten_events", trace_overwritten(analysis->trace));
-	put(root, "notes", notes_array(analysis->trace));
+	put(root, "notes", notes_array(analysis));
 }
 
 static json_t *build(const struct analysis *analysis)

@@ -71,6 +71,7 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, const struct 
 	if (!rc)
 		rc = fork_reallocs(child, parent, copy);
 	ledger_note_mapped(child, 0);
+	result->usable_unknown = parent->result->usable_unknown;
 	result->peak.requested = child->memory.requested;
 	result->peak.live_blocks = child->memory.live_blocks;
 	result->peak.at_requested = child->memory;
@@ -152,8 +153,8 @@ static inline bool in_pages(const struct ledger *ledger, const struct live_block
 	uint64_t bytes = block->chunk & HL_ADDRESS_MASK;
 	int64_t heap = ledger->memory.break_bytes + ledger->memory.arena_bytes;
 
-	return !(block->chunk >> HL_ADDRESS_BITS & HL_CHUNK_MMAPPED) && bytes &&
-	       bytes <= (uint64_t)(heap > 0 ? heap : 0) && block->addr > HEADER_BYTES;
+	return !ledger->result->observed && !(block->chunk >> HL_ADDRESS_BITS & HL_CHUNK_MMAPPED) &&
+	       bytes && bytes <= (uint64_t)(heap > 0 ? heap : 0) && block->addr > HEADER_BYTES;
 }
 
 static inline int hold_pages(struct ledger *ledger, const struct live_block *block)
@@ -274,6 +275,7 @@ static int allocated(struct ledger *ledger, unsigned kind, const struct hl_call_
 		return 0;
 	}
 	count->bytes += call->size;
+	result->usable_unknown |= call->chunk == 0;
 	struct tally_size *size = &result->sizes[tally_size_class(call->size)];
 	size->count++;
 	size->bytes += call->size;
@@ -467,6 +469,9 @@ static int recording_begins(struct ledger *ledger, uint64_t tick)
 	int rc;
 	memset(result, 0, sizeof(*result));
 	result->orphan = before.orphan;
+	result->observed = before.observed;
+	result->syscalls_unknown = before.syscalls_unknown;
+	result->usable_unknown = before.usable_unknown;
 	result->phases.start_tick = tick;
 	ledger->freed_count = 0;
 	timeline_restart(&ledger->timeline, &ledger->memory);

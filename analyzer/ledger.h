@@ -80,6 +80,12 @@ struct ledger_result {
 	struct hl_sample_record last_sample;
 	struct phases phases; /* start_tick is set before ledger_start or ledger_fork */
 	bool orphan;          /* forked, but the parent's heap is not known */
+	/* The program's own allocator: what it does with its memory is not known, and its system
+	 * calls only where the kernel's side is there. */
+	bool observed;
+	bool syscalls_unknown;
+	bool usable_unknown;    /* of some block nobody could say how large it is */
+	uint64_t foreign_calls; /* observed: system calls outside of allocator calls */
 };
 
 struct ledger_realloc {

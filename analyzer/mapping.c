@@ -239,14 +239,38 @@ static int munmap_called(
 	return 0;
 }
 
-static void mremap_called(struct ledger *ledger, const struct hl_syscall_record *record)
+int ledger_unmapped(struct ledger *ledger, uint64_t start, uint64_t length)
+{
+	uint64_t changed;
+	int rc;
+	if (!length || start + length < start)
+		return 0;
+	rc = ranges_remove(&ledger->arena_mapped, start, start + length, &changed);
+	if (!rc)
+		rc = ranges_remove(&ledger->arena_open, start, start + length, &changed);
+	return rc ? rc : arena_changed(ledger);
+}
+
+/* Of an observed allocator: none of ours resizes an arena so. */
+static int arena_resize(struct ledger *ledger, const struct hl_syscall_record *record)
 {
 	uint64_t start = hl_addr_of(record->kind_addr);
+	int rc = ledger_unmapped(ledger, start, record->length);
+	return rc ? rc
+		  : arena_protect(ledger, (uint64_t)record->result, record->argument, PROT_READ);
+}
+
+static int mremap_called(struct ledger *ledger, const struct hl_syscall_record *record)
+{
+	uint64_t start = hl_addr_of(record->kind_addr);
+	if (region_of(record) == HL_REGION_arena)
+		return arena_resize(ledger, record);
 	change(ledger, simple_region(ledger, region_of(record)),
 		(int64_t)(record->argument - record->length));
 	if (record->argument < record->length)
 		block_returned(ledger, start, record->length, record->length - record->argument,
 			record->tick);
+	return 0;
 }
 
 static void madvise_called(
@@ -287,8 +311,7 @@ static int call_succeeded(
 	case HL_KIND_munmap:
 		return munmap_called(ledger, tid, record);
 	case HL_KIND_mremap:
-		mremap_called(ledger, record);
-		return 0;
+		return mremap_called(ledger, record);
 	case HL_KIND_madvise:
 		madvise_called(ledger, tid, record);
 		return 0;
@@ -325,6 +348,8 @@ bool mapping_succeeded(const struct hl_syscall_record *record)
 int mapping_apply(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
 {
 	unsigned kind = hl_kind_of(record->kind_addr);
+	if (kind == HL_KIND_other && reason_of(record) == HL_REASON_observed)
+		return 0; /* no system call: observed.c has seen it */
 	if (is_recorders(record)) {
 		ledger->result->recorder_calls++;
 		return 0;

@@ -10,6 +10,9 @@
 
 int mapping_apply(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record);
 
+/* For observed.c: a range is not mapped any more, if it was. 0 or -ENOMEM. */
+int ledger_unmapped(struct ledger *ledger, uint64_t start, uint64_t length);
+
 /* After mapped bytes grew: the peak. */
 void ledger_note_mapped(struct ledger *ledger, uint64_t tick);
 

@@ -172,16 +172,16 @@ static void print_identity(const struct analysis *analysis)
 	printf("%sheapledger%s  ", bold, plain);
 	print_command(first, COLUMNS - 12);
 	if (header->mode)
-		say("mode observe: the program's own allocator; system calls from the kernel's "
-		    "side");
+		say("mode observe: the program's own allocator, whose inside is not known");
 	else
 		say("mode allocator, policy %s, growth and return as in %s",
 			name_policy(header->policy), model ? model : ANALYSIS_MODEL);
 	if (!header->mode)
 		print_tunables(analysis->trace->session);
 	say("%s allocator calls, %s system calls, %s, %zu process%s", number(calls),
-		number(total - calls), duration(analysis->last_ns - analysis->first_ns),
-		analysis->count, analysis->count == 1 ? "" : " images");
+		analysis->total.syscalls_unknown ? "unknown" : number(total - calls),
+		duration(analysis->last_ns - analysis->first_ns), analysis->count,
+		analysis->count == 1 ? "" : " images");
 	if (older > 0)
 		say("of %s older events only the heap that they left is kept (record --ring)",
 			number(older));
@@ -233,10 +233,22 @@ static void print_column(const char *label, int64_t peak, int64_t end, const cha
 		note, plain);
 }
 
+/* As print_column, of what may not be known. */
+static void print_known(bool known, const char *label, int64_t peak, int64_t end, const char *note)
+{
+	if (known)
+		print_column(label, peak, end, note);
+	else
+		printf("  %-19s %12s %12s%s%s%s%s\n", label, "unknown", "unknown",
+			*note ? "  " : "", dim, note, plain);
+}
+
 static void print_memory(const struct analysis *analysis)
 {
 	const struct ledger_result *result = &analysis->total;
-	const struct memory *peak = &result->peak.at_mapped, *end = &result->end;
+	bool ours = !result->observed, mapped = !result->syscalls_unknown;
+	const struct memory *peak = mapped ? &result->peak.at_mapped : &result->peak.at_requested;
+	const struct memory *end = &result->end;
 	bool breakless =
 		analysis->streams[analysis->main].stream->info.header.policy == HL_POLICY_mmap;
 
@@ -247,17 +259,23 @@ static void print_memory(const struct analysis *analysis)
 		heading("Where the memory is");
 	printf("  %-19s %12s %12s\n", "", "at the peak", "at the end");
 	print_column("requested", peak->requested, end->requested, "asked for, not freed");
-	print_column("slack", peak->chunk - peak->requested, end->chunk - end->requested,
+	print_known(ours, "slack", peak->chunk - peak->requested, end->chunk - end->requested,
 		"headers and rounding");
-	print_column("free", memory_free(peak), memory_free(end), "mapped, in no block");
-	print_column(
-		"metadata", peak->metadata_bytes, end->metadata_bytes, "the allocator's tables");
-	printf("  %s%-19s %12s %12s%s\n", bold, "= mapped", size(memory_mapped(peak)),
-		size(memory_mapped(end)), plain);
-	print_column("  by brk", peak->break_bytes, end->break_bytes, "");
-	print_column("  in arenas", peak->arena_bytes, end->arena_bytes,
-		breakless ? "heaps of 64 MiB" : "other threads' heaps");
-	print_column("  mapped blocks", peak->block_bytes, end->block_bytes, "one mapping each");
+	print_known(ours, "free", memory_free(peak), memory_free(end), "mapped, in no block");
+	print_known(ours, "metadata", peak->metadata_bytes, end->metadata_bytes,
+		"the allocator's tables");
+	printf("  %s%-19s %12s %12s%s\n", bold, "= mapped",
+		mapped ? size(memory_mapped(peak)) : "unknown",
+		mapped ? size(memory_mapped(end)) : "unknown", plain);
+	print_known(mapped, "  by brk", peak->break_bytes, end->break_bytes, "");
+	if (ours) {
+		print_column("  in arenas", peak->arena_bytes, end->arena_bytes,
+			breakless ? "heaps of 64 MiB" : "other threads' heaps");
+		print_column(
+			"  mapped blocks", peak->block_bytes, end->block_bytes, "one mapping each");
+	} else {
+		print_known(mapped, "  by mmap", peak->arena_bytes, end->arena_bytes, "");
+	}
 	const struct hl_sample_record *sample = &result->last_sample;
 	uint64_t rss = sample->rss_anon + sample->rss_file + sample->rss_shmem;
 	if (result->samples)
@@ -271,6 +289,17 @@ static void print_memory(const struct analysis *analysis)
 		result->peak.at_requested.live_blocks == 1 ? "" : "s");
 }
 
+static void print_live(
+	const struct analysis *analysis, const struct ledger_result *result, bool ran_on)
+{
+	if (result->end.requested > 0)
+		say("%s in %s block%s was never freed%s.", size(result->end.requested),
+			number((uint64_t)result->end.live_blocks),
+			result->end.live_blocks == 1 ? "" : "s",
+			analysis->complete && !ran_on ? " before the program ended"
+						      : " as far as the trace goes");
+}
+
 /* What can be said for certain about memory that is still there at the end. */
 static void print_returns(const struct analysis *analysis)
 {
@@ -280,17 +309,16 @@ static void print_returns(const struct analysis *analysis)
 	int64_t left = memory_free(&result->end);
 	bool ran_on = analysis_ran_on(analysis->streams[analysis->main].stream);
 
+	if (result->observed) {
+		print_live(analysis, result, ran_on);
+		return;
+	}
 	heading(analysis->count > 1 ? "Why it has not gone back, in the same process"
 				    : "Why it has not gone back");
 	say("%s went back to the kernel: %s from the break, %s from arenas, %s as mapped blocks.",
 		usize(returned), usize(result->returned.break_bytes),
 		usize(result->returned.arena_bytes), usize(result->returned.block_bytes));
-	if (result->end.requested > 0)
-		say("%s in %s block%s was never freed%s.", size(result->end.requested),
-			number((uint64_t)result->end.live_blocks),
-			result->end.live_blocks == 1 ? "" : "s",
-			analysis->complete && !ran_on ? " before the program ended"
-						      : " as far as the trace goes");
+	print_live(analysis, result, ran_on);
 	if (left > 0)
 		say("%s is mapped but in no block: %s as whole pages that were used and freed, the "
 		    "rest never used or on a page with a live block. %s of freed pages were used "
@@ -317,6 +345,13 @@ static void print_syscalls(const struct analysis *analysis)
 	for (size_t i = 0; i < result->causes.count; i++)
 		ticks += result->causes.list[i].ticks;
 	heading("What it cost in system calls");
+	if (result->syscalls_unknown) {
+		say("Unknown: %s.", analysis->unknown_why);
+		return;
+	}
+	if (result->observed)
+		say("Beside these the process made %s that were in no allocator call.",
+			number(result->foreign_calls));
 	if (!total) {
 		say("None were made by the allocator.");
 		return;
@@ -365,9 +400,11 @@ static void print_phase(const struct analysis *analysis, const struct phases_row
 	}
 	printf("  ");
 	print_name(row, 15);
+	bool known = !analysis->total.syscalls_unknown;
 	printf(" %8s %11s %8s %10s %10s",
 		duration(clock_span(clock, row->end_tick - row->first_tick)), number(calls),
-		number(syscalls), size(row->peak_requested), size(row->peak_mapped));
+		known ? number(syscalls) : "-", size(row->peak_requested),
+		known ? size(row->peak_mapped) : "-");
 	printf(" %10s\n", row->samples ? usize(row->peak_rss) : "-");
 }
 

@@ -13,6 +13,7 @@
  */
 #include "verify.h"
 
+#include "heapledger/session.h"
 #include "names.h"
 #include "import.h"
 #include "tool.h"
@@ -341,11 +342,26 @@ static int judge(struct verify *verify)
 	return code;
 }
 
+/* The log of an observed process has no system call that could be compared. */
+static bool is_observed(const struct trace *trace)
+{
+	for (size_t i = 0; i < trace->stream_count; i++)
+		if (trace->streams[i].info.header.mode == HL_MODE_OBSERVE)
+			return true;
+	return false;
+}
+
 static int verify_trace(struct trace *trace)
 {
 	struct verify verify = {.trace = trace};
 	int code;
 
+	if (is_observed(trace))
+		return print_unverified(trace,
+			trace->kernel_count
+				? "the program's own allocator was observed (record --observe): "
+				  "its system calls are known from the kernel alone"
+				: absence(trace));
 	if (verify_read(&verify))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace->error);
 	else if (!trace->kernel_count && verify_read_proc(&verify))

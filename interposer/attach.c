@@ -260,7 +260,8 @@ static bool register_process(uint32_t parent_serial, uint64_t fork_id, uint64_t 
 	process->fork_id = fork_id;
 	process->start_tick = start_tick;
 	process->exited = 0;
-	process->policy = (uint16_t)policy;
+	process->policy = attach_mode == HL_MODE_OBSERVE ? 0 : (uint8_t)policy;
+	process->mode = attach_mode;
 	atomic_store_explicit(&process->lost, 0, memory_order_relaxed);
 	for (size_t i = 0; i < sizeof(command); i++)
 		process->command[i] = command[i];

@@ -42,6 +42,9 @@ struct attachment {
 
 extern struct attachment attached;
 
+/* Which library this is, enum hl_mode. */
+extern const uint8_t attach_mode;
+
 /* Points to a word that is 0 when attach_process must run: before the first event, and in a copy
  * of the process that no fork handler saw (_Fork, raw clone), where the kernel has wiped it. */
 extern const uint32_t *attach_token;

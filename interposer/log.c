@@ -23,6 +23,8 @@
 #define LOG_STAMP_ALONE 8   /* ... or so many, where no collector says that time has passed */
 #define LOG_STAMP_NS 1000000u
 #define LOG_STAMP_TICKS (3 * LOG_STAMP_NS) /* about the same, of the TSC */
+#define LOG_SYSCALL_LEAST_NS 100    /* none is shorter, least of all one that is watched ... */
+#define LOG_SYSCALL_LEAST_TICKS 200 /* ... at any rate of the TSC */
 #define LOG_CALL_SLOTS 5                   /* the most: a tick, three slots, a tick back */
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
@@ -39,6 +41,7 @@ struct log_cause {
 	uint64_t size;
 	uint64_t caller; /* as in the record: with HL_CALLER_STACK once the stack is known */
 	enum hl_kind kind;
+	uint64_t begun; /* log_call_begin; 0 = not asked for */
 };
 
 /* The page of a call that a signal handler has interrupted and forked. The copy goes on with the
@@ -671,6 +674,32 @@ void log_syscall(struct hl_syscall_record *record, uint64_t start_tick)
 	before = log_open_own(false);
 	log_write_syscall(record);
 	log_close_own(before);
+}
+
+void log_call_begin(void)
+{
+	if (!log_is_off() && attached.session->time_calls != 0)
+		self.cause[log_level()].begun = attach_tick();
+}
+
+/* A handler may have forked meanwhile, and the page be younger than the call. */
+void log_call_end(void)
+{
+	uint64_t begun = self.cause[log_level()].begun, passed;
+	struct hl_syscall_record record = {
+		.tick = begun,
+		.kind_addr = hl_kind_addr(HL_KIND_other, 0),
+		.cause = hl_cause_pack(0, HL_REASON_observed, HL_REGION_none, 0),
+	};
+
+	if (begun == 0 || log_is_off())
+		return;
+	passed = attach_tick() - begun;
+	if (passed < (attached.tsc ? LOG_SYSCALL_LEAST_TICKS : LOG_SYSCALL_LEAST_NS) ||
+		begun < log_page(&self, log_level())->tick)
+		return;
+	record.duration = passed;
+	log_write_syscall(&record);
 }
 
 void log_phase(const char *name)

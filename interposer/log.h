@@ -67,6 +67,11 @@ struct log_call {
 };
 void log_call(const struct log_call *call);
 
+/* Mode observe, when the kernel's record of system calls is there: the call of the real allocator
+ * begins and ends. Whatever takes so short that no system call fits in is not logged. */
+void log_call_begin(void);
+void log_call_end(void);
+
 /* os.c fills everything but tick, duration, caller and cause's kind and size. */
 uint64_t log_tick(void);
 void log_syscall(struct hl_syscall_record *record, uint64_t start_tick);

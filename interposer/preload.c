@@ -8,6 +8,7 @@
  * cannot serve goes the whole way. In a call that has interrupted another one the heap's _aside
  * functions serve.
  */
+#include "attach.h"
 #include "fatal.h"
 #include "guard.h"
 #include "heap.h"
@@ -29,6 +30,8 @@
 
 #define EXPORT __attribute__((visibility("default")))
 #define CALLER __builtin_return_address(0)
+
+const uint8_t attach_mode = HL_MODE_ALLOCATOR;
 
 static inline unsigned enter(enum hl_kind kind, size_t size, const void *caller)
 {

@@ -44,6 +44,8 @@ struct options {
 	int mark_signal;
 	bool force;
 	bool quiet;
+	bool observe;
+	const char *heap_option;  /* one that is about our allocator */
 	struct settings settings; /* of the program's heap */
 	char **command;
 };
@@ -51,7 +53,7 @@ struct options {
 static const char usage[] =
 	"usage: heapledger record [-o DIR] [--force] [--on-full wait|drop] [--buffer SIZE]\n"
 	"                         [--interval MS] [--stacks N] [--kernel auto|require|off] [-q]\n"
-	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]...\n"
+	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]... | [--observe]\n"
 	"                         [--start-after TIME] [--duration TIME] [--ring SIZE]\n"
 	"                         [--mark-signal USR1|USR2] [--] CMD...\n"
 	"\n"
@@ -70,12 +72,16 @@ static const char usage[] =
 	"      --policy P      where CMD's memory comes from: hybrid (as in glibc, default), brk\n"
 	"                      (all from the break), mmap (none from the break)\n"
 	"      --set NAME=VALUE  a tunable, as in --set mmap_threshold=1M; can be repeated\n"
+	"      --observe       CMD keeps its own allocator, whose calls are logged; system calls "
+	"are\n"
+	"                      the kernel's record of them\n"
 	"      --start-after TIME  the recording begins after this long, with the heap as it is "
 	"then\n"
 	"      --duration TIME the recording ends after this long, as in 500ms, 10s or 2m; CMD "
 	"runs\n"
 	"                      on unrecorded\n"
-	"      --ring SIZE     keep the newest SIZE of records only, and the heap as it was before\n"
+	"      --ring SIZE     keep the newest SIZE of records only, and the heap as it was "
+	"before\n"
 	"      --mark-signal SIG  USR1 or USR2 begins a phase, `signal 1` and so on, and is not\n"
 	"                      passed on (heapledger mark begins one with a name)\n"
 	"  -q, --quiet         no live line and no summary\n"
@@ -93,6 +99,7 @@ static const struct option long_options[] = {
 	{"kernel", required_argument, NULL, 'k'},
 	{"policy", required_argument, NULL, 'p'},
 	{"set", required_argument, NULL, 's'},
+	{"observe", no_argument, NULL, 'O'},
 	{"start-after", required_argument, NULL, 'a'},
 	{"duration", required_argument, NULL, 'd'},
 	{"ring", required_argument, NULL, 'r'},
@@ -199,9 +206,14 @@ static int parse_option(struct options *options, int letter)
 		options->kernel = optarg;
 		return one_of("--kernel", optarg, modes);
 	case 'p':
+		options->heap_option = "--policy";
 		return tuning_policy(optarg);
 	case 's':
+		options->heap_option = "--set";
 		return tuning_set(optarg);
+	case 'O':
+		options->observe = true;
+		return 0;
 	case 'a':
 		return parse_time("--start-after", optarg, &options->start_after_ns);
 	case 'd':
@@ -232,6 +244,10 @@ static int parse(struct options *options, int argc, char **argv)
 	}
 	if (rc != 0)
 		return rc;
+	if (options->observe && options->heap_option != NULL)
+		return tool_fail(TOOL_USAGE, "record",
+			"%s is about heapledger's allocator, which --observe leaves out",
+			options->heap_option);
 	if (optind >= argc)
 		return tool_fail(TOOL_USAGE, "record", "no program to record (see --help)");
 	options->command = argv + optind;
@@ -253,9 +269,10 @@ static int find_program(
 
 	if (rc != 0)
 		return tool_fail((enum tool_exit)rc, "record", "%s", why);
-	if (launch_library(library, library_bytes) != 0)
+	const char *name = options->observe ? LAUNCH_OBSERVER : LAUNCH_ALLOCATOR;
+	if (launch_library(name, library, library_bytes) != 0)
 		return tool_fail(TOOL_CANNOT_RUN, "record",
-			"libheapledger.so was not found; HEAPLEDGER_LIBRARY can name it");
+			"%s was not found; HEAPLEDGER_LIBRARY can name it", name);
 	/* The loader takes both as separators. */
 	if (strpbrk(library, " :") != NULL)
 		return tool_fail(TOOL_CANNOT_RUN, "record",
@@ -313,7 +330,8 @@ static void print_summary(const struct collector *collector, int terminal)
 }
 
 /* `live` is the terminal that the live line was for, or -1. */
-static void summarize(const struct collector *collector, const struct options *options, int live)
+static void summarize(const struct collector *collector, const struct kernel *kernel,
+	const struct options *options, int live)
 {
 	const struct processes *all = &collector->processes;
 	int terminal = isatty(STDERR_FILENO) ? STDERR_FILENO : live;
@@ -325,6 +343,8 @@ static void summarize(const struct collector *collector, const struct options *o
 	if (all->begin_tick == UINT64_MAX)
 		tool_fail(TOOL_OK, "record",
 			"nothing was recorded: the program ended before --start-after was over");
+	if (options->observe && kernel->wanted && !kernel->recorded)
+		tool_fail(TOOL_OK, "record", "system calls are missing: %s", kernel->why);
 	if (all->found == 0)
 		tool_fail(TOOL_OK, "record", "nothing was recorded: the library was not loaded");
 	else if (all->lost > 0)
@@ -346,7 +366,7 @@ static int run(struct collector *collector, struct manifest *manifest, struct ke
 	manifest->finished = true;
 	rc = manifest_write(manifest);
 	if (collector->stopped) {
-		summarize(collector, options, live);
+		summarize(collector, kernel, options, live);
 		collector_wait(collector);
 		rc = manifest_write(manifest);
 	}
@@ -354,7 +374,7 @@ static int run(struct collector *collector, struct manifest *manifest, struct ke
 		tool_fail(TOOL_OK, "record", "writing to %s: %s", collector->directory,
 			strerror(-rc));
 	if (!collector->stopped)
-		summarize(collector, options, live);
+		summarize(collector, kernel, options, live);
 	if (live >= 0)
 		close(live);
 	return collector->child_status;
@@ -365,6 +385,7 @@ static int open_kernel(
 {
 	kernel->wanted = strcmp(options->kernel, "off") != 0;
 	collector->probe = kernel_open(kernel, collector->dirfd, collector->child);
+	collector->session.map->time_calls = options->observe && collector->probe != NULL;
 	if (collector->probe != NULL || strcmp(options->kernel, "require") != 0)
 		return 0;
 	return tool_fail(TOOL_NO_EVIDENCE, "record", "no kernel record: %s", kernel->why);
@@ -380,7 +401,7 @@ static int start(struct launch *launch, struct collector *collector, const struc
 		.collector = collector,
 		.kernel = &kernel,
 		.command = options->command,
-		.settings = &options->settings,
+		.settings = options->observe ? NULL : &options->settings,
 		.on_full = options->on_full,
 		.kernel_mode = options->kernel,
 		.buffer_bytes = options->buffer_bytes,
@@ -461,7 +482,8 @@ int cmd_record(int argc, char **argv)
 		rc = settle_kernel(&options);
 	if (rc != 0)
 		return rc;
-	tuning_read(&options.settings);
+	if (!options.observe)
+		tuning_read(&options.settings);
 	collector.interval_ns = options.interval_ns;
 	collector.start_after_ns = options.start_after_ns;
 	collector.duration_ns = options.duration_ns;

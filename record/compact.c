@@ -372,7 +372,7 @@ static void count(struct compact *compact, const union decode_record *record)
 	unsigned kind = kind_of(record);
 	bool syscall = name_is_syscall(kind);
 
-	if (record->word[0] <= compact->previous || kind >= HL_KIND_realloc_begin ||
+	if (record->word[0] <= compact->previous || kind >= HL_KIND_other ||
 		(syscall && (record->syscall.cause >> 8 & 0xff) == HL_REASON_recorder))
 		return;
 	compact->events++;

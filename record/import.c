@@ -268,7 +268,8 @@ static int fill_process(struct raw_file *file, struct raw_reader *reader)
 	process->lost = atomic_load(&raw->process.lost);
 	process->header = (struct hl_trace_header){
 		.source = HL_TRACE_TARGET,
-		.policy = (uint8_t)raw->process.policy,
+		.mode = raw->process.mode,
+		.policy = raw->process.policy,
 		.clock = (uint8_t)raw->clock,
 		.pid = file->pid,
 		.ppid = raw->process.ppid,
@@ -480,7 +481,7 @@ static json_t *build_session(const struct import *import, struct process **proce
 		.collector = &collector,
 		.kernel = &kernel,
 		.command = command,
-		.settings = &settings,
+		.settings = first->raw.process.mode == HL_MODE_OBSERVE ? NULL : &settings,
 		.on_full = "wait",
 		.kernel_mode = "off",
 	};

@@ -206,7 +206,7 @@ static int usable(const char *path)
 	return access(path, R_OK) == 0 ? 0 : -errno;
 }
 
-int launch_library(char *path, size_t bytes)
+int launch_library(const char *name, char *path, size_t bytes)
 {
 	static const char *const places[] = {"/../interposer", "/../" HEAPLEDGER_LIBDIR_NAME,
 		"/../" HEAPLEDGER_LIBDIR_NAME "/heapledger"};
@@ -229,17 +229,17 @@ int launch_library(char *path, size_t bytes)
 		for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
 			char resolved[PATH_MAX];
 
-			snprintf(joined, sizeof(joined), "%s%s/libheapledger.so", self, places[i]);
+			snprintf(joined, sizeof(joined), "%s%s/%s", self, places[i], name);
 			if (realpath(joined, resolved) != NULL && usable(resolved) == 0) {
 				snprintf(path, bytes, "%s", resolved);
 				return 0;
 			}
 		}
 	}
-	snprintf(path, bytes, "%s", HEAPLEDGER_LIBDIR "/libheapledger.so");
+	snprintf(path, bytes, HEAPLEDGER_LIBDIR "/%s", name);
 	if (usable(path) == 0)
 		return 0;
-	snprintf(path, bytes, "%s", HEAPLEDGER_LIBDIR "/heapledger/libheapledger.so");
+	snprintf(path, bytes, HEAPLEDGER_LIBDIR "/heapledger/%s", name);
 	return usable(path);
 }
 

@@ -28,8 +28,10 @@ struct launch {
  * and a line that says what to do. */
 int launch_find(struct launch *launch, const char *program, char *why, size_t why_bytes);
 
-/* Where libheapledger.so is; -errno if nowhere. */
-int launch_library(char *path, size_t bytes);
+/* Where the library of this name is; -errno if nowhere. */
+#define LAUNCH_ALLOCATOR "libheapledger.so"
+#define LAUNCH_OBSERVER "libheapledger-observe.so"
+int launch_library(const char *name, char *path, size_t bytes);
 
 /* Takes over the signals for ourselves (returns a signalfd or -errno) and raises our own limits. */
 int launch_take_signals(struct launch *launch);

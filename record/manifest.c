@@ -289,11 +289,25 @@ static bool whole(const struct manifest *manifest)
 	return manifest->finished && collector->processes.error == 0 && !collector->detached;
 }
 
+/* Whose heap it is and how it is set. Of a program's own allocator, settings == NULL, we know
+ * nothing of that. */
+static void put_heap(json_t *root, const struct settings *settings)
+{
+	bool ours = settings != NULL;
+
+	json_object_set_new(root, "mode", json_string(ours ? "allocator" : "observe"));
+	json_object_set_new(root, "policy",
+		ours ? json_string(settings_policy_name(settings->policy)) : json_null());
+	json_object_set_new(root, "tunables", ours ? tunables_object(settings) : json_null());
+	json_object_set_new(root, "tunables_set", ours ? given_array(settings) : json_null());
+	json_object_set_new(root, "check", ours ? integer(settings->check) : json_null());
+	json_object_set_new(root, "model", ours ? json_string("glibc 2.36") : json_null());
+}
+
 json_t *manifest_build(const struct manifest *manifest)
 {
 	const struct collector *collector = manifest->collector;
 	const struct session *session = &collector->session;
-	const struct settings *set = manifest->settings;
 	const char *clock = session->map->clock == HL_CLOCK_TSC ? "tsc" : "monotonic";
 	json_t *root = json_object();
 	struct utsname host;
@@ -305,12 +319,7 @@ json_t *manifest_build(const struct manifest *manifest)
 	json_object_set_new(root, "version", json_string(HEAPLEDGER_VERSION));
 	json_object_set_new(root, "complete", json_boolean(whole(manifest)));
 	json_object_set_new(root, "command", command_array(manifest->command));
-	json_object_set_new(root, "mode", json_string("allocator"));
-	json_object_set_new(root, "policy", json_string(settings_policy_name(set->policy)));
-	json_object_set_new(root, "tunables", tunables_object(set));
-	json_object_set_new(root, "tunables_set", given_array(set));
-	json_object_set_new(root, "check", integer(set->check));
-	json_object_set_new(root, "model", json_string("glibc 2.36"));
+	put_heap(root, manifest->settings);
 	json_object_set_new(root, "started", rfc3339(session->realtime_ns));
 	json_object_set_new(root, "clock", json_string(clock));
 	json_object_set_new(root, "tick_hz", integer(session->tick_hz));

@@ -19,7 +19,7 @@ struct manifest {
 	const struct collector *collector;
 	const struct kernel *kernel;
 	char **command;
-	const struct settings *settings; /* the program's, as it is started */
+	const struct settings *settings; /* the program's, as it is started; NULL: it is observed */
 	const char *on_full;             /* options as given or by default */
 	const char *kernel_mode;
 	uint64_t buffer_bytes;

@@ -133,7 +133,8 @@ static void fill_header(
 
 	process->header = (struct hl_trace_header){
 		.source = HL_TRACE_TARGET,
-		.policy = slot->policy <= HL_POLICY_mmap ? (uint8_t)slot->policy : 0,
+		.mode = slot->mode == HL_MODE_OBSERVE,
+		.policy = slot->policy <= HL_POLICY_mmap ? slot->policy : 0,
 		.clock = (uint8_t)session->map->clock,
 		.pid = slot->pid,
 		.ppid = slot->ppid,
@@ -338,7 +339,7 @@ static uint32_t walk(
 			break;
 		if (kind < HL_KIND_brk)
 			calls++;
-		else if (kind < HL_KIND_realloc_begin)
+		else if (kind < HL_KIND_other)
 			syscalls += (PACKED_WORD(struct hl_syscall_record, cause) >> 8 & 0xff) !=
 				    HL_REASON_recorder;
 		else if (kind == HL_KIND_sample)

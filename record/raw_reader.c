@@ -131,6 +131,9 @@ static int check_values(struct raw_reader *reader)
 	if (raw->process.policy > HL_POLICY_mmap)
 		return fail(reader, -EBADMSG, process + offsetof(struct hl_process, policy),
 			"unknown policy");
+	if (raw->process.mode > HL_MODE_OBSERVE)
+		return fail(reader, -EBADMSG, process + offsetof(struct hl_process, mode),
+			"unknown mode");
 	if (raw->process.command[HL_COMMAND_BYTES - 1] != '\0')
 		return fail(reader, -EBADMSG, process + offsetof(struct hl_process, command),
 			"the command does not end");

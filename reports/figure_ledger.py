@@ -14,6 +14,8 @@ HOLDS = (("requested", "requested_bytes", "requested"), ("slack", "slack_bytes",
 LIES = (("break", "break_bytes", "break"), ("arena", "arena_bytes", "arenas"),
         ("block", "block_bytes", "mapped blocks"), ("metadata", "metadata_bytes", "metadata"))
 
+UNKNOWN = ("other", "unknown_bytes", "unknown")  # inside an allocator that was observed
+
 _ON_DARK = {"requested", "block", "metadata", "break"}
 
 
@@ -27,6 +29,15 @@ def moments(analysis):
     return found
 
 
+def with_rest(ledger, rows):
+    """What is mapped beside the parts that are known, when one of them is not."""
+    parts = [ledger.get(key) for _, key, _ in rows]
+    if None not in parts:
+        return ledger
+    rest = ledger["mapped_bytes"] - sum(part for part in parts if part is not None)
+    return {**ledger, "unknown_bytes": max(rest, 0)}
+
+
 def draw(analysis):
     ledgers = moments(analysis)
     if not ledgers:
@@ -38,8 +49,8 @@ def draw(analysis):
     scale, unit_name = units.size_scale(largest)
     for index, (heading, ledger) in enumerate(ledgers):
         top = -index * 3.0
-        _bar(axes, top, ledger, HOLDS, scale, largest)
-        _bar(axes, top - 1.15, ledger, LIES, scale, largest)
+        _bar(axes, top, with_rest(ledger, HOLDS), HOLDS + (UNKNOWN,), scale, largest)
+        _bar(axes, top - 1.15, with_rest(ledger, LIES), LIES + (UNKNOWN,), scale, largest)
         axes.text(-0.165, top + 0.62, f"{heading}: {units.size(ledger['mapped_bytes'])} mapped",
                   transform=axes.get_yaxis_transform(), fontweight="bold", fontsize=11,
                   va="center", ha="left")

@@ -36,6 +36,10 @@ def column(rows, key):
     return numpy.array([numpy.nan if row[key] is None else row[key] for row in rows], dtype=float)
 
 
+def is_known(values):
+    return len(values) > 0 and not numpy.isnan(values).all()
+
+
 def _plain(value, _):
     return f"{value:,.10g}"
 
@@ -45,13 +49,16 @@ def _levels(axes, times, timeline, samples, divisor, analysis):
     bursts = {"requested": column(timeline, "peak_requested_bytes"),
               "mapped": column(timeline, "peak_mapped_bytes")}
     resident = column(samples, "rss_bytes") if samples else numpy.array([])
-    largest = max(numpy.nanmax(a) for a in (bursts["requested"], bursts["mapped"], resident, [1])
-                  if len(a))
+    known = [a for a in (bursts["requested"], bursts["mapped"], resident) if is_known(a)]
+    largest = max(numpy.nanmax(a) for a in (*known, [1]))
     scale, unit_name = units.size_scale(largest)
     axes.grid(axis="y")
     axes.fill_between(times, requested / scale, color=style.colour("requested"), alpha=0.16, lw=0)
     labels = []
     for name, values in (("mapped", mapped), ("requested", requested)):
+        if not is_known(values):
+            labels.append((0, f"{name}: unknown", style.colour(name)))
+            continue
         axes.fill_between(times, values / scale, bursts[name] / scale, lw=0, alpha=0.35,
                           color=style.colour(name))
         axes.plot(times, values / scale, color=style.colour(name))
@@ -83,6 +90,10 @@ def _mark_peak(axes, analysis, name, divisor, scale):
 
 def _returned(axes, times, timeline):
     values = column(timeline, "returned_bytes")
+    if not is_known(values):
+        axes.set_yticks([])
+        axes.set_title("given back to the kernel: unknown", pad=6)
+        return
     scale, unit_name = units.size_scale(max(numpy.nanmax(values), 1))
     axes.grid(axis="y")
     axes.fill_between(times, values / scale, color=style.colour("returned"), alpha=0.16, lw=0)

@@ -35,6 +35,7 @@ SHORT = {
     "arena_fallback": "arena full: map",
     "purge": "purge free pages",
     "huge_page": "ask for huge pages",
+    "observed": "the program's allocator",
 }
 
 

@@ -49,6 +49,11 @@ class Analysis:
         return rows if stream is None else [row for row in rows if row["stream"] == stream]
 
     @property
+    def observed(self):
+        """The program had its own allocator, whose inside is not known."""
+        return self.get("mode") == "observe"
+
+    @property
     def lost(self):
         return self.get("events.lost", 0)
 

@@ -35,7 +35,8 @@ CAPTIONS = {
               "over the returned pages alone.",
 }
 
-MODES = {"allocator": "heapledger's own allocator served the program"}
+MODES = {"allocator": "heapledger's own allocator served the program",
+         "observe": "the program's own allocator, observed"}
 
 
 def escape(text):
@@ -100,24 +101,30 @@ def header(analysis, command):
     details = [date_text(analysis), f"ran for {units.time(analysis.get('duration_ns'))}",
                exit_text(analysis)]
     mode = analysis.get("mode")
-    details2 = [f"mode {mode}: {MODES.get(mode, 'see the manual')}",
-                f"policy {analysis.get('policy')}", f"rules of {analysis.get('model')}"]
+    details2 = [f"mode {mode}: {MODES.get(mode, 'see the manual')}"]
+    if not analysis.observed:
+        details2 += [f"policy {analysis.get('policy')}", f"rules of {analysis.get('model')}"]
     details2 += tunables_text(analysis)
     return (f'<header>\n<p class="brand">heapledger report</p>\n<h1>{escape(command)}</h1>\n'
             f'<p class="details">{escape(" · ".join(details))}<br>{escape(" · ".join(details2))}'
             f'</p>\n<p class="verdict {kind}">{escape(text)}</p>\n</header>\n')
 
 
+def shown(analysis, form, value):
+    """What cannot be known of an allocator that was observed is not just left unmeasured."""
+    return "unknown" if value is None and analysis.observed else form(value)
+
+
 def facts(analysis):
     cells = []
     for name, path, form, note in FACTS:
         value = analysis.get(path)
-        exact = units.exact_size(value) if form is units.size else units.count(value)
+        exact = units.exact_size if form is units.size else units.count
         if path.startswith("peak.") and len(analysis.get("processes", [])) > 1:
             note = "of the largest process"
         missing = ' class="missing"' if value is None else ""
-        cells.append(f'<div><dt>{escape(name)}</dt><dd{missing} title="{escape(exact)}">'
-                     f"{escape(form(value))}</dd><p>{escape(note)}</p></div>\n")
+        cells.append(f'<div><dt>{escape(name)}</dt><dd{missing} title="{escape(exact(value))}">'
+                     f"{escape(shown(analysis, form, value))}</dd><p>{escape(note)}</p></div>\n")
     return f'<dl class="facts">\n{"".join(cells)}</dl>\n'
 
 
@@ -210,7 +217,7 @@ def ledger_table(analysis):
         for _, ledger in moments:
             value, mapped = ledger.get(key), ledger.get("mapped_bytes")
             part = "" if key == "reserved_bytes" or not mapped else units.share_text(value, mapped)
-            cells += [units.count(value), part if value is not None else ""]
+            cells += [shown(analysis, units.count, value), part if value is not None else ""]
         rows.append(cells)
     blocks = ["live blocks"]
     for _, ledger in moments:

@@ -50,6 +50,7 @@ COLOURS = {
     "arena_align": ("#b9a0d6", "#cdbbe6"),
     "arena_free": ("#41315e", "#7d67a8"),
     "brk_fallback": ("#7a1f2b", "#d46a76"),
+    "observed": ("#0072b4", "#4fa8dd"),
     "other": ("#8d99a5", "#74818e"),
 }
 

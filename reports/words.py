@@ -24,7 +24,7 @@ KEPT_SHARE = 50          # percent of freed pages that never went back
 
 def findings(analysis):
     """All that is worth saying, the worst first."""
-    judges = (_evidence, _anomalies, _unrecorded, _failures, _end, _trim, _large_blocks, _time,
+    judges = (_evidence, _observed, _anomalies, _unrecorded, _failures, _end, _trim, _large_blocks, _time,
               _slack, _kept, _live, _recorder, _notes)
     said = [finding for judge in judges if (finding := judge(analysis))]
     if not any(finding.kind != "fine" for finding in said):
@@ -67,13 +67,15 @@ def summary(analysis):
     """The run in two or three sentences."""
     calls, total = analysis.get("events.calls"), analysis.get("syscalls.total")
     text = (f"In {time(analysis.get('duration_ns'))} the program made "
-            f"{counted(calls, 'allocator call')}. Beneath them the allocator made "
-            f"{counted(total, 'system call')}")
+            f"{counted(calls, 'allocator call')}. ")
+    text += (f"Beneath them the allocator made {counted(total, 'system call')}"
+             if total is not None else "How many system calls its allocator made is unknown")
     per = f", one for every {calls / total:,.0f} calls" if calls and total else ""
     peak, mapped = analysis.get("peak.requested_bytes"), analysis.get("peak.mapped_bytes")
     who = "Its largest process" if len(analysis.get("processes", [])) > 1 else "The program"
-    text += (f"{per}. {who} held at most {size(peak)}; for that the heap had at most "
-             f"{size(mapped)} mapped")
+    text += f"{per}. {who} held at most {size(peak)}; "
+    text += (f"for that the heap had at most {size(mapped)} mapped" if mapped is not None
+             else "how much its heap had mapped for that is unknown")
     above = analysis.get("fragmentation.mapped.peaks")
     if above is not None:
         text += f", {percent(above)} above it"
@@ -106,6 +108,20 @@ def _evidence(analysis):
     if not parts:
         parts.append("The analyzer found the trace incomplete: counts are lower bounds.")
     return Finding("bad", "The trace is incomplete", " ".join(parts))
+
+
+def _observed(analysis):
+    if not analysis.observed:
+        return None
+    text = ("The program kept its own allocator. Every call to it was logged; how it lays out its "
+            "memory is not known: what is slack, free or in its caches, and for how long, is in "
+            "none of the figures.")
+    foreign = analysis.get("syscalls.foreign")
+    if foreign is not None:
+        text += (f" System calls are the kernel's record: the allocator's are those made during one "
+                 f"of its calls. Beside them the program made {counted(foreign, 'system call')} "
+                 f"for memory of its own.")
+    return Finding("fine", "The program's own allocator was observed", text)
 
 
 def _anomalies(analysis):

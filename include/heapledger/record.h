@@ -45,6 +45,10 @@ enum hl_region {
 /* Bits 56..63 of hl_call_record.chunk. */
 #define HL_CHUNK_MMAPPED UINT8_C(1) /* the block has a mapping of its own */
 
+/* In mode observe a chunk is what malloc_usable_size says and this, so that glibc's is the usual
+ * one; 0 = it could not be asked. */
+#define HL_OBSERVED_HEADER_BYTES 8u
+
 struct hl_slot {
 	uint64_t word[4];
 };

@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define HL_SESSION_MAGIC UINT64_C(0x315345534c504c48) /* "HLPLSES1" */
-#define HL_SESSION_VERSION 5
+#define HL_SESSION_VERSION 6
 #define HL_SESSION_ENV "HEAPLEDGER_SESSION"
 
 #define HL_PAGE_BYTES 16384
@@ -36,6 +36,7 @@
 #define HL_TID_DEPTH_SHIFT 24
 
 enum hl_clock { HL_CLOCK_MONOTONIC = 0, HL_CLOCK_TSC = 1 };
+enum hl_mode { HL_MODE_ALLOCATOR = 0, HL_MODE_OBSERVE = 1 };
 enum hl_on_full { HL_ON_FULL_WAIT = 0, HL_ON_FULL_DROP = 1 };
 enum hl_session_state { HL_SESSION_OPEN = 1, HL_SESSION_CLOSED = 2 };
 
@@ -53,7 +54,8 @@ struct hl_process {
 	_Atomic uint64_t lost;   /* events that could not be logged, whatever the reason */
 	_Atomic uint32_t serial; /* unique in the session, from next_serial; names the stream */
 	uint16_t exited;         /* 1 when exit handlers ran */
-	uint16_t policy;         /* enum hl_policy */
+	uint8_t policy;          /* enum hl_policy */
+	uint8_t mode;            /* enum hl_mode: which library is in it */
 	uint64_t pid_namespace;  /* inode of the pid namespace that pid is of, 0 = unknown */
 	char command[HL_COMMAND_BYTES]; /* argv joined by NUL, cut to fit, last byte NUL */
 };
@@ -110,6 +112,8 @@ struct hl_session {
 	_Atomic uint32_t backed_pages;
 	_Atomic uint32_t backed_processes;
 	_Atomic uint32_t backed_stacks;
+	uint32_t time_calls; /* observed calls that may have made system calls say how long they
+				took: the kernel's record is there to be matched with */
 	/* The collector's coarse clock: changes with each of its rounds. A thread whose last tick
 	 * was read before the change reads the time anew; it says so in `stamped`, without which
 	 * the collector lets its rounds become longer. On cache lines of their own. */

@@ -37,6 +37,7 @@ def test_places(build, stage):
     mandir = build_option(build, 'mandir')
     files = {str(path.relative_to(stage)) for path in stage.rglob('*') if path.is_file()}
     assert {'bin/heapledger', f'{libdir}/heapledger/libheapledger.so',
+            f'{libdir}/heapledger/libheapledger-observe.so',
             f'{datadir}/heapledger/reports/report.py',
             f'{datadir}/heapledger/reports/check.py'} <= files
     assert any(name.startswith(f'{mandir}/man1/heapledger') for name in files)
@@ -45,9 +46,10 @@ def test_places(build, stage):
     assert not {name for name in files if not name.startswith(known)}
 
 
-def test_no_path_of_the_build(build, stage):
+@pytest.mark.parametrize('name', ['libheapledger.so', 'libheapledger-observe.so'])
+def test_no_path_of_the_build(build, stage, name):
     """The library names no folder of the machine that built it."""
-    library = stage / build_option(build, 'libdir') / 'heapledger' / 'libheapledger.so'
+    library = stage / build_option(build, 'libdir') / 'heapledger' / name
     dynamic = run(['readelf', '-d', library]).stdout
     assert b'RPATH' not in dynamic and b'RUNPATH' not in dynamic
 
@@ -77,3 +79,11 @@ def test_from_program_to_report(stage, tmp_path):
         (tmp_path / 'budget.toml').write_text(f'[syscalls]\nbrk = {limit}\n')
         outcome = run([heapledger, 'check', trace, '--budget', tmp_path / 'budget.toml'])
         assert outcome.status == status, outcome
+
+
+def test_observe_finds_its_library(stage, tmp_path):
+    trace = tmp_path / 'trace'
+    recorded = run([stage / 'bin' / 'heapledger', 'record', '--observe', '-o', trace, '--kernel', 'off',
+                    '--', '/bin/bash', '-c', 'echo hello'])
+    assert (recorded.status, recorded.stdout, recorded.stderr) == (0, b'hello\n', b''), recorded
+    assert json.loads((trace / 'session.json').read_text())['mode'] == 'observe'

@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * observed.h. All calls of the kernel's streams are kept, sorted by process image and time; a
+ * process's are its share of them. Its log says from when to when each allocator call lasted that
+ * may have made one (`other` with the reason `observed`). A system call lies inside of that with
+ * time to spare on both sides, one that the program makes for itself lies outside: the middle of it
+ * decides, so that the clocks may differ by half its length.
+ */
+#include "observed.h"
+#include "mapping.h"
+
+#include "heapledger/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define TID_MASK ((UINT32_C(1) << HL_TID_DEPTH_SHIFT) - 1)
+#define CLOCK_CLOSE_NS UINT64_C(20000)
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+enum owner { OWNER_PROGRAM, OWNER_ALLOCATOR, OWNER_RECORDER };
+
+struct call {
+	struct hl_syscall_record record; /* times are ns, and ticks once a stream has it */
+	uint32_t pid;
+	uint32_t image;
+	uint32_t tid;
+	uint8_t owner;
+	uint8_t cause; /* kind of the allocator call */
+};
+
+/* The calls of one stream. */
+struct share {
+	struct call *next, *end;
+	uint32_t image;
+	bool found;
+	uint64_t doubtful; /* calls that lay half inside an allocator call */
+	uint64_t
+		unlogged; /* calls by a child that shares the process's memory, or was not logged */
+};
+
+struct observed {
+	struct trace *trace;
+	struct call *call;
+	size_t count;
+	size_t capacity;
+	struct share *share; /* as trace->streams */
+};
+
+static bool is_observed(const struct trace *trace)
+{
+	for (size_t i = 0; i < trace->stream_count; i++)
+		if (trace->streams[i].info.header.mode == HL_MODE_OBSERVE)
+			return true;
+	return false;
+}
+
+/* NULL when the kernel's side is whole. */
+static const char *fault(const struct trace *trace)
+{
+	if (!trace->kernel_count)
+		return "the kernel's record of them is not there";
+	for (size_t i = 0; i < trace->kernel_count; i++) {
+		const struct hl_trace_header *header = &trace->kernel[i].info.header;
+		if (header->lost)
+			return "events of the kernel's record are lost";
+		if (header->flags & HL_TRACE_INCOMPLETE)
+			return "the kernel's record was not closed whole";
+	}
+	return NULL;
+}
+
+static int add(struct observed *observed, const struct stream_event *event)
+{
+	const struct hl_syscall_record *record = &event->record.syscall;
+	unsigned kind = hl_kind_of(record->kind_addr);
+	if (kind < HL_KIND_brk || kind > HL_KIND_mprotect)
+		return 0;
+	if (observed->count == observed->capacity) {
+		size_t capacity = observed->capacity ? observed->capacity * 2 : 1024;
+		struct call *grown = realloc(observed->call, capacity * sizeof(*grown));
+		if (!grown)
+			return -ENOMEM;
+		observed->call = grown;
+		observed->capacity = capacity;
+	}
+	observed->call[observed->count++] = (struct call){
+		.record = *record,
+		.pid = (uint32_t)(record->cause >> 32),
+		.image = (uint32_t)(record->trim_threshold >> 32),
+		.tid = event->tid,
+	};
+	return 0;
+}
+
+static int read_kernel(struct observed *observed, const struct trace_stream *stream)
+{
+	struct trace *trace = observed->trace;
+	struct stream_reader *reader = NULL;
+	const struct stream_event *event;
+	int fd = -1, rc = trace_stream_open(trace, stream, &reader, &fd);
+
+	if (!rc) {
+		while ((rc = stream_reader_next(reader, &event)) > 0)
+			if ((rc = add(observed, event)))
+				break;
+		if (rc < 0)
+			snprintf(trace->error, sizeof(trace->error), "%s",
+				rc == -ENOMEM ? "not enough memory" : stream_reader_error(reader));
+	}
+	stream_reader_close(reader);
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
+static int by_image(const void *left, const void *right)
+{
+	const struct call *a = left, *b = right;
+	if (a->pid != b->pid)
+		return a->pid < b->pid ? -1 : 1;
+	if (a->image != b->image)
+		return a->image < b->image ? -1 : 1;
+	if (a->record.tick != b->record.tick)
+		return a->record.tick < b->record.tick ? -1 : 1;
+	return a->tid < b->tid ? -1 : a->tid > b->tid;
+}
+
+static bool same_image(const struct call *a, const struct call *b)
+{
+	return a->pid == b->pid && a->image == b->image;
+}
+
+static struct call *image_end(const struct observed *observed, struct call *call)
+{
+	struct call *end = observed->call + observed->count, *at = call;
+	while (at < end && same_image(at, call))
+		at++;
+	return at;
+}
+
+static const struct share *parent_of(const struct observed *observed, size_t stream)
+{
+	const struct trace *trace = observed->trace;
+	uint32_t wanted = trace->streams[stream].info.header.parent_serial;
+	for (size_t i = stream; wanted && i--;)
+		if (trace->streams[i].info.header.serial == wanted)
+			return &observed->share[i];
+	return NULL;
+}
+
+/* An image that an exec began has mapped its loader before it registers: it is the last one to
+ * have begun by then. One that a fork began has its parent's number, and may have made no call. */
+static void find_share(struct observed *observed, size_t stream)
+{
+	struct share *share = &observed->share[stream];
+	struct trace_stream *from = &observed->trace->streams[stream];
+	const struct share *parent = parent_of(observed, stream);
+	bool forked = from->info.header.parent_serial != 0;
+	uint64_t start_ns =
+		observed->trace->origin_ns + clock_ns(&from->clock, from->info.header.start_tick);
+	struct call *end = observed->call + observed->count;
+
+	if (forked && parent) {
+		share->found = parent->found;
+		share->image = parent->image;
+	}
+	for (struct call *at = observed->call, *next; at < end; at = next) {
+		next = image_end(observed, at);
+		if (at->pid != from->info.header.pid)
+			continue;
+		if (forked ? at->image != share->image : at->record.tick > start_ns)
+			continue;
+		if (share->next && at->record.tick < share->next->record.tick)
+			continue;
+		share->next = at;
+		share->end = next;
+		share->image = at->image;
+		share->found = !forked || share->found;
+	}
+}
+
+/* Calls by a process that has no stream, under an image that a stream has. */
+static void find_unlogged(struct observed *observed, const struct call *call)
+{
+	const struct trace *trace = observed->trace;
+	for (size_t i = 0; i < trace->stream_count; i++)
+		if (trace->streams[i].info.header.pid == call->pid)
+			return;
+	for (size_t i = 0; i < trace->stream_count; i++)
+		if (observed->share[i].found && observed->share[i].image == call->image)
+			observed->share[i].unlogged++;
+}
+
+static void to_ticks(struct share *share, const struct clock *clock)
+{
+	for (struct call *call = share->next; call < share->end; call++) {
+		uint64_t end = clock_tick(clock, call->record.tick + call->record.duration);
+		call->record.tick = clock_tick(clock, call->record.tick);
+		call->record.duration = end > call->record.tick ? end - call->record.tick : 0;
+	}
+}
+
+static void share_out(struct observed *observed)
+{
+	struct call *end = observed->call + observed->count;
+	for (size_t i = 0; i < observed->trace->stream_count; i++)
+		find_share(observed, i);
+	for (struct call *at = observed->call; at < end; at = image_end(observed, at))
+		find_unlogged(observed, at);
+	for (size_t i = 0; i < observed->trace->stream_count; i++)
+		to_ticks(&observed->share[i], &observed->trace->streams[i].clock);
+}
+
+int observed_read(struct observed **out, struct trace *trace, char *why, size_t why_bytes)
+{
+	const char *wrong = fault(trace);
+	struct observed *observed;
+	int rc = 0;
+
+	*out = NULL;
+	if (!is_observed(trace))
+		return 0;
+	if (wrong) {
+		snprintf(why, why_bytes, "%s", wrong);
+		return 0;
+	}
+	observed = calloc(1, sizeof(*observed));
+	if (observed)
+		observed->share = calloc(trace->stream_count, sizeof(*observed->share));
+	if (!observed || !observed->share) {
+		free(observed);
+		snprintf(trace->error, sizeof(trace->error), "not enough memory");
+		return -ENOMEM;
+	}
+	observed->trace = trace;
+	for (size_t i = 0; !rc && i < trace->kernel_count; i++)
+		rc = read_kernel(observed, &trace->kernel[i]);
+	if (rc) {
+		observed_free(observed);
+		return rc;
+	}
+	if (observed->count)
+		qsort(observed->call, observed->count, sizeof(*observed->call), by_image);
+	share_out(observed);
+	*out = observed;
+	return 0;
+}
+
+void observed_free(struct observed *observed)
+{
+	if (!observed)
+		return;
+	free(observed->call);
+	free(observed->share);
+	free(observed);
+}
+
+bool observed_knows(const struct observed *observed, size_t stream, char *why, size_t why_bytes)
+{
+	const struct trace_stream *from = &observed->trace->streams[stream];
+	const struct share *share = &observed->share[stream];
+	const char *wrong = NULL;
+
+	if (!share->found)
+		wrong = "the kernel's record does not have this process";
+	else if (from->info.header.lost)
+		wrong = "events of the log are lost";
+	else if (share->unlogged)
+		wrong = "a child without a log of its own made some, perhaps in the same memory";
+	else if (share->doubtful)
+		wrong = "the clocks are too far apart to tell which were the allocator's";
+	if (wrong)
+		snprintf(why, why_bytes, "%s (%s)", wrong, from->name);
+	return !wrong;
+}
+
+/* How much of a call lies in [from, to), in quarters. */
+static unsigned quarters_inside(const struct hl_syscall_record *call, uint64_t from, uint64_t to)
+{
+	uint64_t start = call->tick > from ? call->tick : from;
+	uint64_t end = call->tick + call->duration < to ? call->tick + call->duration : to;
+	if (start >= end)
+		return 0;
+	return call->duration ? (unsigned)((end - start) * 4 / call->duration) : 4;
+}
+
+static void claim(struct share *share, uint32_t tid, const struct hl_syscall_record *span)
+{
+	uint64_t to = span->tick + span->duration;
+	for (struct call *call = share->next; call < share->end && call->record.tick < to; call++) {
+		unsigned inside = quarters_inside(&call->record, span->tick, to);
+		if (call->tid != tid || !inside)
+			continue;
+		share->doubtful += inside < 3;
+		if (inside < 2)
+			continue;
+		call->owner = OWNER_ALLOCATOR;
+		call->cause = (uint8_t)span->cause;
+	}
+}
+
+/* The recorder's own call in the kernel's record. */
+static void disown(
+	struct share *share, uint32_t tid, const struct hl_syscall_record *own, uint64_t slack)
+{
+	for (struct call *call = share->next;
+		call < share->end && call->record.tick <= own->tick + own->duration + slack; call++)
+		if (call->tid == tid && call->owner != OWNER_RECORDER &&
+			hl_kind_of(call->record.kind_addr) == hl_kind_of(own->kind_addr) &&
+			call->record.result == own->result && call->record.length == own->length) {
+			call->owner = OWNER_RECORDER;
+			return;
+		}
+}
+
+static void look_at(struct share *share, const struct stream_event *event, uint64_t slack)
+{
+	const struct hl_syscall_record *record = &event->record.syscall;
+	unsigned kind = hl_kind_of(record->kind_addr), reason = record->cause >> 8 & 0xff;
+
+	if (kind == HL_KIND_other && reason == HL_REASON_observed)
+		claim(share, event->tid & TID_MASK, record);
+	else if (kind >= HL_KIND_brk && kind < HL_KIND_other && reason == HL_REASON_recorder)
+		disown(share, event->tid & TID_MASK, record, slack);
+}
+
+/* What is mapped lies in ranges, whatever the allocator has it for. */
+static int take(struct ledger *ledger, const struct call *call, uint64_t page_bytes)
+{
+	struct stream_event event = {.tid = call->tid, .record.syscall = call->record};
+	struct hl_syscall_record *record = &event.record.syscall;
+	unsigned kind = hl_kind_of(record->kind_addr);
+	unsigned region = kind == HL_KIND_brk ? HL_REGION_break : HL_REGION_arena;
+
+	record->cause = hl_cause_pack(call->cause, HL_REASON_observed, region, 0);
+	if (kind != HL_KIND_brk)
+		record->length = (record->length + page_bytes - 1) / page_bytes * page_bytes;
+	if (kind == HL_KIND_mremap)
+		record->argument = (record->argument + page_bytes - 1) / page_bytes * page_bytes;
+	return ledger_apply(ledger, &event);
+}
+
+/* The program's own, or an allocator's at the end of a thread: it may give back what is mapped. */
+static int pass_by(struct ledger *ledger, const struct call *call)
+{
+	const struct hl_syscall_record *record = &call->record;
+	ledger->result->foreign_calls++;
+	if (hl_kind_of(record->kind_addr) != HL_KIND_munmap || record->result != 0)
+		return 0;
+	return ledger_unmapped(ledger, hl_addr_of(record->kind_addr), record->length);
+}
+
+/* A page of the log that the kernel makes for a thread that may not wait. */
+static bool is_log_page(const struct call *call)
+{
+	return hl_kind_of(call->record.kind_addr) == HL_KIND_madvise &&
+	       call->record.argument == MADV_POPULATE_WRITE && call->record.length == HL_PAGE_BYTES;
+}
+
+int observed_before(struct observed *observed, size_t stream, struct ledger *ledger,
+	const struct stream_event *event)
+{
+	struct share *share = &observed->share[stream];
+	const struct trace_stream *from = &observed->trace->streams[stream];
+	uint64_t until = event ? event->record.word[0] : UINT64_MAX;
+	int rc = 0;
+
+	while (!rc && share->next < share->end &&
+		share->next->record.tick + share->next->record.duration < until) {
+		const struct call *call = share->next++;
+		if (call->owner == OWNER_RECORDER || is_log_page(call))
+			continue;
+		rc = call->owner == OWNER_ALLOCATOR
+			     ? take(ledger, call, from->info.header.page_bytes)
+			     : pass_by(ledger, call);
+	}
+	if (event)
+		look_at(share, event, clock_ticks(&from->clock, CLOCK_CLOSE_NS));
+	return rc;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The system calls of processes that kept their own allocator: the kernel's record of them, and
+ * which of them were made while an allocator call of their thread was under way. Called by
+ * analysis.c between a process's own events; the ledger takes what is the allocator's.
+ */
+#ifndef HEAPLEDGER_OBSERVED_H
+#define HEAPLEDGER_OBSERVED_H
+
+#include "ledger.h"
+#include "trace.h"
+
+struct observed;
+
+/* 0 with *out NULL: there is nothing to read, and `why` says it, or no process is observed. -errno,
+ * then trace->error says why. */
+int observed_read(struct observed **out, struct trace *trace, char *why, size_t why_bytes);
+void observed_free(struct observed *observed);
+
+/* Whether all system calls of a stream are there; else why not. */
+bool observed_knows(const struct observed *observed, size_t stream, char *why, size_t why_bytes);
+
+/* Before the event of a stream, or with NULL at its end, gives the ledger the calls that were over
+ * by then. 0 or -ENOMEM. */
+int observed_before(struct observed *observed, size_t stream, struct ledger *ledger,
+	const struct stream_event *event);
+
+#endif
