@@ -26,8 +26,9 @@ CLEAN_ENVIRONMENT = {
 }
 
 
-# A background job of a shell without job control ignores these, and so would every program here.
-for number in signal.SIGINT, signal.SIGQUIT:
+# A background job of a shell without job control ignores these, one of nohup the last, and so would
+# every program here.
+for number in signal.SIGINT, signal.SIGQUIT, signal.SIGHUP:
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, signal.SIG_DFL)
 
