@@ -386,7 +386,8 @@ static int before_cut(struct compact *compact, const struct stream_event *event)
 
 	count(compact, record);
 	if (compact->copying &&
-		(ledger_same_thread(event->tid, compact->copying_tid) || record->word[0] >= compact->copying_until))
+		(ledger_same_thread(event->tid, compact->copying_tid) ||
+			record->word[0] >= compact->copying_until))
 		compact->copying = false;
 	switch (name_shape(kind)) {
 	case NAME_SHAPE_ALLOC:

@@ -357,6 +357,12 @@ void processes_set_level(struct processes *all, int level)
 	all->level = level;
 }
 
+/* Whether a record of this kind has a tick of its own, which holds for what follows (packed.h). */
+static bool is_timed(unsigned kind)
+{
+	return kind >= HL_KIND_brk && kind != HL_KIND_realloc_begin;
+}
+
 /* How many slots hold records of no later time than `cut`. What one thread does after such a time
  * is not needed to understand what is kept: a thread reads the time anew before it does anything
  * with a block that another one may have had. */
@@ -367,11 +373,10 @@ static uint32_t before(const struct hl_packed *slots, uint32_t used, uint64_t ti
 	while (at < used) {
 		unsigned kind = hl_packed_kind(slots[at].word[0]);
 		unsigned width = hl_packed_slots(slots[at].word[0]);
-		bool timed = kind >= HL_KIND_brk && kind != HL_KIND_realloc_begin;
 
 		if (width == 0 || width > used - at)
 			break;
-		if (timed)
+		if (is_timed(kind))
 			tick = slots[at].word[1];
 		else if (width < used - at &&
 			 hl_packed_kind(slots[at + width].word[0]) == HL_PACKED_TICK_BACK)
@@ -464,7 +469,7 @@ static uint32_t settled(const struct hl_packed *slots, uint32_t used, uint64_t *
 			return at;
 		last = at;
 		before_last = *tick;
-		timed = kind >= HL_KIND_brk && kind != HL_KIND_realloc_begin;
+		timed = is_timed(kind);
 		if (timed)
 			*tick = slots[at].word[1];
 		at += width;
