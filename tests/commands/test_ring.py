@@ -191,8 +191,8 @@ def test_with_stacks(heapledger, trace, victim):
 
 
 def test_it_ends_by_time(heapledger, trace, victim):
-    outcome = record(heapledger, trace, [victim, 'churn', 2, 8000000, 500], '--ring', '1M',
-                     '--duration', '700ms')
+    outcome = record(heapledger, trace, [victim, 'churn', 2, 12000000, 500], '--ring', '1M',
+                     '--duration', '1500ms')
     assert outcome.status == 0 and outcome.stderr == b''
     result = sound(heapledger, trace)
     assert session(trace)['overwritten_events'] > 10000
@@ -203,8 +203,9 @@ def test_phases(heapledger, trace, victim):
     """The one that was under way at the cut is kept."""
     process = subprocess.Popen([heapledger, 'record', '-q', '-o', trace, '--ring', '1M', '--', victim,
                                 'churn', '1', '4000000', '100'], env=CLEAN_ENVIRONMENT)
-    time.sleep(0.1)
-    assert run([heapledger, 'mark', trace, 'long']).status == 0
+    end = time.monotonic() + 60
+    while run([heapledger, 'mark', trace, 'long']).status != 0:
+        assert time.monotonic() < end
     assert process.wait(60) == 0
     result = sound(heapledger, trace)
     assert [phase['name'] for phase in result['phases']] == ['long']
@@ -229,13 +230,22 @@ def test_the_directory_does_not_grow(heapledger, trace, victim):
     assert RING < largest < GROWS
 
 
+def wait_for_a_cut(heapledger, trace, seconds=60):
+    late, end = False, time.monotonic() + seconds
+    while not late and time.monotonic() < end:
+        outcome = run([heapledger, 'analyze', trace])
+        late = outcome.status == 0 and b'began later' in outcome.stdout
+    assert late, f'nothing was overwritten in {seconds} s'
+
+
 @pytest.mark.parametrize('run_number', range(6))
 def test_a_recorder_that_is_killed(heapledger, trace, victim, run_number):
     """What is in the directory then is a trace. The last page of a thread dies with the recorder."""
     process = subprocess.Popen([heapledger, 'record', '-q', '-o', trace, '--ring', '1M', '--', victim,
                                 'churn', '1', '20000000', '1000'],
                                env=CLEAN_ENVIRONMENT, start_new_session=True)
-    time.sleep(0.6 + 0.07 * run_number)
+    wait_for_a_cut(heapledger, trace)
+    time.sleep(0.07 * run_number)
     process.kill()
     process.wait()
     os.killpg(process.pid, signal.SIGKILL)
