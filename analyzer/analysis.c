@@ -28,6 +28,7 @@ struct process {
 	unsigned depth;
 	uint32_t forked_by; /* the thread, as in the parent's records */
 	struct ledger ledger;
+	struct ledger_result *again; /* of the second pass: nobody reads it */
 };
 
 /* Children that were marked and whose copies may not have been made yet. */
@@ -56,6 +57,14 @@ static uint64_t first_tick(const struct trace_stream *stream)
 	return stream->begin_tick ? stream->begin_tick : stream->info.first_tick;
 }
 
+static struct ledger_result *result_of(struct analysis *analysis, struct process *process)
+{
+	if (!analysis->again)
+		return &analysis->streams[process->index].result;
+	process->again = calloc(1, sizeof(*process->again));
+	return process->again;
+}
+
 /* A copy's only thread has the process's id. */
 static int begin(struct analysis *analysis, struct process *process, const struct ledger *parent)
 {
@@ -65,19 +74,22 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	int rc = 0;
 
 	entry->done = true;
+	struct ledger_result *result = result_of(analysis, process);
+	if (!result)
+		return out_of_memory(analysis, stream->path);
 	uint64_t first = first_tick(stream);
-	entry->result.phases.start_tick = first;
+	result->phases.start_tick = first;
 	struct ledger_copy copy = {process->forked_by, stream->info.header.pid};
-	entry->result.observed = stream->info.header.mode == HL_MODE_OBSERVE;
-	entry->result.syscalls_unknown = entry->result.observed;
+	result->observed = stream->info.header.mode == HL_MODE_OBSERVE;
+	result->syscalls_unknown = result->observed;
 	if (parent)
-		rc = ledger_fork(ledger, parent, &copy, &entry->result, &stream->clock);
+		rc = ledger_fork(ledger, parent, &copy, result, &stream->clock);
 	else
-		ledger_start(ledger, &entry->result, &stream->clock);
-	entry->result.orphan = !parent && stream->info.header.parent_serial;
-	entry->result.peak.requested_tick = first;
-	entry->result.peak.mapped_tick = first;
-	if (!rc && analysis->timelines)
+		ledger_start(ledger, result, &stream->clock);
+	result->orphan = !parent && stream->info.header.parent_serial;
+	result->peak.requested_tick = first;
+	result->peak.mapped_tick = first;
+	if (!rc && analysis->timelines && !analysis->again)
 		rc = timeline_start(&ledger->timeline, first, stream->info.last_tick,
 			rows_of(analysis, &stream->info));
 	return rc ? out_of_memory(analysis, stream->path) : 0;
@@ -85,8 +97,18 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 
 static void end(struct analysis *analysis, struct process *process)
 {
-	analysis->streams[process->index].timeline = process->ledger.timeline;
+	struct analysis_stream *entry = &analysis->streams[process->index];
+	if (!analysis->again) {
+		entry->timeline = process->ledger.timeline;
+		entry->threads = process->ledger.threads;
+		process->ledger.threads = (struct threads){0};
+	}
 	ledger_free(&process->ledger);
+	if (process->again) {
+		free(process->again->causes.list);
+		phases_free(&process->again->phases);
+		free(process->again);
+	}
 	free(process);
 }
 
@@ -188,12 +210,60 @@ static void settle_observed(struct analysis *analysis, const struct process *pro
 			analysis->unknown_why, sizeof(analysis->unknown_why));
 }
 
+/* ---- moments --------------------------------------------------------------------------------- */
+
+static int take_moment(
+	struct analysis *analysis, struct process *process, enum moment_kind kind, uint64_t tick)
+{
+	struct analysis_stream *entry = &analysis->streams[process->index];
+	if (entry->result.observed)
+		return 0;
+	if (moments_take(&entry->moments, kind, &process->ledger, tick))
+		return out_of_memory(analysis, entry->stream->path);
+	return 0;
+}
+
+/* A record has been applied. In the first pass the last phase has ended with a mark; in the second
+ * it may be a peak. */
+static int at_record(
+	struct analysis *analysis, struct process *process, const struct stream_event *event)
+{
+	const struct ledger_peak *peak = &analysis->streams[process->index].result.peak;
+	uint64_t applied = process->ledger.applied, tick = event->record.call.tick;
+	int rc = 0;
+	if (!analysis->again)
+		return hl_kind_of(event->record.call.kind_addr) == HL_KIND_phase
+			       ? take_moment(analysis, process, MOMENT_PHASE, tick)
+			       : 0;
+	if (applied == peak->rss_record)
+		rc = take_moment(analysis, process, MOMENT_RESIDENT_PEAK, tick);
+	if (!rc && applied == peak->mapped_record)
+		rc = take_moment(analysis, process, MOMENT_MAPPED_PEAK, tick);
+	return rc;
+}
+
+/* The second pass has seen all of a stream that it wants, and of the children that need it. */
+static bool is_over(const struct analysis *analysis, const struct process *process)
+{
+	const struct analysis_stream *entry = &analysis->streams[process->index];
+	const struct ledger_peak *peak = &entry->result.peak;
+	if (!analysis->again || process->ledger.applied < peak->rss_record ||
+		process->ledger.applied < peak->mapped_record)
+		return false;
+	for (size_t i = process->index + 1; i < analysis->count; i++)
+		if (!analysis->streams[i].done &&
+			analysis->streams[i].stream->info.header.parent_serial ==
+				entry->stream->info.header.serial)
+			return false;
+	return true;
+}
+
 static int run_events(struct analysis *analysis, struct process *process, struct copies *copies,
 	struct stream_reader *reader)
 {
 	const struct stream_event *event;
-	int rc;
-	while ((rc = stream_reader_next(reader, &event)) > 0) {
+	int rc = 0;
+	while (!is_over(analysis, process) && (rc = stream_reader_next(reader, &event)) > 0) {
 		if (observe(analysis, process, event))
 			return out_of_memory(analysis, analysis->trace->path);
 		rc = copies->count ? watch_copies(analysis, copies, event) : 0;
@@ -202,16 +272,24 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 		if (ledger_apply(&process->ledger, event))
 			return out_of_memory(
 				analysis, analysis->streams[process->index].stream->path);
-		if (hl_kind_of(event->record.call.kind_addr) != HL_KIND_fork)
-			continue;
-		rc = fork_children(analysis, copies, process, event);
+		rc = at_record(analysis, process, event);
+		if (!rc && hl_kind_of(event->record.call.kind_addr) == HL_KIND_fork)
+			rc = fork_children(analysis, copies, process, event);
 		if (rc)
 			return rc;
 	}
-	if (rc)
+	if (rc < 0)
 		snprintf(analysis->trace->error, sizeof(analysis->trace->error), "%s",
 			stream_reader_error(reader));
-	return rc ? rc : watch_copies(analysis, copies, NULL);
+	return rc < 0 ? rc : watch_copies(analysis, copies, NULL);
+}
+
+static int finish(struct analysis *analysis, struct process *process)
+{
+	uint64_t tick = analysis->streams[process->index].stream->info.last_tick;
+	settle_observed(analysis, process);
+	ledger_finish(&process->ledger, tick);
+	return take_moment(analysis, process, MOMENT_END, tick);
 }
 
 /* Runs a process that has begun to its end, and frees it. */
@@ -227,10 +305,8 @@ static int run_process(struct analysis *analysis, struct process *process)
 		rc = run_events(analysis, process, &copies, reader);
 	if (!rc && observe(analysis, process, NULL))
 		rc = out_of_memory(analysis, entry->stream->path);
-	if (!rc)
-		settle_observed(analysis, process);
-	if (!rc)
-		ledger_finish(&process->ledger, entry->stream->info.last_tick);
+	if (!rc && !analysis->again)
+		rc = finish(analysis, process);
 	while (copies.count)
 		end(analysis, copies.child[--copies.count]);
 	end(analysis, process);
@@ -405,6 +481,25 @@ static int add_up(struct analysis *analysis)
 	return 0;
 }
 
+static int run_all(struct analysis *analysis)
+{
+	int rc = 0;
+	for (size_t i = 0; i < analysis->count; i++)
+		analysis->streams[i].done = false;
+	for (size_t i = 0; !rc && i < analysis->count; i++)
+		if (!analysis->streams[i].done)
+			rc = run_stream(analysis, i);
+	return rc;
+}
+
+static bool any_observed(const struct analysis *analysis)
+{
+	bool any = false;
+	for (size_t i = 0; i < analysis->count; i++)
+		any = any || analysis->streams[i].result.observed;
+	return any;
+}
+
 int analysis_run(struct analysis *analysis, struct trace *trace, bool timelines)
 {
 	*analysis = (struct analysis){
@@ -419,9 +514,14 @@ int analysis_run(struct analysis *analysis, struct trace *trace, bool timelines)
 		&analysis->observed, trace, analysis->unknown_why, sizeof(analysis->unknown_why));
 	for (size_t i = 0; i < analysis->count; i++)
 		analysis->streams[i].stream = &trace->streams[i];
-	for (size_t i = 0; !rc && i < analysis->count; i++)
-		if (!analysis->streams[i].done)
-			rc = run_stream(analysis, i);
+	if (!rc)
+		rc = run_all(analysis);
+	if (!rc && !any_observed(analysis)) {
+		analysis->again = true;
+		rc = run_all(analysis);
+	}
+	for (size_t i = 0; i < analysis->count; i++)
+		moments_sort(&analysis->streams[i].moments);
 	return rc ? rc : add_up(analysis);
 }
 
@@ -430,6 +530,8 @@ void analysis_free(struct analysis *analysis)
 	for (size_t i = 0; i < analysis->count; i++) {
 		free(analysis->streams[i].result.causes.list);
 		phases_free(&analysis->streams[i].result.phases);
+		moments_free(&analysis->streams[i].moments);
+		threads_free(&analysis->streams[i].threads);
 		timeline_free(&analysis->streams[i].timeline);
 	}
 	observed_free(analysis->observed);

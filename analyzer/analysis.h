@@ -1,22 +1,40 @@
 /* SPDX-License-Identifier: MIT
  *
  * A trace analysed: one result a stream, and their sums. Made by analysis_run in one pass over
- * every stream; read by json.c, csv.c and summary.c.
+ * every stream and another up to its peaks, which nobody knows before; read by json.c, csv.c and
+ * summary.c.
  */
 #ifndef HEAPLEDGER_ANALYSIS_H
 #define HEAPLEDGER_ANALYSIS_H
 
 #include "ledger.h"
+#include "moments.h"
 #include "observed.h"
 #include "trace.h"
 
 /* Whose rules the allocator follows, when session.json does not say. */
 #define ANALYSIS_MODEL "glibc 2.36"
 
+/* Where a block was allocated, in the code of the program. Strings live as long as what describes
+ * it; NULL = not known. */
+struct analysis_site {
+	uint64_t address; /* 0 = not known */
+	const char *function;
+	const char *file;
+	unsigned line; /* 0 = not known */
+	const char *module;
+};
+
+/* `caller` as a record has it, of a process at a time. */
+typedef void analysis_describe(void *context, const struct trace_stream *stream, uint64_t tick,
+	uint64_t caller, struct analysis_site *site);
+
 struct analysis_stream {
 	struct trace_stream *stream;
 	struct ledger_result result;
 	struct timeline timeline;
+	struct moments moments; /* none of an observed allocator */
+	struct threads threads; /* that allocated */
 	bool done;
 };
 
@@ -34,6 +52,9 @@ struct analysis {
 	bool complete;
 	char unknown_why[256]; /* why the system calls of an observed process are not known */
 	bool timelines; /* one a stream is kept */
+	bool again;     /* the second pass, which stops at the peaks that the first has found */
+	analysis_describe *describe; /* NULL = nobody can */
+	void *describe_context;
 	/* Sums over all streams: counts, events, returned, latency, anomalies, lost, causes. The
 	 * peaks, the end, the ratios and the phases in it are the main stream's. */
 	struct ledger_result total;

@@ -4,6 +4,7 @@
  */
 #include "analysis.h"
 #include "import.h"
+#include "site.h"
 #include "tool.h"
 
 #include <getopt.h>
@@ -46,10 +47,21 @@ static int write_outputs(const struct analysis *analysis, const struct request *
 	return TOOL_OK;
 }
 
+/* A trace without stacks knows no modules: its callers stay addresses. */
+static int open_symbols(struct trace *trace, struct site_finder *finder)
+{
+	if (trace_read_stacks(trace))
+		return tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace->error);
+	if (trace->stacks.module_count && !(finder->symbols = symbols_open(trace)))
+		return tool_fail(TOOL_UNREADABLE, COMMAND, "not enough memory for symbols");
+	return TOOL_OK;
+}
+
 static int analyze(const char *path, const struct request *request)
 {
 	struct trace trace;
 	struct analysis analysis = {0};
+	struct site_finder finder = {.trace = &trace};
 	int code = TOOL_OK;
 
 	code = import_directory(path, COMMAND, NULL);
@@ -63,7 +75,13 @@ static int analyze(const char *path, const struct request *request)
 			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	}
 	if (!code)
+		code = open_symbols(&trace, &finder);
+	if (!code) {
+		analysis.describe = site_find;
+		analysis.describe_context = &finder;
 		code = write_outputs(&analysis, request);
+	}
+	symbols_close(finder.symbols);
 	analysis_free(&analysis);
 	trace_close(&trace);
 	return code;

@@ -305,7 +305,13 @@ int inherit_note_block(struct ledger *child, const struct live_block *block)
 
 static int note_made(struct ledger *child, const struct hl_call_record *call)
 {
-	struct live_block block = {hl_addr_of(call->kind_addr), call->size, call->chunk};
+	struct live_block block = {
+		.addr = hl_addr_of(call->kind_addr),
+		.size = call->size,
+		.chunk = call->chunk,
+		.tick = call->tick,
+		.origin = live_origin(call->caller, 0),
+	};
 	if (!block.addr)
 		return 0;
 	inherit_block_made(child, &block);

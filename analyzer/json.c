@@ -3,6 +3,7 @@
  * The analysis as JSON, field by field as docs/json.md has it. What was not measured is null.
  */
 #include "analysis.h"
+#include "json_put.h"
 #include "names.h"
 #include "writer.h"
 
@@ -14,29 +15,8 @@
 
 #define NOTES_MOST 100
 
-static void put(json_t *object, const char *name, json_t *value)
-{
-	json_object_set_new(object, name, value ? value : json_null());
-}
-
-static void put_int(json_t *object, const char *name, int64_t value)
-{
-	put(object, name, json_integer(value));
-}
-
-static void put_count(json_t *object, const char *name, uint64_t value)
-{
-	put(object, name, json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value));
-}
-
-/* null unless it is known. */
-static void put_known(json_t *object, const char *name, bool known, int64_t value)
-{
-	put(object, name, known ? json_integer(value) : NULL);
-}
-
 /* Bytes of a name or argument may be anything; JSON strings are UTF-8. */
-static json_t *text(const char *bytes, size_t length)
+json_t *json_text(const char *bytes, size_t length)
 {
 	json_t *string = json_stringn(bytes, length);
 	if (string)
@@ -60,7 +40,7 @@ static json_t *command_array(const struct trace_stream *stream)
 	const char *p = stream->command, *end = p + stream->info.header.command_bytes;
 	while (p < end) {
 		size_t length = strnlen(p, (size_t)(end - p));
-		json_array_append_new(array, text(p, length));
+		json_array_append_new(array, json_text(p, length));
 		p += length + 1;
 	}
 	return array;
@@ -293,7 +273,7 @@ static json_t *phase_object(const struct phases_row *row, struct trace_stream *s
 		total += row->syscalls[kind];
 	}
 	put_known(syscalls, "total", known, (int64_t)total);
-	put(object, "name", row->named ? text(row->name, strlen(row->name)) : NULL);
+	put(object, "name", row->named ? json_text(row->name, strlen(row->name)) : NULL);
 	put_count(object, "start_ns", clock_ns(&stream->clock, row->first_tick));
 	put_count(object, "end_ns", clock_ns(&stream->clock, row->end_tick));
 	put_count(object, "events", calls + total);
@@ -321,7 +301,8 @@ static json_t *phases_array(const struct ledger_result *result, struct trace_str
 }
 
 /* The objects that the whole trace and each stream have alike. */
-static void put_figures(json_t *object, const struct ledger_result *result,
+static void put_figures(json_t *object, const struct analysis *analysis,
+	const struct analysis_stream *entry, const struct ledger_result *result,
 	struct trace_stream *stream, uint64_t lost, uint64_t trace_bytes)
 {
 	json_t *ratios = json_object();
@@ -341,10 +322,13 @@ static void put_figures(json_t *object, const struct ledger_result *result,
 	put(object, "recorder", recorder_object(result, trace_bytes));
 	put(object, "phases", phases_array(result, stream));
 	put_count(object, "phases_beyond", result->phases.beyond);
+	put(object, "moments", json_moments(analysis, entry));
+	put_count(object, "moments_left_out", entry ? entry->moments.left_out : 0);
 	put(object, "anomalies", anomalies_object(&result->anomalies));
 }
 
-static json_t *process_object(const struct analysis_stream *entry)
+static json_t *process_object(
+	const struct analysis *analysis, const struct analysis_stream *entry)
 {
 	struct trace_stream *stream = entry->stream;
 	const struct hl_trace_header *header = &stream->info.header;
@@ -365,7 +349,8 @@ static json_t *process_object(const struct analysis_stream *entry)
 	put(object, "exit", exit_object(header));
 	put(object, "began_late", json_boolean(stream->begin_tick != 0));
 	put(object, "ran_on", json_boolean(analysis_ran_on(entry->stream)));
-	put_figures(object, &entry->result, stream, analysis_lost(entry), stream->info.size);
+	put_figures(object, analysis, entry, &entry->result, stream, analysis_lost(entry),
+		stream->info.size);
 	return object;
 }
 
@@ -392,7 +377,7 @@ static json_t *notes_array(const struct analysis *analysis)
 	const char *note;
 	for (unsigned i = 0;
 		i < NOTES_MOST && (note = trace_note(trace, i, buffer, sizeof(buffer))); i++)
-		json_array_append_new(notes, text(note, strlen(note)));
+		json_array_append_new(notes, json_text(note, strlen(note)));
 	if (analysis->total.syscalls_unknown)
 		json_array_append_new(notes,
 			json_pack("s+", "system calls of the program's allocator are not known: ",
@@ -439,14 +424,16 @@ static json_t *build(const struct analysis *analysis)
 {
 	json_t *root = json_object(), *processes = json_array();
 	struct trace_stream none = {.name = NULL};
-	struct trace_stream *stream =
-		analysis->count ? analysis->streams[analysis->main].stream : &none;
+	const struct analysis_stream *main_entry =
+		analysis->count ? &analysis->streams[analysis->main] : NULL;
+	struct trace_stream *stream = main_entry ? main_entry->stream : &none;
 
 	put_identity(root, analysis);
 	put(root, "main_stream", stream->name ? json_string(stream->name) : NULL);
-	put_figures(root, &analysis->total, stream, analysis->total.lost, analysis->trace_bytes);
+	put_figures(root, analysis, main_entry, &analysis->total, stream, analysis->total.lost,
+		analysis->trace_bytes);
 	for (size_t i = 0; i < analysis->count; i++)
-		json_array_append_new(processes, process_object(&analysis->streams[i]));
+		json_array_append_new(processes, process_object(analysis, &analysis->streams[i]));
 	put(root, "processes", processes);
 	return root;
 }

@@ -59,15 +59,20 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, const struct 
 {
 	ledger_start(child, result, clock);
 	child->memory = parent->memory;
+	child->break_end = parent->break_end;
 	int rc = live_copy(&child->live, &parent->live);
 	if (!rc)
 		rc = pages_copy(&child->pages, &parent->pages);
+	if (!rc)
+		rc = ranges_copy(&child->break_mapped, &parent->break_mapped);
 	if (!rc)
 		rc = ranges_copy(&child->arena_mapped, &parent->arena_mapped);
 	if (!rc)
 		rc = ranges_copy(&child->arena_open, &parent->arena_open);
 	if (!rc)
 		rc = inherit_copy(&child->inherit, &parent->inherit);
+	if (!rc)
+		rc = threads_copy(&child->threads, &parent->threads);
 	if (!rc)
 		rc = fork_reallocs(child, parent, copy);
 	ledger_note_mapped(child, 0);
@@ -82,6 +87,8 @@ void ledger_free(struct ledger *ledger)
 {
 	live_free(&ledger->live);
 	pages_free(&ledger->pages);
+	threads_free(&ledger->threads);
+	ranges_free(&ledger->break_mapped);
 	ranges_free(&ledger->arena_mapped);
 	ranges_free(&ledger->arena_open);
 	inherit_free(&ledger->inherit);
@@ -138,6 +145,7 @@ static inline void note_requested(struct ledger *ledger, uint64_t tick)
 		memory->requested > peak->at_mapped.requested) {
 		peak->at_mapped = *memory;
 		peak->mapped_tick = tick;
+		peak->mapped_record = ledger->applied;
 	}
 	if (ledger->result->samples && (double)memory->requested > resident->max_live) {
 		resident->max_live = (double)memory->requested;
@@ -263,11 +271,19 @@ void ledger_rebase(struct ledger *ledger, const struct memory *by)
 	phases_rebase(&ledger->result->phases, by);
 }
 
-static int allocated(struct ledger *ledger, unsigned kind, const struct hl_call_record *call)
+static int allocated(
+	struct ledger *ledger, unsigned kind, uint32_t tid, const struct hl_call_record *call)
 {
 	struct ledger_result *result = ledger->result;
 	struct tally_call *count = &result->calls[kind];
-	struct live_block block = {hl_addr_of(call->kind_addr), call->size, call->chunk};
+	uint32_t thread = threads_number(&ledger->threads, tid & LEDGER_TID_MASK);
+	struct live_block block = {
+		.addr = hl_addr_of(call->kind_addr),
+		.size = call->size,
+		.chunk = call->chunk,
+		.tick = call->tick,
+		.origin = live_origin(call->caller, thread),
+	};
 
 	count->count++;
 	if (!block.addr) {
@@ -380,7 +396,7 @@ static int realloc_end(struct ledger *ledger, uint32_t tid, const struct hl_call
 	struct ledger_realloc *entry = ledger_realloc_of(ledger, tid);
 	if (!entry) {
 		ledger->result->anomalies.unmatched++;
-		return allocated(ledger, HL_KIND_realloc, call);
+		return allocated(ledger, HL_KIND_realloc, tid, call);
 	}
 	struct ledger_realloc done = *entry;
 	memmove(entry, entry + 1,
@@ -399,7 +415,7 @@ static int realloc_end(struct ledger *ledger, uint32_t tid, const struct hl_call
 		ledger->result->calls[HL_KIND_realloc].count++; /* realloc(p, 0) frees */
 		rc = 0;
 	} else {
-		rc = allocated(ledger, HL_KIND_realloc, call);
+		rc = allocated(ledger, HL_KIND_realloc, tid, call);
 	}
 	ledger_drop_realloc_pages(ledger, &done);
 	return rc;
@@ -419,6 +435,7 @@ static int sampled(struct ledger *ledger, const struct hl_sample_record *sample)
 	if (!result->samples || rss > result->max_sampled_rss) {
 		result->max_sampled_rss = rss;
 		peak->rss_tick = sample->tick;
+		peak->rss_record = ledger->applied;
 	}
 	if (sample->recorder > peak->recorder)
 		peak->recorder = sample->recorder;
@@ -505,6 +522,7 @@ int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 	const struct hl_call_record *call = &event->record.call;
 	unsigned kind = hl_kind_of(call->kind_addr);
 
+	ledger->applied++;
 	if (call->tick >= ledger->timeline.next_tick)
 		timeline_advance(&ledger->timeline, call->tick, &ledger->memory,
 			ledger_returned_bytes(&ledger->result->returned));
@@ -512,7 +530,7 @@ int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 	switch (name_shape(kind)) {
 	case NAME_SHAPE_ALLOC:
 	case NAME_SHAPE_ALIGNED:
-		return allocated(ledger, kind, call);
+		return allocated(ledger, kind, event->tid, call);
 	case NAME_SHAPE_FREE:
 		return freed(ledger, kind, call);
 	case NAME_SHAPE_REALLOC:

@@ -15,6 +15,7 @@
 #include "phases.h"
 #include "ranges.h"
 #include "stream_reader.h"
+#include "threads.h"
 #include "timeline.h"
 
 /* Bytes given back to the kernel, by kind of memory. */
@@ -30,11 +31,13 @@ struct ledger_peak {
 	uint64_t requested_tick;
 	int64_t mapped;
 	uint64_t mapped_tick;
+	uint64_t mapped_record; /* after how many records of the stream */
 	int64_t live_blocks;
 	struct memory at_requested;
 	struct memory at_mapped;
 	uint64_t rss;      /* see docs/json.md; 0 without samples */
 	uint64_t rss_tick; /* of the sample with the most resident memory */
+	uint64_t rss_record;
 	uint64_t recorder; /* the recorder's buffers, most at any sample */
 };
 
@@ -105,6 +108,10 @@ struct ledger {
 	struct memory memory;
 	struct live live;
 	struct pages pages;
+	struct threads threads;
+	uint64_t applied; /* records up to now, in this stream */
+	struct ranges break_mapped;
+	uint64_t break_end; /* where the heap at the break ends; 0 = there is none */
 	struct ranges arena_mapped;
 	struct ranges arena_open;
 	struct ledger_realloc *reallocs; /* under way; few */

@@ -21,6 +21,12 @@ static inline size_t mask_of(const struct live *live)
 	return ((size_t)1 << (64 - live->shift)) - 1;
 }
 
+void live_prefetch(const struct live *live, uint64_t addr)
+{
+	if (live->blocks)
+		__builtin_prefetch(&live->blocks[place_of(live, addr)], 1);
+}
+
 static int live_grow(struct live *live)
 {
 	unsigned bits = live->blocks ? 64 - live->shift + 1 : FIRST_BITS;

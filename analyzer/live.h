@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The table of live blocks: address -> size and chunk. Open addressing, 24 bytes a place, at most
- * two thirds full. Used by ledger.c only.
+ * The table of live blocks: address -> what its record says. Open addressing, 40 bytes a place, at
+ * most two thirds full. Filled by ledger.c, walked by layout.c.
  */
 #ifndef HEAPLEDGER_LIVE_H
 #define HEAPLEDGER_LIVE_H
@@ -14,7 +14,30 @@ struct live_block {
 	uint64_t addr; /* 0 = an empty place */
 	uint64_t size;
 	uint64_t chunk; /* as in hl_call_record: flags in the top byte */
+	uint64_t tick;  /* of its allocation */
+	uint64_t origin; /* live_origin() */
 };
+
+#define LIVE_CALLER_BITS 48
+#define LIVE_THREAD_LIMIT (UINT32_C(1) << 16)
+
+/* Caller, or number of a stack, and the number of the thread in its process, from 1 on; 0 = beyond
+ * the 65,535th. */
+static inline uint64_t live_origin(uint64_t caller, uint32_t thread)
+{
+	return (uint64_t)(thread < LIVE_THREAD_LIMIT ? thread : 0) << LIVE_CALLER_BITS |
+	       (caller & ((UINT64_C(1) << LIVE_CALLER_BITS) - 1));
+}
+
+static inline uint64_t live_caller(const struct live_block *block)
+{
+	return block->origin & ((UINT64_C(1) << LIVE_CALLER_BITS) - 1);
+}
+
+static inline uint32_t live_thread(const struct live_block *block)
+{
+	return (uint32_t)(block->origin >> LIVE_CALLER_BITS);
+}
 
 struct live {
 	struct live_block *blocks;
@@ -22,6 +45,9 @@ struct live {
 	size_t limit; /* grow when count reaches it */
 	unsigned shift;
 };
+
+/* Asks for the place of an address ahead of its use. */
+void live_prefetch(const struct live *live, uint64_t addr);
 
 /* Puts a block in. If the address is live already, *old is that block and the result 1; else 0 or
  * -ENOMEM. */

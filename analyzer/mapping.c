@@ -56,6 +56,7 @@ void ledger_note_mapped(struct ledger *ledger, uint64_t tick)
 	if (mapped > peak->mapped) {
 		peak->mapped = mapped;
 		peak->mapped_tick = tick;
+		peak->mapped_record = ledger->applied;
 		peak->at_mapped = ledger->memory;
 	}
 }
@@ -112,15 +113,27 @@ static uint64_t unmap_pages(struct ledger *ledger, uint32_t tid, uint64_t start,
 	return bytes > before ? bytes - before : 0;
 }
 
-static void brk_called(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
+/* Where the heap at the break lies. */
+static int break_changed(struct ledger *ledger, uint64_t start, uint64_t end, bool mapped)
+{
+	uint64_t changed;
+	if (mapped)
+		return ranges_add(&ledger->break_mapped, start, end, &changed);
+	return ranges_remove(&ledger->break_mapped, start, end, &changed);
+}
+
+static int brk_called(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
 {
 	uint64_t before = hl_addr_of(record->kind_addr), after = (uint64_t)record->result;
 	if (!before)
-		return; /* only asked where it is */
+		return 0; /* only asked where it is */
 	change(ledger, &ledger->memory.break_bytes, (int64_t)(after - before));
-	if (after < before)
-		ledger->result->returned.break_bytes +=
-			unmap_pages(ledger, tid, after, before, before - after, record->tick);
+	ledger->break_end = after;
+	if (after >= before)
+		return break_changed(ledger, before, after, true);
+	ledger->result->returned.break_bytes +=
+		unmap_pages(ledger, tid, after, before, before - after, record->tick);
+	return break_changed(ledger, after, before, false);
 }
 
 /* Arenas: address space is reserved first and made accessible piece by piece. */
@@ -210,7 +223,10 @@ static int mmap_called(struct ledger *ledger, uint32_t tid, const struct hl_sysc
 	unsigned region = region_of(record);
 	if (region != HL_REGION_arena) {
 		change(ledger, simple_region(ledger, region), (int64_t)record->length);
-		return 0;
+		if (region != HL_REGION_break)
+			return 0;
+		ledger->break_end = start + record->length;
+		return break_changed(ledger, start, ledger->break_end, true);
 	}
 	/* Mapping over what is there gives the pages below back. */
 	uint64_t open_before = ledger->arena_open.bytes;
@@ -233,6 +249,7 @@ static int munmap_called(
 	if (region == HL_REGION_break) {
 		ledger->result->returned.break_bytes += unmap_pages(
 			ledger, tid, start, start + record->length, record->length, record->tick);
+		return break_changed(ledger, start, start + record->length, false);
 	} else if (region != HL_REGION_metadata) {
 		block_returned(ledger, start, record->length, record->length, record->tick);
 	}
@@ -304,8 +321,7 @@ static int call_succeeded(
 		return rc;
 	switch (kind) {
 	case HL_KIND_brk:
-		brk_called(ledger, tid, record);
-		return 0;
+		return brk_called(ledger, tid, record);
 	case HL_KIND_mmap:
 		return mmap_called(ledger, tid, record);
 	case HL_KIND_munmap:

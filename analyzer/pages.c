@@ -33,11 +33,16 @@ static size_t place_of(const struct pages *pages, uint64_t key)
 	return place;
 }
 
-static struct pages_leaf *find(struct pages *pages, uint64_t key)
+static struct pages_leaf *look_up(const struct pages *pages, uint64_t key)
 {
 	if (pages->last && pages->last->key == key)
 		return pages->last;
-	struct pages_leaf *leaf = pages->size ? pages->leaves[place_of(pages, key)] : NULL;
+	return pages->size ? pages->leaves[place_of(pages, key)] : NULL;
+}
+
+static struct pages_leaf *find(struct pages *pages, uint64_t key)
+{
+	struct pages_leaf *leaf = look_up(pages, key);
 	if (leaf)
 		pages->last = leaf;
 	return leaf;
@@ -200,6 +205,31 @@ struct pages_taken pages_return(struct pages *pages, uint64_t start, uint64_t en
 		number = (number / LEAF_PAGES + 1) * LEAF_PAGES;
 	}
 	return range.taken;
+}
+
+struct pages_count pages_count(const struct pages *pages, uint64_t start, uint64_t end)
+{
+	struct pages_count count = {0};
+	uint64_t number = start >> PAGES_BITS, last = end >> PAGES_BITS;
+	while (number < last) {
+		const struct pages_leaf *leaf = look_up(pages, number / LEAF_PAGES);
+		uint64_t next = (number / LEAF_PAGES + 1) * LEAF_PAGES;
+		for (next = next < last ? next : last; leaf && number < next; number++) {
+			const struct page *page = &leaf->page[page_in_leaf(number)];
+			count.free += page->state == PAGE_FREE;
+			count.returned += page->state == PAGE_RETURNED;
+		}
+		number = next;
+	}
+	return count;
+}
+
+void pages_prefetch(const struct pages *pages, uint64_t address)
+{
+	uint64_t number = address >> PAGES_BITS;
+	const struct pages_leaf *leaf = look_up(pages, number / LEAF_PAGES);
+	if (leaf)
+		__builtin_prefetch(&leaf->page[page_in_leaf(number)], 1);
 }
 
 uint64_t pages_free_count(const struct pages *pages)

@@ -50,8 +50,18 @@ typedef void pages_returned(void *context, uint64_t free_since, uint64_t pages);
 struct pages_taken pages_return(struct pages *pages, uint64_t start, uint64_t end, bool unmapped,
 	pages_returned *returned, void *context);
 
+/* Pages of a range by state; of those that are in neither, a block lies on it or none ever did. */
+struct pages_count {
+	uint64_t free;
+	uint64_t returned;
+};
+struct pages_count pages_count(const struct pages *pages, uint64_t start, uint64_t end);
+
 /* Pages that are FREE now. */
 uint64_t pages_free_count(const struct pages *pages);
+
+/* Asks for the page of an address ahead of its use. */
+void pages_prefetch(const struct pages *pages, uint64_t address);
 
 /* For the child of a fork: what was free before counts as UNUSED there. */
 int pages_copy(struct pages *to, const struct pages *from);

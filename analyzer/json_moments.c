@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The moments of an analysis as JSON, as docs/json.md has them.
+ */
+#include "json_put.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SITES_PUT 50
+
+static json_t *address(uint64_t value)
+{
+	char text[24];
+	snprintf(text, sizeof(text), "0x%llx", (unsigned long long)value);
+	return value ? json_string(text) : NULL;
+}
+
+static json_t *string_or_null(const char *text)
+{
+	return text ? json_text(text, strlen(text)) : NULL;
+}
+
+/* Who allocated: `caller` as a record has it. */
+static void put_origin(json_t *object, const struct analysis *analysis,
+	const struct analysis_stream *entry, uint64_t tick, uint64_t caller)
+{
+	struct analysis_site site = {0};
+	uint32_t number = hl_caller_stack(caller);
+	if (analysis->describe)
+		analysis->describe(analysis->describe_context, entry->stream, tick, caller, &site);
+	put(object, "caller", number ? address(site.address) : address(caller));
+	put(object, "stack", number ? json_integer(number) : NULL);
+	put(object, "function", string_or_null(site.function));
+	put(object, "file", string_or_null(site.file));
+	put(object, "line", site.line ? json_integer(site.line) : NULL);
+	put(object, "module", string_or_null(site.module));
+}
+
+static void put_thread(json_t *object, const struct analysis_stream *entry, uint32_t number)
+{
+	uint32_t tid = threads_tid(&entry->threads, number);
+	put(object, "thread", tid ? json_integer(tid) : NULL);
+}
+
+static json_t *whole_object(const struct layout_whole *whole)
+{
+	json_t *object = json_object();
+	put_count(object, "touched_bytes", whole->touched);
+	put_count(object, "purged_bytes", whole->purged);
+	put_count(object, "untouched_bytes", whole->untouched);
+	return object;
+}
+
+/* Every byte of what is mapped is in one of these. */
+static json_t *ledger_object(const struct layout *layout)
+{
+	const struct memory *memory = &layout->memory;
+	json_t *object = json_object();
+	put_count(object, "mapped_bytes", (uint64_t)memory_mapped(memory));
+	put_int(object, "requested_bytes", memory->requested);
+	put_int(object, "slack_bytes", memory->chunk - memory->requested);
+	put_count(object, "partial_bytes", layout->partial);
+	put(object, "whole_pages", whole_object(&layout->whole));
+	put_count(object, "top_bytes", layout->top);
+	put(object, "top_pages", whole_object(&layout->in_top));
+	put_int(object, "metadata_bytes", memory->metadata_bytes);
+	put_int(object, "live_blocks", memory->live_blocks);
+	put_int(object, "break_bytes", memory->break_bytes);
+	put_int(object, "arena_bytes", memory->arena_bytes);
+	put_int(object, "block_bytes", memory->block_bytes);
+	return object;
+}
+
+static json_t *free_space_object(const struct layout *layout)
+{
+	const struct layout_runs *runs = &layout->runs, *inner = &layout->inner;
+	json_t *object = json_object(), *sizes = json_array();
+	put_count(object, "bytes", runs->bytes);
+	put_count(object, "runs", runs->count);
+	put_count(object, "largest_bytes", runs->largest);
+	put_count(object, "largest_without_top_bytes", inner->largest);
+	for (unsigned i = 0; i < LAYOUT_SIZES; i++) {
+		json_t *size = json_object();
+		put_count(size, "size_bytes", layout_sizes[i]);
+		put_real(size, "unusable", layout_unusable(runs, i));
+		put_real(size, "unusable_without_top", layout_unusable(inner, i));
+		put_real(size, "split", layout_split(runs, i));
+		put_real(size, "split_without_top", layout_split(inner, i));
+		json_array_append_new(sizes, size);
+	}
+	put(object, "sizes", sizes);
+	return object;
+}
+
+static json_t *pages_object(const struct layout_pages *pages, unsigned bits)
+{
+	json_t *object = json_object();
+	put_count(object, "page_bytes", UINT64_C(1) << bits);
+	put_count(object, "used", pages->used);
+	put_count(object, "half_free", pages->half);
+	put_count(object, "single", pages->single);
+	put_count(object, "whole", pages->whole);
+	put_count(object, "free_bytes", pages->free_bytes);
+	put_count(object, "single_free_bytes", pages->single_free);
+	return object;
+}
+
+static json_t *holder_object(const struct analysis *analysis, const struct analysis_stream *entry,
+	const struct layout_holder *holder)
+{
+	const struct live_block *block = &holder->block;
+	json_t *object = json_object();
+	put_count(object, "returned_bytes", holder->returned);
+	put(object, "address", address(block->addr));
+	put_count(object, "size_bytes", block->size);
+	put_count(object, "chunk_bytes", block->chunk & HL_ADDRESS_MASK);
+	put_count(object, "allocated_at_ns", clock_ns(&entry->stream->clock, block->tick));
+	put_thread(object, entry, live_thread(block));
+	put_origin(object, analysis, entry, block->tick, live_caller(block));
+	return object;
+}
+
+static json_t *break_object(const struct analysis *analysis, const struct analysis_stream *entry,
+	const struct layout *layout)
+{
+	json_t *object = json_object(), *holders = json_array();
+	put_count(object, "top_bytes", layout->break_top);
+	for (size_t i = 0; i < layout->holders; i++)
+		json_array_append_new(
+			holders, holder_object(analysis, entry, &layout->holder[i]));
+	put(object, "holders", holders);
+	return object;
+}
+
+static json_t *site_object(const struct analysis *analysis, const struct analysis_stream *entry,
+	const struct layout_site *site)
+{
+	json_t *object = json_object();
+	put_real(object, "pinned_bytes", site->pinned);
+	put_count(object, "alone_bytes", site->alone_bytes);
+	put_count(object, "alone_pages", site->alone_pages);
+	put_count(object, "blocks", site->blocks);
+	put_count(object, "requested_bytes", site->bytes);
+	put_count(object, "smallest_bytes", site->smallest);
+	put_count(object, "largest_bytes", site->largest);
+	put_count(object, "oldest_at_ns", clock_ns(&entry->stream->clock, site->oldest));
+	put_thread(object, entry, site->thread);
+	put_origin(object, analysis, entry, site->oldest, site->caller);
+	return object;
+}
+
+static json_t *sites_array(const struct analysis *analysis, const struct analysis_stream *entry,
+	const struct layout *layout)
+{
+	json_t *array = json_array();
+	for (size_t i = 0; i < layout->site_count && i < SITES_PUT; i++)
+		json_array_append_new(array, site_object(analysis, entry, &layout->sites[i]));
+	return array;
+}
+
+static json_t *moment_object(const struct analysis *analysis, const struct analysis_stream *entry,
+	const struct moment *moment)
+{
+	const struct layout *layout = &moment->layout;
+	const struct phases *phases = &entry->result.phases;
+	json_t *object = json_object(), *phase = NULL;
+	if (moment->kind == MOMENT_PHASE && moment->phase < phases->count &&
+		phases->row[moment->phase].named)
+		phase = string_or_null(phases->row[moment->phase].name);
+	put(object, "moment", json_string(moments_name(moment->kind)));
+	put(object, "phase", phase);
+	put_count(object, "at_ns", clock_ns(&entry->stream->clock, layout->tick));
+	put(object, "ledger", ledger_object(layout));
+	put(object, "free_space", free_space_object(layout));
+	put(object, "pages", pages_object(&layout->pages, PAGES_BITS));
+	put(object, "huge_pages", pages_object(&layout->huge, LAYOUT_HUGE_BITS));
+	put(object, "break", break_object(analysis, entry, layout));
+	put_count(object, "trim_bytes", layout->trim);
+	put_count(object, "sites_total", layout->all_sites);
+	put(object, "sites", sites_array(analysis, entry, layout));
+	put_count(object, "strays", layout->strays);
+	return object;
+}
+
+json_t *json_moments(const struct analysis *analysis, const struct analysis_stream *entry)
+{
+	json_t *array = json_array();
+	if (!entry || entry->result.observed) {
+		json_decref(array);
+		return NULL;
+	}
+	for (size_t i = 0; i < entry->moments.count; i++)
+		json_array_append_new(
+			array, moment_object(analysis, entry, &entry->moments.list[i]));
+	return array;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Members of JSON objects, as json.c and json_moments.c put them: what is not known is null.
+ */
+#ifndef HEAPLEDGER_JSON_PUT_H
+#define HEAPLEDGER_JSON_PUT_H
+
+#include "analysis.h"
+
+#include <jansson.h>
+#include <math.h>
+
+static inline void put(json_t *object, const char *name, json_t *value)
+{
+	json_object_set_new(object, name, value ? value : json_null());
+}
+
+static inline void put_int(json_t *object, const char *name, int64_t value)
+{
+	put(object, name, json_integer(value));
+}
+
+static inline void put_count(json_t *object, const char *name, uint64_t value)
+{
+	put(object, name, json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value));
+}
+
+/* null unless it is known. */
+static inline void put_known(json_t *object, const char *name, bool known, int64_t value)
+{
+	put(object, name, known ? json_integer(value) : NULL);
+}
+
+static inline void put_real(json_t *object, const char *name, double value)
+{
+	put(object, name, isnan(value) ? NULL : json_real(value));
+}
+
+/* A string of bytes that may be no UTF-8: then they are taken for Latin-1. */
+json_t *json_text(const char *bytes, size_t length);
+
+/* The heap of a stream at its moments; null where its inside is not known. */
+json_t *json_moments(const struct analysis *analysis, const struct analysis_stream *entry);
+
+#endif

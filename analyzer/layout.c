@@ -1,0 +1,449 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * layout.h. The live blocks are sorted by address and laid over what is mapped; one walk sees each
+ * block, each run of free bytes between two of them, and each page of both sizes.
+ */
+#include "layout.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HEADER_BYTES 8
+#define PAGE_BYTES (UINT64_C(1) << PAGES_BITS)
+/* malloc_trim keeps the head of a free chunk, 48 bytes from 8 before where we say that it begins,
+ * and its last 8 are the next one's. */
+#define TRIM_HEAD 40
+#define TRIM_TAIL 8
+#define ON_A_PAGE 130 /* blocks at most: a chunk has 32 bytes, and two can reach in */
+#define RADIX_BITS 16
+#define RADIX_SIZE ((size_t)1 << RADIX_BITS)
+#define RADIX_PASSES 3 /* of 48 bits of address */
+#define FIRST_SITES ((size_t)64)
+
+const uint64_t layout_sizes[LAYOUT_SIZES] = {64, 512, 4 << 10, 64 << 10, 128 << 10};
+
+struct entry {
+	uint64_t start;
+	const struct live_block *block; /* in the ledger's table */
+};
+
+/* The page that the walk is on, of one size. */
+struct spot {
+	unsigned bits;
+	uint64_t number;
+	uint64_t free_bytes;
+	uint32_t count;
+	uint32_t site[ON_A_PAGE]; /* of each block; only for small pages */
+	struct layout_pages *pages;
+};
+
+struct walk {
+	struct layout *layout;
+	const struct ledger *ledger;
+	struct entry *entries;
+	size_t count;
+	size_t next;
+	struct spot small;
+	struct spot huge;
+	uint32_t *table; /* of sites, by caller: index + 1 */
+	size_t table_size;
+};
+
+static uint64_t align_up(uint64_t value, unsigned bits)
+{
+	uint64_t mask = (UINT64_C(1) << bits) - 1;
+	return (value + mask) & ~mask;
+}
+
+static uint64_t align_down(uint64_t value, unsigned bits)
+{
+	return value >> bits << bits;
+}
+
+/* ---- the blocks, sorted ---------------------------------------------------------------------- */
+
+static bool is_mapped(const struct live_block *block)
+{
+	return block->chunk >> HL_ADDRESS_BITS & HL_CHUNK_MMAPPED;
+}
+
+static uint64_t end_of(const struct entry *entry)
+{
+	return entry->start + (entry->block->chunk & HL_ADDRESS_MASK);
+}
+
+/* The sorted entries are in `entries` again. */
+static void sort(struct entry *entries, struct entry *spare, size_t count, size_t *places)
+{
+	struct entry *from = entries, *to = spare;
+	for (unsigned pass = 0; pass < RADIX_PASSES; pass++) {
+		unsigned shift = pass * RADIX_BITS;
+		memset(places, 0, (RADIX_SIZE + 1) * sizeof(*places));
+		for (size_t i = 0; i < count; i++)
+			places[(from[i].start >> shift & (RADIX_SIZE - 1)) + 1]++;
+		for (size_t i = 1; i <= RADIX_SIZE; i++)
+			places[i] += places[i - 1];
+		for (size_t i = 0; i < count; i++)
+			to[places[from[i].start >> shift & (RADIX_SIZE - 1)]++] = from[i];
+		struct entry *swap = from;
+		from = to;
+		to = swap;
+	}
+	memcpy(to, from, count * sizeof(*to));
+}
+
+/* Those with a mapping of their own have nothing to do with the order of the others. */
+static int sort_blocks(struct walk *walk)
+{
+	const struct live *live = &walk->ledger->live;
+	struct entry *spare = malloc((live->count + 1) * sizeof(*spare));
+	size_t *places = malloc((RADIX_SIZE + 1) * sizeof(*places)), at = 0;
+	walk->entries = malloc((live->count + 1) * sizeof(*walk->entries));
+	int rc = spare && places && walk->entries ? 0 : -ENOMEM;
+	for (const struct live_block *block; !rc && (block = live_next(live, &at));)
+		if (!is_mapped(block) && block->chunk && block->addr > HEADER_BYTES)
+			walk->entries[walk->count++] =
+				(struct entry){block->addr - HEADER_BYTES, block};
+	if (!rc)
+		sort(walk->entries, spare, walk->count, places);
+	free(places);
+	free(spare);
+	return rc;
+}
+
+/* ---- sites ----------------------------------------------------------------------------------- */
+
+static size_t place_of(const struct walk *walk, uint64_t caller)
+{
+	size_t mask = walk->table_size - 1;
+	size_t place = (size_t)(caller * UINT64_C(0x9e3779b97f4a7c15) >> 20) & mask;
+	while (walk->table[place] &&
+		walk->layout->sites[walk->table[place] - 1].caller != caller)
+		place = (place + 1) & mask;
+	return place;
+}
+
+static int grow_sites(struct walk *walk)
+{
+	struct layout *layout = walk->layout;
+	size_t size = walk->table_size ? walk->table_size * 2 : FIRST_SITES * 2;
+	struct layout_site *sites = realloc(layout->sites, size / 2 * sizeof(*sites));
+	uint32_t *table = sites ? calloc(size, sizeof(*table)) : NULL;
+	if (sites)
+		layout->sites = sites;
+	if (!table)
+		return -ENOMEM;
+	free(walk->table);
+	walk->table = table;
+	walk->table_size = size;
+	for (uint32_t i = 0; i < layout->site_count; i++)
+		table[place_of(walk, sites[i].caller)] = i + 1;
+	return 0;
+}
+
+static void add_to_site(struct layout_site *site, const struct live_block *block)
+{
+	uint32_t thread = live_thread(block);
+	if (!site->blocks) {
+		site->smallest = site->largest = block->size;
+		site->oldest = block->tick;
+		site->thread = thread;
+	}
+	site->blocks++;
+	site->bytes += block->size;
+	if (block->size < site->smallest)
+		site->smallest = block->size;
+	if (block->size > site->largest)
+		site->largest = block->size;
+	if (block->tick < site->oldest)
+		site->oldest = block->tick;
+	if (thread != site->thread)
+		site->thread = 0;
+}
+
+static int site_of(struct walk *walk, const struct live_block *block, uint32_t *index)
+{
+	struct layout *layout = walk->layout;
+	uint64_t caller = live_caller(block);
+	if (layout->site_count >= walk->table_size / 2 && grow_sites(walk))
+		return -ENOMEM;
+	size_t place = place_of(walk, caller);
+	if (!walk->table[place]) {
+		layout->sites[layout->site_count++] = (struct layout_site){.caller = caller};
+		walk->table[place] = (uint32_t)layout->site_count;
+	}
+	*index = walk->table[place] - 1;
+	add_to_site(&layout->sites[*index], block);
+	return 0;
+}
+
+/* ---- pages ----------------------------------------------------------------------------------- */
+
+/* The walk has passed the page. */
+static void leave_page(struct walk *walk, struct spot *spot)
+{
+	struct layout_pages *pages = spot->pages;
+	uint64_t free_bytes = spot->free_bytes;
+	if (spot->count) {
+		pages->used++;
+		pages->half += free_bytes >= UINT64_C(1) << (spot->bits - 1);
+		pages->free_bytes += free_bytes;
+	}
+	if (spot->count == 1) {
+		pages->single++;
+		pages->single_free += free_bytes;
+	}
+	for (uint32_t i = 0; spot == &walk->small && i < spot->count; i++) {
+		struct layout_site *site = &walk->layout->sites[spot->site[i]];
+		site->pinned += (double)free_bytes / spot->count;
+		site->alone_pages += spot->count == 1;
+		site->alone_bytes += spot->count == 1 ? free_bytes : 0;
+	}
+	spot->free_bytes = 0;
+	spot->count = 0;
+}
+
+static void go_to(struct walk *walk, struct spot *spot, uint64_t number)
+{
+	if (spot->number != number)
+		leave_page(walk, spot);
+	spot->number = number;
+}
+
+static void hold_page(struct walk *walk, struct spot *spot, uint64_t number, uint32_t site)
+{
+	go_to(walk, spot, number);
+	if (spot == &walk->small && spot->count < ON_A_PAGE)
+		spot->site[spot->count++] = site;
+	else if (spot != &walk->small)
+		spot->count++;
+}
+
+static void hold(struct walk *walk, struct spot *spot, struct range range, uint32_t site)
+{
+	uint64_t first = range.start >> spot->bits, last = (range.end - 1) >> spot->bits;
+	hold_page(walk, spot, first, site);
+	if (last == first)
+		return;
+	spot->pages->used += last - first - 1;
+	spot->pages->single += last - first - 1;
+	if (spot == &walk->small)
+		walk->layout->sites[site].alone_pages += last - first - 1;
+	hold_page(walk, spot, last, site);
+}
+
+static void free_on_page(struct walk *walk, struct spot *spot, uint64_t start, uint64_t end)
+{
+	if (start == end)
+		return;
+	go_to(walk, spot, start >> spot->bits);
+	spot->free_bytes += end - start;
+}
+
+/* Returns the whole pages in it, as a range. */
+static struct range free_pages(struct walk *walk, struct spot *spot, struct range range, bool top)
+{
+	struct range whole = {align_up(range.start, spot->bits), align_down(range.end, spot->bits)};
+	if (whole.start > whole.end) {
+		free_on_page(walk, spot, range.start, range.end);
+		return (struct range){0};
+	}
+	free_on_page(walk, spot, range.start, whole.start);
+	if (!top)
+		spot->pages->whole += (whole.end - whole.start) >> spot->bits;
+	free_on_page(walk, spot, whole.end, range.end);
+	return whole;
+}
+
+/* ---- runs ------------------------------------------------------------------------------------ */
+
+static void add_run(struct layout_runs *runs, uint64_t bytes)
+{
+	runs->count++;
+	runs->bytes += bytes;
+	if (bytes > runs->largest)
+		runs->largest = bytes;
+	for (unsigned i = 0; i < LAYOUT_SIZES; i++) {
+		runs->too_small[i] += bytes < layout_sizes[i] ? bytes : 0;
+		runs->pieces[i] += bytes / layout_sizes[i];
+	}
+}
+
+static void add_whole(struct walk *walk, struct layout_whole *whole, struct range range)
+{
+	struct pages_count count = pages_count(&walk->ledger->pages, range.start, range.end);
+	whole->touched += count.free << PAGES_BITS;
+	whole->purged += count.returned << PAGES_BITS;
+	whole->untouched += range.end - range.start - ((count.free + count.returned) << PAGES_BITS);
+}
+
+static void free_run(struct walk *walk, struct range range, bool top)
+{
+	struct layout *layout = walk->layout;
+	uint64_t bytes = range.end - range.start;
+	struct range whole = free_pages(walk, &walk->small, range, top);
+	free_pages(walk, &walk->huge, range, top);
+	add_run(&layout->runs, bytes);
+	add_whole(walk, top ? &layout->in_top : &layout->whole, whole);
+	if (top) {
+		layout->top += bytes;
+		return;
+	}
+	add_run(&layout->inner, bytes);
+	layout->partial += bytes - (whole.end - whole.start);
+	struct range trim = {align_up(range.start + TRIM_HEAD, PAGES_BITS),
+		align_down(range.end - TRIM_TAIL, PAGES_BITS)};
+	if (trim.start < trim.end)
+		layout->trim += pages_count(&walk->ledger->pages, trim.start, trim.end).free
+				<< PAGES_BITS;
+}
+
+/* ---- the walk -------------------------------------------------------------------------------- */
+
+/* Blocks before `until` are not in what is mapped. */
+static void skip(struct walk *walk, uint64_t until)
+{
+	while (walk->next < walk->count && walk->entries[walk->next].start < until) {
+		walk->layout->strays++;
+		walk->next++;
+	}
+}
+
+/* What is mapped and belongs together; its last free run is top. */
+static int walk_region(struct walk *walk, struct range region, bool has_top)
+{
+	uint64_t at = region.start;
+	skip(walk, region.start);
+	for (; walk->next < walk->count; walk->next++) {
+		const struct entry *entry = &walk->entries[walk->next];
+		if (entry->start >= region.end)
+			break;
+		struct range range = {entry->start, end_of(entry)};
+		uint32_t site;
+		walk->layout->strays += range.start < at || range.end > region.end;
+		range.start = range.start < at ? at : range.start;
+		range.end = range.end > region.end ? region.end : range.end;
+		if (range.start >= range.end)
+			continue;
+		if (range.start > at)
+			free_run(walk, (struct range){at, range.start}, false);
+		if (site_of(walk, entry->block, &site))
+			return -ENOMEM;
+		hold(walk, &walk->small, range, site);
+		hold(walk, &walk->huge, range, site);
+		at = range.end;
+	}
+	if (at < region.end)
+		free_run(walk, (struct range){at, region.end}, has_top);
+	return 0;
+}
+
+/* The highest blocks at the break, before the walk. */
+static void find_holders(struct walk *walk, struct range last)
+{
+	struct layout *layout = walk->layout;
+	size_t i = walk->count;
+	uint64_t page_end = align_down(last.end, PAGES_BITS), above;
+	while (i && walk->entries[i - 1].start >= last.end)
+		i--;
+	above = i && walk->entries[i - 1].start >= last.start ? end_of(&walk->entries[i - 1])
+							      : last.start;
+	layout->break_top = last.end > above ? last.end - above : 0;
+	while (i && walk->entries[i - 1].start >= last.start && layout->holders < LAYOUT_HOLDERS) {
+		bool more = --i && walk->entries[i - 1].start >= last.start;
+		uint64_t below = more ? end_of(&walk->entries[i - 1]) : last.start;
+		uint64_t from = align_up(below, PAGES_BITS);
+		layout->holder[layout->holders++] = (struct layout_holder){
+			.block = *walk->entries[i].block,
+			.returned = from < page_end ? page_end - from : 0,
+		};
+	}
+}
+
+/* Both lists in the order of addresses. Of the break's ranges only the one that ends at the break
+ * has a top; others lie below memory that the program took itself. */
+static int walk_all(struct walk *walk)
+{
+	const struct ledger *ledger = walk->ledger;
+	const struct ranges *breaks = &ledger->break_mapped, *arenas = &ledger->arena_open;
+	size_t i = 0, j = 0;
+	int rc = 0;
+	while (!rc && (i < breaks->count || j < arenas->count)) {
+		bool is_break = j == arenas->count ||
+				(i < breaks->count && breaks->list[i].start < arenas->list[j].start);
+		struct range region = is_break ? breaks->list[i++] : arenas->list[j++];
+		bool has_top = !is_break || region.end == ledger->break_end;
+		if (is_break && has_top)
+			find_holders(walk, region);
+		rc = walk_region(walk, region, has_top);
+	}
+	skip(walk, UINT64_MAX);
+	leave_page(walk, &walk->small);
+	leave_page(walk, &walk->huge);
+	return rc;
+}
+
+static int by_pinned(const void *left, const void *right)
+{
+	const struct layout_site *a = left, *b = right;
+	if (a->pinned != b->pinned)
+		return a->pinned > b->pinned ? -1 : 1;
+	if (a->bytes != b->bytes)
+		return a->bytes > b->bytes ? -1 : 1;
+	return a->caller < b->caller ? -1 : a->caller > b->caller;
+}
+
+static void keep_largest_sites(struct layout *layout)
+{
+	layout->all_sites = layout->site_count;
+	if (!layout->site_count)
+		return;
+	qsort(layout->sites, layout->site_count, sizeof(*layout->sites), by_pinned);
+	if (layout->site_count > LAYOUT_SITES)
+		layout->site_count = LAYOUT_SITES;
+	void *less = realloc(layout->sites, layout->site_count * sizeof(*layout->sites));
+	if (less)
+		layout->sites = less;
+}
+
+int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick)
+{
+	*layout = (struct layout){.memory = ledger->memory, .tick = tick};
+	struct walk *walk = calloc(1, sizeof(*walk));
+	if (!walk)
+		return -ENOMEM;
+	walk->layout = layout;
+	walk->ledger = ledger;
+	walk->small.bits = PAGES_BITS;
+	walk->small.pages = &layout->pages;
+	walk->huge.bits = LAYOUT_HUGE_BITS;
+	walk->huge.pages = &layout->huge;
+	int rc = sort_blocks(walk);
+	if (!rc)
+		rc = walk_all(walk);
+	if (!rc)
+		keep_largest_sites(layout);
+	free(walk->entries);
+	free(walk->table);
+	free(walk);
+	return rc;
+}
+
+void layout_free(struct layout *layout)
+{
+	free(layout->sites);
+	*layout = (struct layout){0};
+}
+
+double layout_unusable(const struct layout_runs *runs, unsigned size)
+{
+	return runs->bytes ? (double)runs->too_small[size] / (double)runs->bytes : NAN;
+}
+
+double layout_split(const struct layout_runs *runs, unsigned size)
+{
+	uint64_t possible = runs->bytes / layout_sizes[size];
+	return possible ? 1 - (double)runs->pieces[size] / (double)possible : NAN;
+}

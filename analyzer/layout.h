@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The heap of one process at one moment, in address order: where its free bytes lie, which blocks
+ * hold the pages that they lie on, and what would go back if those were freed. Made by moments.c
+ * from a ledger; pure, does no I/O. The words are those of docs/analysis.md.
+ *
+ * Time is that of a radix sort of the live blocks and one walk; memory 32 bytes a live block while
+ * it lasts.
+ */
+#ifndef HEAPLEDGER_LAYOUT_H
+#define HEAPLEDGER_LAYOUT_H
+
+#include "ledger.h"
+
+/* The sizes that free space is asked for: 64, 512, 4 Ki, 64 Ki, 128 Ki. */
+#define LAYOUT_SIZES 5
+extern const uint64_t layout_sizes[LAYOUT_SIZES];
+
+#define LAYOUT_HUGE_BITS 21
+#define LAYOUT_HOLDERS 16 /* of the break */
+#define LAYOUT_SITES 1000 /* of those that pin the most */
+
+/* Runs of free bytes between blocks. */
+struct layout_runs {
+	uint64_t count;
+	uint64_t bytes;
+	uint64_t largest;
+	uint64_t too_small[LAYOUT_SIZES]; /* bytes in runs shorter than the size */
+	uint64_t pieces[LAYOUT_SIZES];    /* sum of floor(run / size) */
+};
+
+/* Pages of one size. A block is on each page that it overlaps. */
+struct layout_pages {
+	uint64_t used;        /* hold a block */
+	uint64_t half;        /* ... and are free for at least the half */
+	uint64_t single;      /* ... and no second one */
+	uint64_t free_bytes;  /* on used ones */
+	uint64_t single_free; /* ... on single ones */
+	uint64_t whole;       /* hold none */
+};
+
+/* A block that holds the end of the break: freed with all above it, `returned` bytes lie behind the
+ * page of the next one. */
+struct layout_holder {
+	struct live_block block;
+	uint64_t returned;
+};
+
+/* Blocks from one caller. */
+struct layout_site {
+	uint64_t caller;
+	uint64_t blocks;
+	uint64_t bytes; /* requested */
+	uint64_t smallest;
+	uint64_t largest;
+	uint64_t oldest; /* tick */
+	uint32_t thread; /* of all of them, or 0 = several */
+	double pinned; /* free bytes on pages that its blocks hold, shared evenly with the others there */
+	uint64_t alone_pages; /* it has the only block of */
+	uint64_t alone_bytes; /* free bytes on those */
+};
+
+/* What pages without a block were, in bytes. */
+struct layout_whole {
+	uint64_t touched;   /* held a block since they were mapped or given back */
+	uint64_t purged;    /* given back, still mapped */
+	uint64_t untouched; /* never held one */
+};
+
+struct layout {
+	struct memory memory;
+	uint64_t tick;
+	uint64_t top;               /* free bytes at the break's end and at the ends of arenas */
+	uint64_t partial;           /* free bytes, not of top, on pages that hold a block */
+	struct layout_whole whole;  /* pages, not of top, that hold none */
+	struct layout_whole in_top; /* pages of top */
+	uint64_t trim;   /* of whole.touched, inside free chunks so that malloc_trim finds them */
+	uint64_t cached; /* bytes of blocks that caches hold; among the free ones no more */
+	bool cached_known;
+	uint64_t cached_blocks;
+	struct layout_runs runs;
+	struct layout_runs inner; /* those that are not top */
+	struct layout_pages pages;
+	struct layout_pages huge;
+	uint64_t break_top; /* bytes of top at the end of the break */
+	struct layout_holder holder[LAYOUT_HOLDERS]; /* the highest first */
+	size_t holders;
+	struct layout_site *sites; /* by pinned bytes */
+	size_t site_count;
+	uint64_t all_sites;
+	uint64_t strays; /* blocks outside of what is mapped, or over each other: a false trace */
+};
+
+/* 0 or -ENOMEM. Nothing of an observed allocator's inside is known: not to be called for one. */
+int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick);
+void layout_free(struct layout *layout);
+
+/* Unusable free space (Gorman and Whitcroft 2005, Linux mm/vmstat.c): the share of the free bytes
+ * that are in runs too short. And 1 - sum of floor(run / size) / floor(sum / size). NAN if there are
+ * none, or not even one piece. */
+double layout_unusable(const struct layout_runs *runs, unsigned size);
+double layout_split(const struct layout_runs *runs, unsigned size);
+
+#endif

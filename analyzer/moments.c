@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See moments.h.
+ */
+#include "moments.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static struct moment *add(struct moments *moments)
+{
+	if (moments->count == moments->capacity) {
+		size_t capacity = moments->capacity ? moments->capacity * 2 : 4;
+		void *list = realloc(moments->list, capacity * sizeof(*moments->list));
+		if (!list)
+			return NULL;
+		moments->list = list;
+		moments->capacity = capacity;
+	}
+	return &moments->list[moments->count];
+}
+
+int moments_take(struct moments *moments, enum moment_kind kind, const struct ledger *ledger,
+	uint64_t tick)
+{
+	if (kind == MOMENT_PHASE && moments->phases == MOMENTS_PHASES) {
+		moments->left_out++;
+		return 0;
+	}
+	struct moment *moment = add(moments);
+	if (!moment)
+		return -ENOMEM;
+	moment->kind = kind;
+	moment->phase = kind == MOMENT_PHASE ? moments->phases++ : 0;
+	int rc = layout_take(&moment->layout, ledger, tick);
+	if (rc)
+		layout_free(&moment->layout);
+	else
+		moments->count++;
+	return rc;
+}
+
+static int by_time(const void *left, const void *right)
+{
+	const struct moment *a = left, *b = right;
+	if (a->layout.tick != b->layout.tick)
+		return a->layout.tick < b->layout.tick ? -1 : 1;
+	if (a->kind != b->kind)
+		return a->kind < b->kind ? -1 : 1;
+	return a->phase < b->phase ? -1 : a->phase > b->phase;
+}
+
+void moments_sort(struct moments *moments)
+{
+	if (moments->count)
+		qsort(moments->list, moments->count, sizeof(*moments->list), by_time);
+}
+
+void moments_free(struct moments *moments)
+{
+	for (size_t i = 0; i < moments->count; i++)
+		layout_free(&moments->list[i].layout);
+	free(moments->list);
+	*moments = (struct moments){0};
+}
+
+const struct moment *moments_find(const struct moments *moments, enum moment_kind kind)
+{
+	for (size_t i = 0; i < moments->count; i++)
+		if (moments->list[i].kind == kind)
+			return &moments->list[i];
+	return NULL;
+}
+
+const char *moments_name(enum moment_kind kind)
+{
+	static const char *const names[MOMENT_KINDS] = {
+		"resident_peak", "mapped_peak", "phase", "end"};
+	return names[kind];
+}

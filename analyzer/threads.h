@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The threads of one process, numbered from 1 in the order in which they first allocate, so that a
+ * block can name its own in 16 bits. Used by ledger.c; names are given back for the outputs.
+ */
+#ifndef HEAPLEDGER_THREADS_H
+#define HEAPLEDGER_THREADS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct threads {
+	uint32_t *tids;  /* by number - 1 */
+	uint32_t *table; /* of numbers, by tid; 0 = empty */
+	uint32_t count;
+	uint32_t size;
+	uint32_t last_tid;
+	uint32_t last_number;
+};
+
+/* The number of a thread, a new one if it has none; 0 without memory. */
+uint32_t threads_number(struct threads *threads, uint32_t tid);
+
+/* 0 if there is no such number. */
+static inline uint32_t threads_tid(const struct threads *threads, uint32_t number)
+{
+	return number && number <= threads->count ? threads->tids[number - 1] : 0;
+}
+
+int threads_copy(struct threads *to, const struct threads *from);
+void threads_free(struct threads *threads);
+
+#endif
