@@ -309,6 +309,20 @@ static void put_name(struct writer *out, const char *name)
 	writer_char(out, '"');
 }
 
+static void put_kept(struct writer *out, const struct hl_mark_record *mark)
+{
+	uint64_t addr = hl_addr_of(mark->kind_addr);
+	if (!addr) {
+		put_number(out, " blocks=", mark->size);
+		writer_text(out, mark->chunk & 1 ? " all" : " some");
+		return;
+	}
+	put_address(out, " ", addr);
+	put_number(out, " chunk=", mark->size);
+	writer_char(out, ' ');
+	writer_text(out, name_kept((unsigned)mark->chunk));
+}
+
 static void put_mark(struct dump *dump, unsigned kind, const union decode_record *record)
 {
 	struct writer *out = &dump->out;
@@ -323,6 +337,9 @@ static void put_mark(struct dump *dump, unsigned kind, const union decode_record
 		break;
 	case HL_KIND_lost:
 		put_number(out, " events=", record->mark.size);
+		break;
+	case HL_KIND_kept:
+		put_kept(out, &record->mark);
 		break;
 	case HL_KIND_clock:
 		put_number(out, " monotonic_ns=", record->mark.size);

@@ -3,6 +3,7 @@
  * The moments of an analysis as JSON, as docs/json.md has them.
  */
 #include "json_put.h"
+#include "names.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -26,7 +27,12 @@ static void put_origin(json_t *object, const struct analysis *analysis,
 	const struct analysis_stream *entry, uint64_t tick, uint64_t caller)
 {
 	struct analysis_site site = {0};
-	uint32_t number = hl_caller_stack(caller);
+	uint32_t number;
+	put(object, "kept",
+		layout_is_kept(caller) ? json_string(name_kept(layout_kept(caller))) : NULL);
+	if (layout_is_kept(caller))
+		caller = 0;
+	number = hl_caller_stack(caller);
 	if (analysis->describe)
 		analysis->describe(analysis->describe_context, entry->stream, tick, caller, &site);
 	put(object, "caller", number ? address(site.address) : address(caller));
@@ -60,6 +66,8 @@ static json_t *ledger_object(const struct layout *layout)
 	put_count(object, "mapped_bytes", (uint64_t)memory_mapped(memory));
 	put_int(object, "requested_bytes", memory->requested);
 	put_int(object, "slack_bytes", memory->chunk - memory->requested);
+	put_known(object, "cached_bytes", layout->kept_known, (int64_t)layout->cached);
+	put_known(object, "table_bytes", layout->kept_known, (int64_t)layout->tables);
 	put_count(object, "partial_bytes", layout->partial);
 	put(object, "whole_pages", whole_object(&layout->whole));
 	put_count(object, "top_bytes", layout->top);
@@ -179,6 +187,8 @@ static json_t *moment_object(const struct analysis *analysis, const struct analy
 	put_count(object, "trim_bytes", layout->trim);
 	put_count(object, "sites_total", layout->all_sites);
 	put(object, "sites", sites_array(analysis, entry, layout));
+	put(object, "caches_known",
+		layout->kept_known ? json_boolean(layout->kept_all) : json_false());
 	put_count(object, "strays", layout->strays);
 	return object;
 }

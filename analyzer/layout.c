@@ -45,6 +45,7 @@ struct walk {
 	struct entry *entries;
 	size_t count;
 	size_t next;
+	struct live_block *kept; /* blocks of caches */
 	struct spot small;
 	struct spot huge;
 	uint32_t *table; /* of sites, by caller: index + 1 */
@@ -94,18 +95,52 @@ static void sort(struct entry *entries, struct entry *spare, size_t count, size_
 	memcpy(to, from, count * sizeof(*to));
 }
 
+/* What caches hold is in use for all that lies around it. A block that was handed out again after it
+ * was told is live. */
+static int add_kept(struct walk *walk)
+{
+	const struct ledger *ledger = walk->ledger;
+	struct layout *layout = walk->layout;
+	layout->kept_known = ledger->kept_known;
+	layout->kept_all = ledger->kept_known && ledger->kept_all;
+	walk->kept = calloc(ledger->kept_count + 1, sizeof(*walk->kept));
+	if (!walk->kept)
+		return -ENOMEM;
+	for (size_t i = 0; i < ledger->kept_count; i++) {
+		const struct ledger_kept *kept = &ledger->kept[i];
+		if (!kept->bytes || live_find(&ledger->live, kept->addr))
+			continue;
+		walk->kept[i] = (struct live_block){.addr = kept->addr,
+			.chunk = kept->bytes & HL_ADDRESS_MASK,
+			.tick = walk->layout->tick,
+			.origin = live_origin(LAYOUT_KEPT | kept->what, 0)};
+		walk->entries[walk->count++] =
+			(struct entry){kept->addr - HEADER_BYTES, &walk->kept[i]};
+		if (kept->what == HL_KEPT_TABLE) {
+			layout->tables += kept->bytes;
+		} else {
+			layout->cached += kept->bytes;
+			layout->cached_blocks++;
+		}
+	}
+	return 0;
+}
+
 /* Those with a mapping of their own have nothing to do with the order of the others. */
 static int sort_blocks(struct walk *walk)
 {
 	const struct live *live = &walk->ledger->live;
-	struct entry *spare = malloc((live->count + 1) * sizeof(*spare));
-	size_t *places = malloc((RADIX_SIZE + 1) * sizeof(*places)), at = 0;
-	walk->entries = malloc((live->count + 1) * sizeof(*walk->entries));
+	size_t most = live->count + walk->ledger->kept_count + 1, at = 0;
+	struct entry *spare = malloc(most * sizeof(*spare));
+	size_t *places = malloc((RADIX_SIZE + 1) * sizeof(*places));
+	walk->entries = malloc(most * sizeof(*walk->entries));
 	int rc = spare && places && walk->entries ? 0 : -ENOMEM;
 	for (const struct live_block *block; !rc && (block = live_next(live, &at));)
 		if (!is_mapped(block) && block->chunk && block->addr > HEADER_BYTES)
 			walk->entries[walk->count++] =
 				(struct entry){block->addr - HEADER_BYTES, block};
+	if (!rc)
+		rc = add_kept(walk);
 	if (!rc)
 		sort(walk->entries, spare, walk->count, places);
 	free(places);
@@ -426,6 +461,7 @@ int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tic
 	if (!rc)
 		keep_largest_sites(layout);
 	free(walk->entries);
+	free(walk->kept);
 	free(walk->table);
 	free(walk);
 	return rc;

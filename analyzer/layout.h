@@ -12,6 +12,8 @@
 
 #include "ledger.h"
 
+#include "heapledger/callstack.h"
+
 /* The sizes that free space is asked for: 64, 512, 4 Ki, 64 Ki, 128 Ki. */
 #define LAYOUT_SIZES 5
 extern const uint64_t layout_sizes[LAYOUT_SIZES];
@@ -38,6 +40,19 @@ struct layout_pages {
 	uint64_t single_free; /* ... on single ones */
 	uint64_t whole;       /* hold none */
 };
+
+/* In place of a caller, of blocks that a cache holds; no caller and no stack is like it. */
+#define LAYOUT_KEPT (HL_CALLER_STACK | UINT64_C(1) << 40)
+
+static inline bool layout_is_kept(uint64_t caller)
+{
+	return (caller & LAYOUT_KEPT) == LAYOUT_KEPT;
+}
+
+static inline enum hl_kept layout_kept(uint64_t caller)
+{
+	return (enum hl_kept)(caller & 0xff);
+}
 
 /* A block that holds the end of the break: freed with all above it, `returned` bytes lie behind the
  * page of the next one. */
@@ -74,10 +89,12 @@ struct layout {
 	uint64_t partial;           /* free bytes, not of top, on pages that hold a block */
 	struct layout_whole whole;  /* pages, not of top, that hold none */
 	struct layout_whole in_top; /* pages of top */
-	uint64_t trim;   /* of whole.touched, inside free chunks so that malloc_trim finds them */
-	uint64_t cached; /* bytes of blocks that caches hold; among the free ones no more */
-	bool cached_known;
+	uint64_t trim; /* of whole.touched, inside free chunks so that malloc_trim finds them */
+	bool kept_known; /* what caches hold was told, and nothing was allocated or freed since ... */
+	bool kept_all;   /* ... of all caches. Else their blocks are taken for free ones. */
+	uint64_t cached; /* bytes of freed blocks in thread caches and fast lists */
 	uint64_t cached_blocks;
+	uint64_t tables; /* bytes of the allocator's own blocks */
 	struct layout_runs runs;
 	struct layout_runs inner; /* those that are not top */
 	struct layout_pages pages;

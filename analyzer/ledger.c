@@ -94,6 +94,7 @@ void ledger_free(struct ledger *ledger)
 	inherit_free(&ledger->inherit);
 	free(ledger->reallocs);
 	free(ledger->freed);
+	free(ledger->kept);
 }
 
 uint64_t ledger_returned_bytes(const struct ledger_returned *returned)
@@ -462,6 +463,29 @@ static int phase_begins(struct ledger *ledger, const struct hl_phase_record *rec
 	return phases_begin(&ledger->result->phases, &totals, record);
 }
 
+/* What caches hold, as the process told before its end. */
+static int keeps(struct ledger *ledger, const struct hl_mark_record *record)
+{
+	uint64_t addr = hl_addr_of(record->kind_addr);
+	if (!addr) {
+		ledger->kept_count = 0;
+		ledger->kept_known = true;
+		ledger->kept_all = record->chunk & 1;
+		return 0;
+	}
+	if (ledger->kept_count == ledger->kept_capacity) {
+		size_t capacity = ledger->kept_capacity ? ledger->kept_capacity * 2 : 64;
+		void *list = realloc(ledger->kept, capacity * sizeof(*ledger->kept));
+		if (!list)
+			return -ENOMEM;
+		ledger->kept = list;
+		ledger->kept_capacity = capacity;
+	}
+	ledger->kept[ledger->kept_count++] = (struct ledger_kept){
+		.addr = addr, .bytes = record->size, .what = (enum hl_kept)record->chunk};
+	return 0;
+}
+
 /* As they are now, from the live blocks: what was free or given back before is of no account. */
 static int count_pages_anew(struct ledger *ledger)
 {
@@ -512,6 +536,8 @@ static int marked(struct ledger *ledger, unsigned kind, const struct stream_even
 		return realloc_begin(ledger, event->tid, call);
 	if (kind == HL_KIND_lost)
 		ledger->result->lost += call->size;
+	if (kind == HL_KIND_kept)
+		return keeps(ledger, &event->record.mark);
 	if (kind == HL_KIND_begin)
 		return recording_begins(ledger, call->tick);
 	return kind == HL_KIND_phase ? phase_begins(ledger, &event->record.phase) : 0;

@@ -104,6 +104,13 @@ struct ledger_freed {
 	uint64_t tick;
 };
 
+/* A freed block that a cache holds. */
+struct ledger_kept {
+	uint64_t addr;
+	uint64_t bytes; /* of its chunk */
+	enum hl_kept what;
+};
+
 struct ledger {
 	struct memory memory;
 	struct live live;
@@ -120,6 +127,11 @@ struct ledger {
 	struct ledger_freed *freed; /* mapped blocks that were freed and not unmapped yet; few */
 	size_t freed_count;
 	size_t freed_capacity;
+	struct ledger_kept *kept; /* by the last list of them */
+	size_t kept_count;
+	size_t kept_capacity;
+	bool kept_all; /* no cache is missing in it */
+	bool kept_known;
 	struct inherit inherit;
 	struct clock *clock;
 	struct timeline timeline;

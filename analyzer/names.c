@@ -75,3 +75,17 @@ bool name_is_syscall(unsigned kind)
 {
 	return kind >= HL_KIND_brk && kind <= HL_KIND_process_madvise;
 }
+
+const char *name_kept(unsigned what)
+{
+	switch (what) {
+	case HL_KEPT_CACHE:
+		return "cache";
+	case HL_KEPT_FAST:
+		return "fast";
+	case HL_KEPT_TABLE:
+		return "table";
+	default:
+		return "unknown";
+	}
+}

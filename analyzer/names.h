@@ -18,6 +18,9 @@ enum name_shape {
 };
 
 const char *name_kind(unsigned kind);
+/* Who holds a freed block: `cache`, `fast`, `table`. */
+const char *name_kept(unsigned what);
+
 const char *name_reason(unsigned reason);
 const char *name_reason_text(unsigned reason);
 const char *name_region(unsigned region);

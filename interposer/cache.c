@@ -10,6 +10,7 @@
 #include <sys/auxv.h>
 
 uintptr_t cache_key;
+_Atomic unsigned cache_count;
 
 void cache_make_key(void)
 {
@@ -25,6 +26,7 @@ void cache_init(struct cache *cache)
 {
 	size_t bins = tunable(&tunables.cache_bins);
 
+	atomic_fetch_add_explicit(&cache_count, 1, memory_order_relaxed);
 	memset(cache, 0, sizeof(*cache));
 	for (size_t i = 0; i < CACHE_BINS && i < bins; i++)
 		cache->room[i] = (uint16_t)tunable(&tunables.cache_count);

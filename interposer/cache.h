@@ -36,6 +36,10 @@ extern uintptr_t cache_key;
 
 void cache_make_key(void);
 
+/* Caches that are there, of all threads; in a forked child those of its parent's threads, too, for
+ * what they hold stays where it is. */
+extern _Atomic unsigned cache_count;
+
 /* An empty cache, with the room that the tunables give. */
 void cache_init(struct cache *cache);
 

@@ -719,6 +719,18 @@ void log_phase(const char *name)
 	log_restamp_all();
 }
 
+bool log_kept(const void *block, size_t bytes, unsigned what)
+{
+	struct hl_page *page = log_room(2, HL_KIND_kept);
+
+	if (page == NULL)
+		return false;
+	log_put(page, 0, hl_packed_head(HL_KIND_kept, 0, (uintptr_t)block), attach_tick());
+	log_put(page, 1, bytes, what);
+	log_publish(page, 2);
+	return true;
+}
+
 bool log_has_room(void)
 {
 	unsigned level = log_depth != 0 ? log_level() : 0;

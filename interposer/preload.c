@@ -409,8 +409,10 @@ static __attribute__((constructor)) void preload_start(void)
 
 static __attribute__((destructor)) void preload_end(void)
 {
-	if (enter(HL_KIND_FILLER, 0, NULL) == 0)
+	if (enter(HL_KIND_FILLER, 0, NULL) == 0) {
 		watch_check();
+		heap_log_kept();
+	}
 	guard_leave();
 	log_process_exit();
 }

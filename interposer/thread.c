@@ -103,6 +103,7 @@ static void cache_flush(struct cache *cache)
 		while ((chunk = cache_get(cache, i)) != NULL)
 			give_one(chunk);
 	give_one(chunk_of(cache));
+	atomic_fetch_sub_explicit(&cache_count, 1, memory_order_relaxed);
 }
 
 static void thread_end(void)

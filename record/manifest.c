@@ -198,7 +198,7 @@ static json_t *exit_object(const struct collector *collector)
 /* A pair for each kind of event: how many there were, how many of them are lost. */
 static json_t *totals_object(unsigned cpu, const struct probe_total *total)
 {
-	static const char *const kinds[PROBE_KINDS] = {
+	static const char *const kinds[] = {
 #define HL_SYSCALL(number, name) [number - PROBE_FIRST_KIND] = #name,
 #define HL_MARK(number, name) [number - PROBE_FIRST_KIND] = #name,
 #include "heapledger/calls.def"

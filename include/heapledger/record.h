@@ -24,7 +24,7 @@ enum hl_kind {
 #define HL_SYSCALL(number, name) HL_KIND_##name = number,
 #define HL_MARK(number, name) HL_KIND_##name = number,
 #include "heapledger/calls.def"
-	HL_KIND_LIMIT = 62 /* one more than the largest kind */
+	HL_KIND_LIMIT = 67 /* one more than the largest kind */
 };
 
 enum hl_reason {
@@ -75,6 +75,14 @@ struct hl_call_record {
 	uint64_t caller;
 	uint64_t alignment;
 	uint64_t reserved[2];
+};
+
+/* What `kept` says: addr = block, size = bytes of its chunk, chunk = one of these. With addr 0 the
+ * list begins anew: size = how many blocks follow, chunk = 1 if no cache is missing in it. */
+enum hl_kept {
+	HL_KEPT_CACHE = 1, /* in a thread's cache */
+	HL_KEPT_FAST = 2,  /* in a fast list of its arena */
+	HL_KEPT_TABLE = 3  /* the allocator's own: a thread's cache itself */
 };
 
 /* All marks but `realloc_begin`, `sample`, `phase` and those of kernel streams: one slot. */
@@ -186,7 +194,8 @@ static inline unsigned hl_kind_slots(unsigned kind)
 #define HL_MARK(number, name)                                                                      \
 	case number:                                                                               \
 		return number == HL_KIND_sample || number == HL_KIND_phase ||                      \
-				       number >= HL_KIND_process_fork                              \
+				       (number >= HL_KIND_process_fork &&                          \
+					       number <= HL_KIND_memory)                           \
 			       ? 3                                                                 \
 		       : number == HL_KIND_realloc_begin ? 2                                       \
 							 : 1;

@@ -88,6 +88,14 @@ void log_syscall(struct hl_syscall_record *record, uint64_t start_tick)
 	last = *record;
 }
 
+bool log_kept(const void *block, size_t bytes, unsigned what)
+{
+	(void)block;
+	(void)bytes;
+	(void)what;
+	return true;
+}
+
 bool log_has_room(void)
 {
 	return depth == 0 || room >= LOG_ROOM_SLOTS;
