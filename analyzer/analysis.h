@@ -7,6 +7,7 @@
 #ifndef HEAPLEDGER_ANALYSIS_H
 #define HEAPLEDGER_ANALYSIS_H
 
+#include "findings.h"
 #include "ledger.h"
 #include "moments.h"
 #include "observed.h"
@@ -55,6 +56,7 @@ struct analysis {
 	bool again;     /* the second pass, which stops at the peaks that the first has found */
 	analysis_describe *describe; /* NULL = nobody can */
 	void *describe_context;
+	struct findings findings; /* by findings_make */
 	/* Sums over all streams: counts, events, returned, latency, anomalies, lost, causes. The
 	 * peaks, the end, the ratios and the phases in it are the main stream's. */
 	struct ledger_result total;
@@ -79,6 +81,9 @@ bool analysis_ran_on(const struct trace_stream *stream);
 
 /* The program's own last process image: how it ended is how the program ended. NULL without any. */
 const struct trace_stream *analysis_program(const struct analysis *analysis);
+
+/* Needs `describe`, if there is to be one. */
+void findings_make(struct findings *findings, const struct analysis *analysis);
 
 /* The outputs. 0 or -errno; summary returns nothing, it writes to stdout. */
 int json_write(const struct analysis *analysis, const char *path);

@@ -79,6 +79,7 @@ static int analyze(const char *path, const struct request *request)
 	if (!code) {
 		analysis.describe = site_find;
 		analysis.describe_context = &finder;
+		findings_make(&analysis.findings, &analysis);
 		code = write_outputs(&analysis, request);
 	}
 	symbols_close(finder.symbols);

@@ -420,6 +420,25 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 	put(root, "notes", notes_array(analysis));
 }
 
+static json_t *findings_array(const struct findings *findings)
+{
+	json_t *array = json_array();
+	for (size_t i = 0; i < findings->count; i++) {
+		const struct finding *finding = &findings->list[i];
+		json_t *object = json_object();
+		put(object, "kind", json_string(finding->kind));
+		put_count(object, "bytes", finding->bytes);
+		put(object, "sentence", json_text(finding->sentence, strlen(finding->sentence)));
+		put(object, "remedy",
+			finding->remedy[0] ? json_text(finding->remedy, strlen(finding->remedy))
+					   : NULL);
+		put_known(object, "promised_bytes", finding->promised,
+			(int64_t)finding->promised);
+		json_array_append_new(array, object);
+	}
+	return array;
+}
+
 static json_t *build(const struct analysis *analysis)
 {
 	json_t *root = json_object(), *processes = json_array();
@@ -435,6 +454,7 @@ static json_t *build(const struct analysis *analysis)
 	for (size_t i = 0; i < analysis->count; i++)
 		json_array_append_new(processes, process_object(analysis, &analysis->streams[i]));
 	put(root, "processes", processes);
+	put(root, "findings", findings_array(&analysis->findings));
 	return root;
 }
 

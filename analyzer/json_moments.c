@@ -150,6 +150,8 @@ static json_t *site_object(const struct analysis *analysis, const struct analysi
 	put_count(object, "alone_pages", site->alone_pages);
 	put_count(object, "blocks", site->blocks);
 	put_count(object, "requested_bytes", site->bytes);
+	put_count(object, "mapped_blocks", site->mapped_blocks);
+	put_count(object, "mapped_requested_bytes", site->mapped_bytes);
 	put_count(object, "smallest_bytes", site->smallest);
 	put_count(object, "largest_bytes", site->largest);
 	put_count(object, "oldest_at_ns", clock_ns(&entry->stream->clock, site->oldest));
@@ -185,6 +187,7 @@ static json_t *moment_object(const struct analysis *analysis, const struct analy
 	put(object, "huge_pages", pages_object(&layout->huge, LAYOUT_HUGE_BITS));
 	put(object, "break", break_object(analysis, entry, layout));
 	put_count(object, "trim_bytes", layout->trim);
+	put_count(object, "trim_top_bytes", layout->trim_top);
 	put_count(object, "sites_total", layout->all_sites);
 	put(object, "sites", sites_array(analysis, entry, layout));
 	put(object, "caches_known",

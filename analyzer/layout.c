@@ -16,6 +16,7 @@
  * and its last 8 are the next one's. */
 #define TRIM_HEAD 40
 #define TRIM_TAIL 8
+#define TOP_LEAST 25 /* 32 bytes from there, and one */
 #define ON_A_PAGE 130 /* blocks at most: a chunk has 32 bytes, and two can reach in */
 #define RADIX_BITS 16
 #define RADIX_SIZE ((size_t)1 << RADIX_BITS)
@@ -63,12 +64,80 @@ static uint64_t align_down(uint64_t value, unsigned bits)
 	return value >> bits << bits;
 }
 
-/* ---- the blocks, sorted ---------------------------------------------------------------------- */
-
 static bool is_mapped(const struct live_block *block)
 {
 	return block->chunk >> HL_ADDRESS_BITS & HL_CHUNK_MMAPPED;
 }
+
+/* ---- sites ----------------------------------------------------------------------------------- */
+
+static size_t place_of(const struct walk *walk, uint64_t caller)
+{
+	size_t mask = walk->table_size - 1;
+	size_t place = (size_t)(caller * UINT64_C(0x9e3779b97f4a7c15) >> 20) & mask;
+	while (walk->table[place] &&
+		walk->layout->sites[walk->table[place] - 1].caller != caller)
+		place = (place + 1) & mask;
+	return place;
+}
+
+static int grow_sites(struct walk *walk)
+{
+	struct layout *layout = walk->layout;
+	size_t size = walk->table_size ? walk->table_size * 2 : FIRST_SITES * 2;
+	struct layout_site *sites = realloc(layout->sites, size / 2 * sizeof(*sites));
+	uint32_t *table = sites ? calloc(size, sizeof(*table)) : NULL;
+	if (sites)
+		layout->sites = sites;
+	if (!table)
+		return -ENOMEM;
+	free(walk->table);
+	walk->table = table;
+	walk->table_size = size;
+	for (uint32_t i = 0; i < layout->site_count; i++)
+		table[place_of(walk, sites[i].caller)] = i + 1;
+	return 0;
+}
+
+static void add_to_site(struct layout_site *site, const struct live_block *block)
+{
+	uint32_t thread = live_thread(block);
+	if (!site->blocks) {
+		site->smallest = site->largest = block->size;
+		site->oldest = block->tick;
+		site->thread = thread;
+	}
+	site->blocks++;
+	site->bytes += block->size;
+	site->mapped_blocks += is_mapped(block);
+	site->mapped_bytes += is_mapped(block) ? block->size : 0;
+	if (block->size < site->smallest)
+		site->smallest = block->size;
+	if (block->size > site->largest)
+		site->largest = block->size;
+	if (block->tick < site->oldest)
+		site->oldest = block->tick;
+	if (thread != site->thread)
+		site->thread = 0;
+}
+
+static int site_of(struct walk *walk, const struct live_block *block, uint32_t *index)
+{
+	struct layout *layout = walk->layout;
+	uint64_t caller = live_caller(block);
+	if (layout->site_count >= walk->table_size / 2 && grow_sites(walk))
+		return -ENOMEM;
+	size_t place = place_of(walk, caller);
+	if (!walk->table[place]) {
+		layout->sites[layout->site_count++] = (struct layout_site){.caller = caller};
+		walk->table[place] = (uint32_t)layout->site_count;
+	}
+	*index = walk->table[place] - 1;
+	add_to_site(&layout->sites[*index], block);
+	return 0;
+}
+
+/* ---- the blocks, sorted ---------------------------------------------------------------------- */
 
 static uint64_t end_of(const struct entry *entry)
 {
@@ -135,10 +204,14 @@ static int sort_blocks(struct walk *walk)
 	size_t *places = malloc((RADIX_SIZE + 1) * sizeof(*places));
 	walk->entries = malloc(most * sizeof(*walk->entries));
 	int rc = spare && places && walk->entries ? 0 : -ENOMEM;
-	for (const struct live_block *block; !rc && (block = live_next(live, &at));)
-		if (!is_mapped(block) && block->chunk && block->addr > HEADER_BYTES)
+	for (const struct live_block *block; !rc && (block = live_next(live, &at));) {
+		uint32_t site;
+		if (is_mapped(block))
+			rc = site_of(walk, block, &site);
+		else if (block->chunk && block->addr > HEADER_BYTES)
 			walk->entries[walk->count++] =
 				(struct entry){block->addr - HEADER_BYTES, block};
+	}
 	if (!rc)
 		rc = add_kept(walk);
 	if (!rc)
@@ -146,72 +219,6 @@ static int sort_blocks(struct walk *walk)
 	free(places);
 	free(spare);
 	return rc;
-}
-
-/* ---- sites ----------------------------------------------------------------------------------- */
-
-static size_t place_of(const struct walk *walk, uint64_t caller)
-{
-	size_t mask = walk->table_size - 1;
-	size_t place = (size_t)(caller * UINT64_C(0x9e3779b97f4a7c15) >> 20) & mask;
-	while (walk->table[place] &&
-		walk->layout->sites[walk->table[place] - 1].caller != caller)
-		place = (place + 1) & mask;
-	return place;
-}
-
-static int grow_sites(struct walk *walk)
-{
-	struct layout *layout = walk->layout;
-	size_t size = walk->table_size ? walk->table_size * 2 : FIRST_SITES * 2;
-	struct layout_site *sites = realloc(layout->sites, size / 2 * sizeof(*sites));
-	uint32_t *table = sites ? calloc(size, sizeof(*table)) : NULL;
-	if (sites)
-		layout->sites = sites;
-	if (!table)
-		return -ENOMEM;
-	free(walk->table);
-	walk->table = table;
-	walk->table_size = size;
-	for (uint32_t i = 0; i < layout->site_count; i++)
-		table[place_of(walk, sites[i].caller)] = i + 1;
-	return 0;
-}
-
-static void add_to_site(struct layout_site *site, const struct live_block *block)
-{
-	uint32_t thread = live_thread(block);
-	if (!site->blocks) {
-		site->smallest = site->largest = block->size;
-		site->oldest = block->tick;
-		site->thread = thread;
-	}
-	site->blocks++;
-	site->bytes += block->size;
-	if (block->size < site->smallest)
-		site->smallest = block->size;
-	if (block->size > site->largest)
-		site->largest = block->size;
-	if (block->tick < site->oldest)
-		site->oldest = block->tick;
-	if (thread != site->thread)
-		site->thread = 0;
-}
-
-static int site_of(struct walk *walk, const struct live_block *block, uint32_t *index)
-{
-	struct layout *layout = walk->layout;
-	uint64_t caller = live_caller(block);
-	if (layout->site_count >= walk->table_size / 2 && grow_sites(walk))
-		return -ENOMEM;
-	size_t place = place_of(walk, caller);
-	if (!walk->table[place]) {
-		layout->sites[layout->site_count++] = (struct layout_site){.caller = caller};
-		walk->table[place] = (uint32_t)layout->site_count;
-	}
-	*index = walk->table[place] - 1;
-	add_to_site(&layout->sites[*index], block);
-	return 0;
 }
 
 /* ---- pages ----------------------------------------------------------------------------------- */
@@ -328,11 +335,48 @@ static void free_run(struct walk *walk, struct range range, bool top)
 	}
 	add_run(&layout->inner, bytes);
 	layout->partial += bytes - (whole.end - whole.start);
-	struct range trim = {align_up(range.start + TRIM_HEAD, PAGES_BITS),
-		align_down(range.end - TRIM_TAIL, PAGES_BITS)};
-	if (trim.start < trim.end)
-		layout->trim += pages_count(&walk->ledger->pages, trim.start, trim.end).free
-				<< PAGES_BITS;
+}
+
+/* ---- malloc_trim ------------------------------------------------------------------------------- */
+
+static uint64_t touched(const struct walk *walk, uint64_t start, uint64_t end)
+{
+	return start < end ? pages_count(&walk->ledger->pages, start, end).free << PAGES_BITS : 0;
+}
+
+static uint64_t trimmed(const struct walk *walk, uint64_t start, uint64_t end)
+{
+	return touched(walk, align_up(start + TRIM_HEAD, PAGES_BITS),
+		align_down(end - TRIM_TAIL, PAGES_BITS));
+}
+
+/* What it joins before it looks. */
+static bool goes_first(const struct entry *entry)
+{
+	uint64_t caller = live_caller(entry->block);
+	enum hl_kept kept = layout_kept(caller);
+	return layout_is_kept(caller) && (kept == HL_KEPT_FAST || kept == HL_KEPT_LENT);
+}
+
+/* The top of the break goes but for the least that a chunk takes; those of arenas stay. */
+static void trim_region(struct walk *walk, struct range region, bool is_break, bool has_top)
+{
+	uint64_t at = region.start;
+	for (size_t i = walk->next; i < walk->count && walk->entries[i].start < region.end; i++) {
+		const struct entry *entry = &walk->entries[i];
+		if (entry->start < region.start || goes_first(entry))
+			continue;
+		if (entry->start > at)
+			walk->layout->trim += trimmed(walk, at, entry->start);
+		at = end_of(entry) > at ? end_of(entry) : at;
+	}
+	if (at >= region.end)
+		return;
+	if (is_break && has_top)
+		walk->layout->trim_top = touched(walk, align_up(at + TOP_LEAST, PAGES_BITS),
+			align_down(region.end, PAGES_BITS));
+	else if (!has_top)
+		walk->layout->trim += trimmed(walk, at, region.end);
 }
 
 /* ---- the walk -------------------------------------------------------------------------------- */
@@ -412,6 +456,7 @@ static int walk_all(struct walk *walk)
 		bool has_top = !is_break || region.end == ledger->break_end;
 		if (is_break && has_top)
 			find_holders(walk, region);
+		trim_region(walk, region, is_break, has_top);
 		rc = walk_region(walk, region, has_top);
 	}
 	skip(walk, UINT64_MAX);

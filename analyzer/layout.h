@@ -66,6 +66,8 @@ struct layout_site {
 	uint64_t caller;
 	uint64_t blocks;
 	uint64_t bytes; /* requested */
+	uint64_t mapped_blocks; /* of them, those with a mapping of their own: on no page here */
+	uint64_t mapped_bytes;
 	uint64_t smallest;
 	uint64_t largest;
 	uint64_t oldest; /* tick */
@@ -89,7 +91,10 @@ struct layout {
 	uint64_t partial;           /* free bytes, not of top, on pages that hold a block */
 	struct layout_whole whole;  /* pages, not of top, that hold none */
 	struct layout_whole in_top; /* pages of top */
-	uint64_t trim; /* of whole.touched, inside free chunks so that malloc_trim finds them */
+	/* What malloc_trim(0) would return: pages that were touched, where it looks for them, after it
+	 * has emptied fast lists and what the cache was lent. */
+	uint64_t trim;
+	uint64_t trim_top; /* of that at the end of the break */
 	bool kept_known; /* what caches hold was told, and nothing was allocated or freed since ... */
 	bool kept_all;   /* ... of all caches. Else their blocks are taken for free ones. */
 	uint64_t cached; /* bytes of freed blocks in thread caches and fast lists */

@@ -85,6 +85,8 @@ const char *name_kept(unsigned what)
 		return "fast";
 	case HL_KEPT_TABLE:
 		return "table";
+	case HL_KEPT_LENT:
+		return "lent";
 	default:
 		return "unknown";
 	}

@@ -18,7 +18,7 @@ enum name_shape {
 };
 
 const char *name_kind(unsigned kind);
-/* Who holds a freed block: `cache`, `fast`, `table`. */
+/* Who holds a freed block: `cache`, `fast`, `table`, `lent`. */
 const char *name_kept(unsigned what);
 
 const char *name_reason(unsigned reason);

@@ -88,7 +88,27 @@ static const char *duration(uint64_t ns)
 	return buffer;
 }
 
-/* A sentence, broken at spaces to fit, with an indent. */
+/* Breaks it at spaces to fit; the lines after the first are indented by `more` columns. */
+static void print_broken(const char *text, size_t more)
+{
+	size_t indent = 2;
+	while (*text) {
+		size_t length = strlen(text), room = COLUMNS - indent;
+		if (length > room) {
+			length = room;
+			while (length && text[length] != ' ')
+				length--;
+			if (!length)
+				length = room;
+		}
+		printf("%*s%.*s\n", (int)indent, "", (int)length, text);
+		text += length;
+		while (*text == ' ')
+			text++;
+		indent = 2 + more;
+	}
+}
+
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 static void say(const char *format, ...)
@@ -98,22 +118,7 @@ static void say(const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(text, sizeof(text), format, arguments);
 	va_end(arguments);
-	const char *p = text;
-	const size_t room = COLUMNS - 2;
-	while (*p) {
-		size_t length = strlen(p);
-		if (length > room) {
-			length = room;
-			while (length && p[length] != ' ')
-				length--;
-			if (!length)
-				length = room;
-		}
-		printf("  %.*s\n", (int)length, p);
-		p += length;
-		while (*p == ' ')
-			p++;
-	}
+	print_broken(text, 0);
 }
 
 /* The command cut to what fits; control characters would change the terminal. */
@@ -336,6 +341,38 @@ static void print_returns(const struct analysis *analysis)
 			peak);
 }
 
+/* A name in it may hold anything. */
+static void print_sentence(const char *number, const char *sentence)
+{
+	char text[FINDING_TEXT_BYTES + 8];
+	int used = snprintf(text, sizeof(text), "%-3s%s", number, sentence);
+	for (int i = 0; i < used && i < (int)sizeof(text) - 1; i++)
+		if ((unsigned char)text[i] < ' ' || (unsigned char)text[i] >= 0x7f)
+			text[i] = '?';
+	print_broken(text, 3);
+}
+
+static void print_findings(const struct analysis *analysis)
+{
+	const struct findings *findings = &analysis->findings;
+	if (!findings->count && !findings->all_well[0])
+		return;
+	if (analysis->count > 1)
+		printf("\n%sWhat to make of it%s  (process %s at its end)\n", bold, plain,
+			analysis->streams[analysis->main].stream->name);
+	else
+		heading("What to make of it");
+	for (size_t i = 0; i < findings->count; i++) {
+		char number[8];
+		snprintf(number, sizeof(number), "%zu.", i + 1);
+		print_sentence(number, findings->list[i].sentence);
+		if (findings->list[i].remedy[0])
+			print_sentence("", findings->list[i].remedy);
+	}
+	if (findings->all_well[0])
+		print_broken(findings->all_well, 0);
+}
+
 static void print_syscalls(const struct analysis *analysis)
 {
 	const struct ledger_result *result = &analysis->total;
@@ -443,4 +480,5 @@ void summary_print(const struct analysis *analysis)
 	print_returns(analysis);
 	print_syscalls(analysis);
 	print_phases(analysis);
+	print_findings(analysis);
 }

@@ -31,14 +31,27 @@ static bool tell(struct kept *kept, struct chunk *chunk, enum hl_kept what)
 	return !kept->told || log_kept(chunk_block(chunk), chunk_bytes(chunk), what);
 }
 
+/* The newest entries, which go back first, are those beyond tcache_count. */
+static size_t lent_entries(const struct cache *cache, size_t index)
+{
+	size_t surplus = cache_is_widened(cache, index) ? cache_surplus(index) : 0;
+
+	return cache->room[index] < surplus ? surplus - cache->room[index] : 0;
+}
+
 static bool walk_cache(struct kept *kept, struct cache *cache)
 {
 	for (size_t i = 0; i < CACHE_BINS; i++) {
 		struct cache_entry *entry = cache->first[i];
+		size_t lent = lent_entries(cache, i);
 
-		for (; entry != NULL; entry = chunk_mask(&entry->next, entry->next))
-			if (!chunk_is_aligned(entry) || !tell(kept, chunk_of(entry), HL_KEPT_CACHE))
+		for (; entry != NULL; entry = chunk_mask(&entry->next, entry->next)) {
+			if (!chunk_is_aligned(entry) ||
+				!tell(kept, chunk_of(entry),
+					lent > 0 ? HL_KEPT_LENT : HL_KEPT_CACHE))
 				return false;
+			lent -= lent > 0;
+		}
 	}
 	return tell(kept, chunk_of(cache), HL_KEPT_TABLE);
 }

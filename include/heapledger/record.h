@@ -82,7 +82,8 @@ struct hl_call_record {
 enum hl_kept {
 	HL_KEPT_CACHE = 1, /* in a thread's cache */
 	HL_KEPT_FAST = 2,  /* in a fast list of its arena */
-	HL_KEPT_TABLE = 3  /* the allocator's own: a thread's cache itself */
+	HL_KEPT_TABLE = 3, /* the allocator's own: a thread's cache itself */
+	HL_KEPT_LENT = 4   /* in a thread's cache, beyond what glibc's would hold: until the next trim */
 };
 
 /* All marks but `realloc_begin`, `sample`, `phase` and those of kernel streams: one slot. */

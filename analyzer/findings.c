@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * findings.h: of the process with the highest peak, as it was at its end. A sentence is only made
+ * where the figures are known, and only of what is worth a look: a twentieth of the peak, and 1 MiB.
+ */
+#include "analysis.h"
+#include "names.h"
+#include "tool.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WORTH_BYTES (UINT64_C(1) << 20)
+#define WORTH_SHARE 20      /* one in so many of the peak's mapped bytes */
+#define WORTH_TIME_SHARE 20 /* system calls that take one in so much of the time ... */
+#define WORTH_TIME_NS UINT64_C(10000000) /* ... and so long: what starts and ends at once does little else */
+
+struct maker {
+	const struct analysis *analysis;
+	const struct analysis_stream *entry;
+	const struct layout *layout; /* at the end */
+	struct findings *findings;
+	uint64_t worth;
+};
+
+/* One of a few static buffers: enough for one sentence. */
+static const char *size(uint64_t bytes)
+{
+	static char buffers[8][32];
+	static unsigned next;
+	char *buffer = buffers[next++ % 8];
+	return tool_format_size(buffer, sizeof(buffers[0]), bytes);
+}
+
+static unsigned percent(uint64_t part, uint64_t all)
+{
+	return all ? (unsigned)((double)part * 100 / (double)all + 0.5) : 0;
+}
+
+static uint64_t mapped_at_end(const struct maker *maker)
+{
+	int64_t mapped = memory_mapped(&maker->layout->memory);
+	return mapped > 0 ? (uint64_t)mapped : 0;
+}
+
+/* The next place in the list, or NULL: the list is full of larger ones. */
+static struct finding *add(struct maker *maker, const char *kind, uint64_t bytes)
+{
+	struct findings *findings = maker->findings;
+	size_t at = findings->count;
+	while (at && findings->list[at - 1].bytes < bytes)
+		at--;
+	if (at == FINDINGS_MOST)
+		return NULL;
+	size_t last = findings->count < FINDINGS_MOST ? findings->count++ : FINDINGS_MOST - 1;
+	memmove(&findings->list[at + 1], &findings->list[at],
+		(last - at) * sizeof(findings->list[0]));
+	findings->list[at] = (struct finding){.kind = kind, .bytes = bytes};
+	return &findings->list[at];
+}
+
+/* ---- places ---------------------------------------------------------------------------------- */
+
+/* Sites of one place in the code together. */
+struct place {
+	struct analysis_site site;
+	uint64_t caller;
+	uint64_t blocks, bytes, alone_pages;
+	double pinned;
+};
+
+static bool same_place(const struct place *a, const struct place *b)
+{
+	if (!a->site.function || !b->site.function)
+		return a->caller == b->caller;
+	return !strcmp(a->site.function, b->site.function) && a->site.line == b->site.line &&
+	       !strcmp(a->site.file ? a->site.file : "", b->site.file ? b->site.file : "");
+}
+
+static struct place place_of(const struct maker *maker, uint64_t tick, uint64_t caller)
+{
+	const struct analysis *analysis = maker->analysis;
+	struct place place = {.caller = caller};
+	if (analysis->describe && !layout_is_kept(caller))
+		analysis->describe(analysis->describe_context, maker->entry->stream, tick, caller,
+			&place.site);
+	return place;
+}
+
+/* All but what caches hold; the caller frees it. NULL without any, or without memory. */
+static struct place *places_of(const struct maker *maker, size_t *count)
+{
+	const struct layout *layout = maker->layout;
+	struct place *places = calloc(layout->site_count + 1, sizeof(*places));
+	*count = 0;
+	for (size_t i = 0; places && i < layout->site_count; i++) {
+		const struct layout_site *site = &layout->sites[i];
+		size_t at = 0;
+		if (layout_is_kept(site->caller))
+			continue;
+		places[*count] = place_of(maker, site->oldest, site->caller);
+		while (!same_place(&places[at], &places[*count]))
+			at++;
+		*count += at == *count;
+		places[at].blocks += site->blocks;
+		places[at].bytes += site->bytes;
+		places[at].pinned += site->pinned;
+		places[at].alone_pages += site->alone_pages;
+	}
+	return places;
+}
+
+static const char *file_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	return slash ? slash + 1 : path;
+}
+
+/* "parse_line (parse.c:120)", "parse_line (libfoo.so)", or an address. */
+static const char *name_place(const struct place *place, char *text, size_t length)
+{
+	const struct analysis_site *site = &place->site;
+	if (site->function && site->file && site->line)
+		snprintf(text, length, "%.80s (%.60s:%u)", site->function, file_name(site->file),
+			site->line);
+	else if (site->function)
+		snprintf(text, length, "%.80s (%.60s)", site->function,
+			site->module ? file_name(site->module) : "?");
+	else if (site->module)
+		snprintf(text, length, "%.80s", file_name(site->module));
+	else if (place->caller && !hl_caller_stack(place->caller))
+		snprintf(text, length, "0x%" PRIx64 " (record --stacks 16 gives names)",
+			place->caller);
+	else
+		snprintf(text, length, "an unknown place");
+	return text;
+}
+
+/* What keeps the break from coming down. */
+static const char *name_holder(const struct maker *maker, char *text, size_t length)
+{
+	const struct layout_holder *holder = &maker->layout->holder[0];
+	uint64_t caller = live_caller(&holder->block);
+	char place_text[200];
+	if (!maker->layout->holders)
+		snprintf(text, length, "no block");
+	else if (layout_is_kept(caller) && layout_kept(caller) == HL_KEPT_FAST)
+		snprintf(text, length, "a freed block that a fast list keeps");
+	else if (layout_is_kept(caller))
+		snprintf(text, length, "a freed block that the thread's cache keeps");
+	else {
+		struct place place = place_of(maker, holder->block.tick, caller);
+		snprintf(text, length, "a block of %s from %s", size(holder->block.size),
+			name_place(&place, place_text, sizeof(place_text)));
+	}
+	return text;
+}
+
+/* ---- findings -------------------------------------------------------------------------------- */
+
+/* Whole pages below the top: policy keeps them, and malloc_trim does not. */
+static void find_whole_pages(struct maker *maker)
+{
+	const struct layout *layout = maker->layout;
+	uint64_t bytes = layout->whole.touched, mapped = mapped_at_end(maker);
+	char holder[300];
+	if (bytes < maker->worth)
+		return;
+	struct finding *finding = add(maker, "whole_pages", bytes);
+	if (!finding)
+		return;
+	bool in_break = layout->memory.break_bytes > layout->memory.arena_bytes;
+	snprintf(finding->sentence, sizeof(finding->sentence),
+		"%s, %u %% of what is mapped, is free in whole pages%s%s%s.", size(bytes),
+		percent(bytes, mapped), in_break ? " below " : " inside arenas",
+		in_break ? name_holder(maker, holder, sizeof(holder)) : "",
+		in_break ? ", and the break cannot come down past it" : "");
+	finding->promised = layout->trim;
+	snprintf(finding->remedy, sizeof(finding->remedy), "malloc_trim(0) would return %s%s",
+		size(layout->trim),
+		layout->kept_all ? "."
+				 : " at most: what thread caches hold was not all recorded.");
+}
+
+static void find_top(struct maker *maker)
+{
+	const struct layout *layout = maker->layout;
+	uint64_t bytes = layout->in_top.touched;
+	if (bytes < maker->worth)
+		return;
+	struct finding *finding = add(maker, "top", bytes);
+	if (!finding)
+		return;
+	snprintf(finding->sentence, sizeof(finding->sentence),
+		"%s, %u %% of what is mapped, is free at the end of the heap, where it waits for "
+		"the trim threshold.",
+		size(bytes), percent(bytes, mapped_at_end(maker)));
+	finding->promised = layout->trim_top;
+	if (layout->trim_top)
+		snprintf(finding->remedy, sizeof(finding->remedy),
+			"malloc_trim(0) would return %s%s", size(layout->trim_top),
+			layout->kept_all ? "."
+					 : " at most: what thread caches hold was not all "
+					   "recorded.");
+}
+
+/* Free bytes that share their page with a block. */
+static void find_partial_pages(struct maker *maker)
+{
+	const struct layout *layout = maker->layout;
+	char name[200];
+	if (layout->partial < maker->worth)
+		return;
+	size_t count;
+	struct place *places = places_of(maker, &count), *most = NULL;
+	for (size_t i = 0; places && i < count; i++)
+		if (!most || places[i].pinned > most->pinned)
+			most = &places[i];
+	struct finding *finding = most ? add(maker, "partial_pages", layout->partial) : NULL;
+	if (finding) {
+		snprintf(finding->sentence, sizeof(finding->sentence),
+			"%s, %u %% of what is mapped, is free on pages that hold blocks too: the "
+			"most, %s, beside %" PRIu64 " blocks from %s.",
+			size(layout->partial), percent(layout->partial, mapped_at_end(maker)),
+			size((uint64_t)most->pinned), most->blocks,
+			name_place(most, name, sizeof(name)));
+		snprintf(finding->remedy, sizeof(finding->remedy),
+			"No call returns it. Were those blocks freed or elsewhere, %s more would "
+			"be whole free pages.",
+			size(most->alone_pages << PAGES_BITS));
+	}
+	free(places);
+}
+
+static void find_in_use(struct maker *maker)
+{
+	const struct layout *layout = maker->layout;
+	uint64_t bytes = layout->memory.requested > 0 ? (uint64_t)layout->memory.requested : 0;
+	char name[200];
+	size_t count;
+	if (bytes < maker->worth)
+		return;
+	struct place *places = places_of(maker, &count), *most = NULL;
+	for (size_t i = 0; places && i < count; i++)
+		if (!most || places[i].bytes > most->bytes)
+			most = &places[i];
+	struct finding *finding = most ? add(maker, "in_use", bytes) : NULL;
+	if (finding)
+		snprintf(finding->sentence, sizeof(finding->sentence),
+			"%s in %" PRId64 " blocks, %u %% of what is mapped, is in use at the end: the "
+			"most, %s in %" PRIu64 " blocks, from %s.",
+			size(bytes), layout->memory.live_blocks,
+			percent(bytes, mapped_at_end(maker)), size(most->bytes), most->blocks,
+			name_place(most, name, sizeof(name)));
+	free(places);
+}
+
+static void find_slack(struct maker *maker)
+{
+	const struct memory *memory = &maker->layout->memory;
+	int64_t slack = memory->chunk - memory->requested;
+	if (slack < 0 || (uint64_t)slack < maker->worth || memory->live_blocks <= 0)
+		return;
+	struct finding *finding = add(maker, "slack", (uint64_t)slack);
+	if (finding)
+		snprintf(finding->sentence, sizeof(finding->sentence),
+			"%s, %u %% of what is mapped, is headers and rounding of %" PRId64
+			" live blocks of %s on average.",
+			size((uint64_t)slack), percent((uint64_t)slack, mapped_at_end(maker)),
+			memory->live_blocks,
+			size((uint64_t)(memory->requested / memory->live_blocks)));
+}
+
+static void find_system_calls(struct maker *maker)
+{
+	const struct analysis *analysis = maker->analysis;
+	const struct tally_causes *causes = &maker->entry->result.causes;
+	const struct clock *clock = &maker->entry->stream->clock;
+	uint64_t ticks = 0, count = 0, bytes = 0, all_ns = analysis->last_ns - analysis->first_ns;
+	for (size_t i = 0; i < causes->count; i++) {
+		ticks += causes->list[i].ticks;
+		count += causes->list[i].count;
+	}
+	uint64_t ns = clock_span(clock, ticks);
+	if (ns < WORTH_TIME_NS || ns < all_ns / WORTH_TIME_SHARE)
+		return;
+	bytes = causes->list[0].bytes;
+	struct finding *finding = add(maker, "system_calls", 0);
+	const char *call = causes->list[0].call ? name_kind(causes->list[0].call) : NULL;
+	const char *reason = name_reason_text(causes->list[0].reason);
+	if (finding)
+		snprintf(finding->sentence, sizeof(finding->sentence),
+			"%" PRIu64 " system calls took %u %% of the time: the most, %" PRIu64
+			" %s in %s for %s (%s).",
+			count, percent(ns, all_ns), causes->list[0].count,
+			name_kind(causes->list[0].syscall), call ? call : "no call", size(bytes),
+			reason ? reason : "not recorded");
+}
+
+static void say_all_is_well(struct maker *maker)
+{
+	const struct layout *layout = maker->layout;
+	struct findings *findings = maker->findings;
+	uint64_t back = layout->trim + layout->trim_top;
+	for (size_t i = 0; i < findings->count; i++)
+		if (strcmp(findings->list[i].kind, "in_use"))
+			return;
+	snprintf(findings->all_well, sizeof(findings->all_well),
+		"Nothing is wrong with this heap: %s is mapped at the end, %s of it in use, and "
+		"malloc_trim(0) would return %s.",
+		size(mapped_at_end(maker)),
+		size(layout->memory.requested > 0 ? (uint64_t)layout->memory.requested : 0),
+		size(back));
+}
+
+void findings_make(struct findings *findings, const struct analysis *analysis)
+{
+	*findings = (struct findings){.count = 0};
+	if (!analysis->count)
+		return;
+	const struct analysis_stream *entry = &analysis->streams[analysis->main];
+	const struct moment *end = moments_find(&entry->moments, MOMENT_END);
+	if (!end)
+		return;
+	struct maker maker = {analysis, entry, &end->layout, findings, WORTH_BYTES};
+	if (entry->result.peak.mapped > 0 &&
+		(uint64_t)entry->result.peak.mapped / WORTH_SHARE > maker.worth)
+		maker.worth = (uint64_t)entry->result.peak.mapped / WORTH_SHARE;
+	find_whole_pages(&maker);
+	find_top(&maker);
+	find_partial_pages(&maker);
+	find_in_use(&maker);
+	find_slack(&maker);
+	find_system_calls(&maker);
+	say_all_is_well(&maker);
+}

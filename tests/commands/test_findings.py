@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""The sentences of `heapledger analyze` on programs whose heaps keep memory for known reasons, and
+that its remedies return what they promise: to the program on glibc's own allocator, as the kernel
+counts it. And what a process tells of its caches."""
+
+import json
+import re
+
+import pytest
+
+from conftest import run
+
+
+@pytest.fixture
+def victim(build):
+    return build / 'tests' / 'victims' / 'victim_trimmed'
+
+
+@pytest.fixture
+def trace(tmp_path):
+    return tmp_path / 'trace'
+
+
+def record(heapledger, trace, command, *options):
+    outcome = run([heapledger, 'record', '-q', '-o', trace, *options, '--', *command])
+    assert outcome.status == 0 and outcome.stderr == b'', outcome
+    outcome = run([heapledger, 'analyze', '--json', '-', trace])
+    assert outcome.status == 0, outcome
+    return json.loads(outcome.stdout)
+
+
+def summary(heapledger, trace):
+    outcome = run([heapledger, 'analyze', trace])
+    text = outcome.stdout.decode()
+    assert max(map(len, text.splitlines())) <= 80
+    return ' '.join(text[text.index('What to make of it'):].split())
+
+
+def end(data):
+    return data['moments'][-1]
+
+
+def identity(moment):
+    ledger = moment['ledger']
+    parts = [ledger[name] or 0 for name in (
+        'requested_bytes', 'slack_bytes', 'cached_bytes', 'table_bytes', 'partial_bytes', 'top_bytes',
+        'metadata_bytes')]
+    assert ledger['mapped_bytes'] == sum(parts) + sum(ledger['whole_pages'].values()), ledger
+
+
+@pytest.mark.parametrize('mode, count, kinds', [
+    ('cache', 30000, ['whole_pages']),
+    ('pages', 2000, ['whole_pages', 'in_use']),
+    ('checker', 20000, ['in_use', 'partial_pages']),
+    ('top', 15000, ['top']),
+    ('use', 5000, ['in_use']),
+    ('none', 5000, []),
+])
+def test_what_is_found_and_what_malloc_trim_returns(heapledger, victim, trace, mode, count, kinds):
+    data = record(heapledger, trace, [victim, mode, count], '--stacks', '8')
+    # How long system calls take is the machine's affair.
+    findings = [one for one in data['findings'] if one['kind'] != 'system_calls']
+    for moment in data['moments']:
+        identity(moment)
+    assert {finding['kind'] for finding in findings} == set(kinds), findings
+    sizes = [finding['bytes'] for finding in data['findings']]
+    assert sizes == sorted(sizes, reverse=True)
+    text = summary(heapledger, trace)
+    for finding in findings:
+        assert ' '.join(finding['sentence'].split()) in text
+        assert finding['remedy'] is None or finding['remedy'] in text
+    if len(findings) == len(data['findings']):
+        assert ('Nothing is wrong with this heap' in text) == (kinds in ([], ['in_use']))
+    # What the remedy brings when the program takes it, on glibc.
+    before, after = map(int, run([victim, mode, count, 'trim']).stdout.split())
+    returned = (before - after) * 1024
+    moment = end(data)
+    promised = moment['trim_bytes'] + moment['trim_top_bytes']
+    assert promised == pytest.approx(returned, rel=0.1, abs=65536), (promised, returned)
+    named = sum(finding['promised_bytes'] or 0 for finding in findings)
+    assert named == pytest.approx(returned if named else 0, rel=0.1, abs=262144)
+
+
+def test_the_cache_is_named_as_what_holds_the_break(heapledger, victim, trace):
+    """200,000 mixed blocks of which nothing is left: 640 MiB stay, for some cached blocks."""
+    data = record(heapledger, trace, [victim, 'cache', 200000])
+    moment = end(data)
+    assert moment['caches_known'] is True and moment['ledger']['requested_bytes'] == 0
+    assert {holder['kept'] for holder in moment['break']['holders']} <= {'cache', 'fast', 'lent'}
+    finding = data['findings'][0]
+    assert finding['kind'] == 'whole_pages'
+    assert 'below a freed block that the thread\'s cache keeps' in finding['sentence']
+    before, after = map(int, run([victim, 'cache', '200000', 'trim']).stdout.split())
+    assert before - after > 600 * 1024
+    promised = moment['trim_bytes'] + moment['trim_top_bytes']
+    assert promised == pytest.approx((before - after) * 1024, rel=0.01)
+
+
+def test_who_holds_it_is_named_by_function_and_line(heapledger, victim, trace):
+    data = record(heapledger, trace, [victim, 'checker', 20000], '--stacks', '8')
+    found = {finding['kind']: finding for finding in data['findings']}
+    assert re.search(r'10000 blocks from fill \(trimmed\.c:\d+\)', found['partial_pages']['sentence'])
+    assert 'No call returns it.' in found['partial_pages']['remedy']
+    assert found['partial_pages']['promised_bytes'] is None
+    site = end(data)['sites'][0]
+    assert (site['function'], site['blocks'], site['smallest_bytes']) == ('fill', 10000, 2000)
+
+
+def test_without_stacks_an_address_is_given(heapledger, victim, trace):
+    data = record(heapledger, trace, [victim, 'checker', 20000])
+    sentence = next(one['sentence'] for one in data['findings'] if one['kind'] == 'in_use')
+    assert re.search(r'from 0x[0-9a-f]+ \(record --stacks 16 gives names\)', sentence), sentence
+
+
+def test_kept_blocks_are_those_that_were_freed(heapledger, victim, trace):
+    """Each was freed by the program and not handed out since; a size has 7 in the cache at most."""
+    record(heapledger, trace, [victim, 'cache', 3000])
+    live, freed, kept = set(), set(), []
+    for line in run([heapledger, 'dump', '--no-time', trace]).stdout.decode().splitlines():
+        words = line.split()
+        if 'malloc' in words:
+            address = words[words.index('=') + 1]
+            live.add(address)
+            freed.discard(address)
+        elif 'free' in words:
+            live.discard(words[words.index('free') + 1])
+            freed.add(words[words.index('free') + 1])
+        elif 'kept' in words:
+            kept.append(words[words.index('kept') + 1:])
+    (count, whole), *blocks = kept
+    assert int(count.split('=')[1]) == len(blocks) and whole == 'all'
+    by_size = {}
+    for address, chunk, what in blocks:
+        if what == 'table':
+            continue
+        assert address in freed and address not in live, address
+        by_size.setdefault((what, chunk), []).append(address)
+    assert sum(len(list_) for (what, _), list_ in by_size.items() if what == 'cache') > 50
+    assert all(len(list_) <= 7 for (what, _), list_ in by_size.items() if what == 'cache')
+
+
+def test_caches_of_other_threads_are_not_told(heapledger, build, trace):
+    data = record(heapledger, trace,
+                  [build / 'tests' / 'victims' / 'victim_record_calls', 'threads', '1000', '2'])
+    assert end(data)['caches_known'] is False

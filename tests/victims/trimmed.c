@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Heaps that keep memory, for reasons that are known:
+ *   trimmed MODE BLOCKS [trim]
+ *     cache    all blocks freed, in random order: what caches hold keeps the break up
+ *     pages    of blocks of 20 KB every tenth stays
+ *     checker  of blocks of 2 KB every other stays
+ *     top      a trim threshold raised by a freed mapping, all freed from the end
+ *     use      nothing freed
+ *     none     all freed, all back
+ * With `trim` it prints the anonymous memory in KiB before and after malloc_trim(0), as the kernel
+ * counts it.
+ */
+#include "victim.h"
+
+#include <malloc.h>
+#include <string.h>
+
+static unsigned seed = 1;
+
+static unsigned draw(unsigned limit)
+{
+	seed = seed * 1103515245 + 12345;
+	return (seed >> 8) % limit;
+}
+
+static long resident_kib(void)
+{
+	char line[256];
+	long kib = -1;
+	FILE *file = fopen("/proc/self/smaps_rollup", "r");
+
+	REQUIRE(file != NULL);
+	while (fgets(line, sizeof(line), file) != NULL)
+		if (strncmp(line, "Anonymous:", 10) == 0)
+			kib = atol(line + 10);
+	fclose(file);
+	return kib;
+}
+
+__attribute__((noinline)) static char *fill(size_t bytes)
+{
+	char *block = opaque(malloc(bytes));
+
+	REQUIRE(block != NULL);
+	memset(block, 1, bytes);
+	return block;
+}
+
+static void shuffle(char **blocks, int count)
+{
+	for (int i = count - 1; i > 0; i--) {
+		int j = (int)draw((unsigned)i + 1);
+		char *swap = blocks[i];
+
+		blocks[i] = blocks[j];
+		blocks[j] = swap;
+	}
+}
+
+static void keep_some(char **blocks, int count, int of)
+{
+	for (int i = 0; i < count; i++)
+		if (i % of != 0)
+			free(blocks[i]);
+}
+
+int main(int argc, char **argv)
+{
+	const char *mode = argc > 2 ? argv[1] : "";
+	int count = argc > 2 ? atoi(argv[2]) : 0;
+	char **blocks = malloc((size_t)count * sizeof(*blocks));
+
+	REQUIRE(blocks != NULL && count > 0);
+	if (strcmp(mode, "top") == 0)
+		free(fill(30 << 20));
+	for (int i = 0; i < count; i++)
+		blocks[i] = fill(strcmp(mode, "pages") == 0     ? 20000
+				 : strcmp(mode, "cache") == 0 ? 16 + draw(6700)
+							      : 2000);
+	if (strcmp(mode, "cache") == 0)
+		shuffle(blocks, count);
+	if (strcmp(mode, "pages") == 0)
+		keep_some(blocks, count, 10);
+	else if (strcmp(mode, "checker") == 0)
+		keep_some(blocks, count, 2);
+	else if (strcmp(mode, "use") != 0)
+		for (int i = count; i-- > 0;)
+			free(blocks[i]);
+	free(blocks);
+	if (argc > 3) {
+		long before = resident_kib();
+
+		malloc_trim(0);
+		printf("%ld %ld\n", before, resident_kib());
+	}
+	return 0;
+}
