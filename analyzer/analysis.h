@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * A trace analysed: one result a stream, and their sums. Made by analysis_run in one pass over
- * every stream and another up to its peaks, which nobody knows before; read by json.c, csv.c and
+ * every stream and, if wanted, another up to its peaks, which nobody knows before; read by json.c, csv.c and
  * summary.c.
  */
 #ifndef HEAPLEDGER_ANALYSIS_H
@@ -52,7 +52,7 @@ struct analysis {
 	uint64_t last_ns;
 	bool complete;
 	char unknown_why[256]; /* why the system calls of an observed process are not known */
-	bool timelines; /* one a stream is kept */
+	unsigned wants; /* enum analysis_wants */
 	bool again;     /* the second pass, which stops at the peaks that the first has found */
 	analysis_describe *describe; /* NULL = nobody can */
 	void *describe_context;
@@ -62,8 +62,13 @@ struct analysis {
 	struct ledger_result total;
 };
 
-/* With `timelines`, keeps a time line a stream. 0 or -errno, then trace->error says why. */
-int analysis_run(struct analysis *analysis, struct trace *trace, bool timelines);
+enum analysis_wants {
+	ANALYSIS_TIMELINES = 1, /* a time line a stream is kept */
+	ANALYSIS_PEAKS = 2      /* the heap is laid out at its peaks, too: a second reading */
+};
+
+/* `wants`: of enum analysis_wants. 0 or -errno, then trace->error says why. */
+int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants);
 void analysis_free(struct analysis *analysis);
 
 /* Allocator calls and system calls (of the allocator) in a result. */

@@ -71,7 +71,9 @@ static int analyze(const char *path, const struct request *request)
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	if (!code) {
 		print_notes(&trace);
-		if (analysis_run(&analysis, &trace, request->csv != NULL))
+		if (analysis_run(&analysis, &trace,
+			    (request->csv ? ANALYSIS_TIMELINES : 0) |
+				    (request->json ? ANALYSIS_PEAKS : 0)))
 			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	}
 	if (!code)

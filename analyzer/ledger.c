@@ -543,6 +543,15 @@ static int marked(struct ledger *ledger, unsigned kind, const struct stream_even
 	return kind == HL_KIND_phase ? phase_begins(ledger, &event->record.phase) : 0;
 }
 
+void ledger_prefetch(const struct ledger *ledger, const struct stream_event *event)
+{
+	uint64_t addr = hl_addr_of(event->record.call.kind_addr);
+	if (!addr)
+		return;
+	live_prefetch(&ledger->live, addr);
+	pages_prefetch(&ledger->pages, addr - HEADER_BYTES);
+}
+
 int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 {
 	const struct hl_call_record *call = &event->record.call;

@@ -160,6 +160,9 @@ struct ledger_copy {
 int ledger_fork(struct ledger *child, const struct ledger *parent, const struct ledger_copy *copy,
 	struct ledger_result *result, struct clock *clock);
 
+/* Asks for what ledger_apply will need, some records ahead. */
+void ledger_prefetch(const struct ledger *ledger, const struct stream_event *event);
+
 /* Takes the next record in time order. 0 or -ENOMEM. */
 int ledger_apply(struct ledger *ledger, const struct stream_event *event);
 
