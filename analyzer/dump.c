@@ -285,6 +285,36 @@ static void put_sample(struct writer *out, const struct hl_sample_record *sample
 	put_number(out, " recorder=", sample->recorder);
 	put_number(out, " minor_faults=", sample->minor_faults);
 	put_number(out, " major_faults=", sample->major_faults);
+	if (!sample->anonymous)
+		return;
+	put_number(out, " anonymous=", sample->anonymous);
+	put_number(out, " anon_huge=", sample->anon_huge);
+}
+
+static void put_resident_begin(struct dump *dump, const struct hl_mark_record *record)
+{
+	struct writer *out = &dump->out;
+	uint64_t word = hl_addr_of(record->kind_addr);
+	unsigned reason = (unsigned)(word & HL_RESIDENT_REASON_MASK);
+
+	put_named(out, " reason=", name_resident(reason), reason);
+	put_number(out, " runs=", record->chunk);
+	if (word & HL_RESIDENT_CUT)
+		writer_text(out, " cut");
+	if (!dump->no_time)
+		put_number(out, " ns=", clock_span(dump->clock, record->size));
+}
+
+static void put_resident_run(struct writer *out, const struct hl_mark_record *record)
+{
+	put_address(out, " ", hl_addr_of(record->kind_addr));
+	put_number(out, " length=", record->size);
+	if (record->chunk & HL_RESIDENT_SWAPPED)
+		writer_text(out, " swapped");
+	if (record->chunk & HL_RESIDENT_HUGE)
+		writer_text(out, " huge");
+	if (record->chunk & HL_RESIDENT_ZERO)
+		writer_text(out, " zero");
 }
 
 /* All that a terminal could take for more than a letter is escaped, so a name is one word. */
@@ -349,6 +379,12 @@ static void put_mark(struct dump *dump, unsigned kind, const union decode_record
 		break;
 	case HL_KIND_phase:
 		put_name(out, record->phase.name);
+		break;
+	case HL_KIND_resident_begin:
+		put_resident_begin(dump, &record->mark);
+		break;
+	case HL_KIND_resident_run:
+		put_resident_run(out, &record->mark);
 		break;
 	case HL_KIND_process_fork:
 	case HL_KIND_process_exec:

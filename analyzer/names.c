@@ -47,6 +47,15 @@ const char *name_region(unsigned region)
 	return LOOK_UP(names, region);
 }
 
+const char *name_resident(unsigned reason)
+{
+	static const char *const names[] = {
+#define HL_RESIDENT(number, name) [number] = #name,
+#include "heapledger/calls.def"
+	};
+	return LOOK_UP(names, reason);
+}
+
 const char *name_policy(unsigned policy)
 {
 	static const char *const names[] = {

@@ -24,6 +24,7 @@ const char *name_kept(unsigned what);
 const char *name_reason(unsigned reason);
 const char *name_reason_text(unsigned reason);
 const char *name_region(unsigned region);
+const char *name_resident(unsigned reason);
 const char *name_policy(unsigned policy);
 const char *name_mode(unsigned mode);
 enum name_shape name_shape(unsigned kind);

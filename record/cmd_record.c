@@ -30,6 +30,8 @@
 #define RING_LEAST_BYTES (UINT64_C(1) << 20)
 #define RING_MOST_BYTES (UINT64_C(1) << 44)
 #define INTERVAL_NS UINT64_C(10000000)
+#define RESIDENCY_NS UINT64_C(100000000)
+#define RESIDENCY_LEAST_NS UINT64_C(1000000)
 
 struct options {
 	const char *directory;
@@ -37,6 +39,7 @@ struct options {
 	const char *kernel;
 	uint64_t buffer_bytes;
 	uint64_t interval_ns;
+	uint64_t residency_ns;
 	uint64_t start_after_ns;
 	uint64_t duration_ns;
 	uint64_t ring_bytes;
@@ -52,7 +55,8 @@ struct options {
 
 static const char usage[] =
 	"usage: heapledger record [-o DIR] [--force] [--on-full wait|drop] [--buffer SIZE]\n"
-	"                         [--interval MS] [--stacks N] [--kernel auto|require|off] [-q]\n"
+	"                         [--interval MS] [--residency TIME|off] [--stacks N]\n"
+	"                         [--kernel auto|require|off] [-q]\n"
 	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]... | [--observe]\n"
 	"                         [--start-after TIME] [--duration TIME] [--ring SIZE]\n"
 	"                         [--mark-signal USR1|USR2] [--] CMD...\n"
@@ -65,6 +69,9 @@ static const char usage[] =
 	"count\n"
 	"      --buffer SIZE   of the shared buffers, at most (default: 512 MiB; used as needed)\n"
 	"      --interval MS   between two samples of resident memory (default: 10)\n"
+	"      --residency TIME|off  between two snapshots of which pages are in memory;\n"
+	"                      more at peaks and phases (default: 100ms, 1 % of the time\n"
+	"                      at most)\n"
 	"      --stacks N      call stacks of up to N frames, 64 at most (default: 0, callers "
 	"only)\n"
 	"      --kernel MODE   the kernel's own record of the system calls: auto (if possible),\n"
@@ -95,6 +102,7 @@ static const struct option long_options[] = {
 	{"on-full", required_argument, NULL, 'F'},
 	{"buffer", required_argument, NULL, 'b'},
 	{"interval", required_argument, NULL, 'i'},
+	{"residency", required_argument, NULL, 'R'},
 	{"stacks", required_argument, NULL, 'S'},
 	{"kernel", required_argument, NULL, 'k'},
 	{"policy", required_argument, NULL, 'p'},
@@ -170,6 +178,18 @@ static int parse_time(const char *option, const char *text, uint64_t *ns)
 	return 0;
 }
 
+static int parse_residency(struct options *options, const char *text)
+{
+	options->residency_ns = 0;
+	if (strcmp(text, "off") == 0)
+		return 0;
+	if (tool_parse_time(text, &options->residency_ns) != 0 ||
+		options->residency_ns < RESIDENCY_LEAST_NS)
+		return tool_fail(TOOL_USAGE, "record",
+			"--residency: a time of 1ms or more is needed, or off, not %s", text);
+	return 0;
+}
+
 static int parse_signal(struct options *options, const char *text)
 {
 	if (strncmp(text, "SIG", 3) == 0)
@@ -200,6 +220,8 @@ static int parse_option(struct options *options, int letter)
 		return parse_buffer(options, optarg);
 	case 'i':
 		return parse_interval(options, optarg);
+	case 'R':
+		return parse_residency(options, optarg);
 	case 'S':
 		return parse_stacks(options, optarg);
 	case 'k':
@@ -463,7 +485,8 @@ int cmd_record(int argc, char **argv)
 	struct options options = {.on_full = "wait",
 		.kernel = "auto",
 		.buffer_bytes = BUFFER_BYTES,
-		.interval_ns = INTERVAL_NS};
+		.interval_ns = INTERVAL_NS,
+		.residency_ns = RESIDENCY_NS};
 	struct collector collector = {.dirfd = -1, .signal_fd = -1, .poll_fd = -1, .mark_fd = -1};
 	struct launch launch = {0};
 	char library[PATH_MAX], directory[PATH_MAX];
@@ -485,6 +508,7 @@ int cmd_record(int argc, char **argv)
 	if (!options.observe)
 		tuning_read(&options.settings);
 	collector.interval_ns = options.interval_ns;
+	collector.residency_ns = options.residency_ns;
 	collector.start_after_ns = options.start_after_ns;
 	collector.duration_ns = options.duration_ns;
 	collector.ring_bytes = options.ring_bytes;

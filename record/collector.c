@@ -195,6 +195,7 @@ static uint32_t mark_all(struct collector *collector, const char *name)
 			continue;
 		record.tick = session_tick(&collector->session);
 		processes_put(&collector->processes, p, &record, hl_kind_slots(HL_KIND_phase));
+		residency_want(collector->processes.residency, p, HL_RESIDENT_phase);
 		count++;
 	}
 	return count;
@@ -277,6 +278,7 @@ static void sample_all(struct collector *collector, uint64_t now)
 		rss += p->sample.rss_anon + p->sample.rss_file + p->sample.rss_shmem -
 		       p->sample.recorder;
 		processes_put(all, p, &p->sample, hl_kind_slots(HL_KIND_sample));
+		residency_sampled(all->residency, p, now);
 	}
 	live_set_resident(&collector->live, rss, now);
 	took = session_monotonic() - now;
@@ -303,7 +305,8 @@ static void look_at_all(struct collector *collector)
 
 	for (struct process *p = collector->processes.alive; p != NULL; p = p->next) {
 		if (p->sample.tick == 0 ||
-			look_take(&p->look, p->pid, collector->session.path) != 0)
+			look_take(&p->look, p->pid, collector->session.path,
+				LOOK_HEAP_AND_SESSION) != 0)
 			continue;
 		if (resident)
 			look_count_resident(&p->resident, &p->look, p->pid);
@@ -320,6 +323,7 @@ static void keep_time(struct collector *collector)
 		if (collector->probe == NULL && now >= collector->next_look_ns)
 			look_at_all(collector);
 	}
+	residency_round(collector->processes.residency, session_monotonic());
 	live_round(&collector->live, &collector->processes, now);
 	if (now < collector->next_clock_ns)
 		return;
@@ -454,6 +458,9 @@ int collector_open(struct collector *collector)
 		&collector->processes, &collector->session, collector->dirfd, collector->poll_fd);
 	if (collector->start_after_ns != 0)
 		collector->processes.begin_tick = UINT64_MAX;
+	if (rc == 0 && collector->residency_ns != 0)
+		rc = residency_open(&collector->processes.residency, &collector->processes,
+			collector->residency_ns);
 	if (rc == 0 && collector->ring_bytes != 0)
 		rc = ring_open(&collector->ring, &collector->processes, collector->ring_bytes);
 	return rc;
@@ -507,6 +514,7 @@ void collector_wait(struct collector *collector)
 void collector_close(struct collector *collector)
 {
 	ring_close(collector->ring);
+	residency_close(collector->processes.residency);
 	processes_free(&collector->processes);
 	free(collector->batch);
 	mark_close(collector->mark_fd, collector->dirfd);

@@ -26,6 +26,7 @@ struct collector {
 	int signal_fd;
 	pid_t child;
 	uint64_t interval_ns;
+	uint64_t residency_ns;   /* between looks at resident pages; 0 = none */
 	uint64_t start_after_ns; /* what comes before is not recorded */
 	uint64_t duration_ns;    /* of the recording; 0 = to the program's end */
 	uint64_t ring_bytes;     /* of records, the newest ones, are kept; 0 = all */

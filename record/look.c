@@ -91,10 +91,8 @@ static int parse(const char *text, struct line *line)
 	return 0;
 }
 
-static bool is_heaps(const struct line *line, bool session)
+static bool is_heaps(const struct line *line)
 {
-	if (session)
-		return true;
 	if (line->inode != 0 || line->shared == 's')
 		return false;
 	return line->name[0] == '\0' || strcmp(line->name, "[heap]") == 0 ||
@@ -124,7 +122,7 @@ static int add_range(struct look *look, size_t *room, uint64_t start, uint64_t e
 	return 0;
 }
 
-static int take_lines(struct look *look, char *text, const char *path)
+static int take_lines(struct look *look, char *text, const char *path, enum look_ranges ranges)
 {
 	bool recorded = false;
 	size_t room = 0;
@@ -142,13 +140,13 @@ static int take_lines(struct look *look, char *text, const char *path)
 		recorded = recorded || session;
 		if (strcmp(line.name, "[heap]") == 0)
 			look->heap_end = line.end;
-		if (is_heaps(&line, session))
+		if (session ? ranges == LOOK_HEAP_AND_SESSION : is_heaps(&line))
 			rc = add_range(look, &room, line.start, line.end);
 	}
 	return rc == 0 && !recorded ? -ESRCH : rc;
 }
 
-int look_take(struct look *look, pid_t pid, const char *session)
+int look_take(struct look *look, pid_t pid, const char *session, enum look_ranges ranges)
 {
 	struct look taken = {.from_ns = session_monotonic()};
 	char *text = NULL;
@@ -156,7 +154,7 @@ int look_take(struct look *look, pid_t pid, const char *session)
 
 	taken.to_ns = session_monotonic();
 	if (rc == 0)
-		rc = take_lines(&taken, text, session);
+		rc = take_lines(&taken, text, session, ranges);
 	free(text);
 	if (rc != 0) {
 		look_free(&taken);

@@ -22,7 +22,7 @@ struct look {
 	uint64_t from_ns;
 	uint64_t to_ns;    /* 0: there is none */
 	uint64_t heap_end; /* of the mapping called [heap]: the break, rounded up; 0 = none */
-	struct look_range *range; /* anonymous private memory and the session's; sorted, disjoint */
+	struct look_range *range; /* anonymous private memory (and the session's); sorted, disjoint */
 	size_t count;
 };
 
@@ -36,9 +36,11 @@ struct look_resident {
 	bool quiet; /* no page came between the two: own <= anonymous + swap */
 };
 
+enum look_ranges { LOOK_HEAP, LOOK_HEAP_AND_SESSION };
+
 /* maps. A process without a mapping of `session` runs another image by now: -ESRCH. On failure the
  * look is as it was. */
-int look_take(struct look *look, pid_t pid, const char *session);
+int look_take(struct look *look, pid_t pid, const char *session, enum look_ranges ranges);
 
 /* smaps_rollup, and pagemap for the ranges of a look. Takes 10 ms for 100 MiB. */
 int look_count_resident(struct look_resident *resident, const struct look *look, pid_t pid);

@@ -147,7 +147,21 @@ static json_t *look_object(const struct process *process)
 		"resident", resident_object(&process->resident));
 }
 
-static json_t *stream_object(const struct process *process)
+/* The work of the snapshots is CPU time of ours. */
+static json_t *residency_object(const struct process *process, bool wanted)
+{
+	const struct residency_state *state = &process->residency;
+
+	if (!wanted)
+		return json_null();
+	return json_pack("{s:I, s:I, s:I, s:I, s:I, s:b, s:b}", "snapshots",
+		(json_int_t)state->snapshots, "cut", (json_int_t)state->cut, "failed",
+		(json_int_t)state->failed, "work_ns", (json_int_t)state->work_ns, "phases_missed",
+		(json_int_t)state->phases_missed, "peak_missed", (int)state->peak_missed, "end",
+		(int)state->end);
+}
+
+static json_t *stream_object(const struct process *process, bool residency)
 {
 	const struct hl_trace_header *header = &process->header;
 	bool status = !process->alive &&
@@ -171,6 +185,7 @@ static json_t *stream_object(const struct process *process)
 	json_object_set_new(object, "lost", integer(process->lost));
 	json_object_set_new(object, "complete", json_boolean(process->complete));
 	json_object_set_new(object, "proc", look_object(process));
+	json_object_set_new(object, "residency", residency_object(process, residency));
 	return object;
 }
 
@@ -180,7 +195,8 @@ static json_t *stream_array(const struct processes *all)
 
 	for (uint32_t i = 0; i < all->by_serial_size; i++)
 		if (all->by_serial[i] != NULL && !all->by_serial[i]->removed)
-			json_array_append_new(array, stream_object(all->by_serial[i]));
+			json_array_append_new(array,
+				stream_object(all->by_serial[i], all->residency != NULL));
 	return array;
 }
 
@@ -328,10 +344,13 @@ json_t *manifest_build(const struct manifest *manifest)
 			(int)sysconf(_SC_NPROCESSORS_ONLN), "page_bytes",
 			(int)sysconf(_SC_PAGESIZE)));
 	json_object_set_new(root, "options",
-		json_pack("{s:s, s:s, s:I, s:I, s:i, s:o, s:o, s:o}", "on_full", manifest->on_full,
-			"kernel", manifest->kernel_mode, "buffer_bytes",
+		json_pack("{s:s, s:s, s:I, s:I, s:o, s:i, s:o, s:o, s:o}", "on_full",
+			manifest->on_full, "kernel", manifest->kernel_mode, "buffer_bytes",
 			(json_int_t)manifest->buffer_bytes, "interval_ns",
-			(json_int_t)collector->interval_ns, "stacks",
+			(json_int_t)collector->interval_ns, "residency_ns",
+			collector->residency_ns != 0 ? integer(collector->residency_ns)
+						     : json_null(),
+			"stacks",
 			(int)session->map->stack_depth, "start_after_ns",
 			collector->start_after_ns != 0 ? integer(collector->start_after_ns)
 						       : json_null(),

@@ -557,6 +557,7 @@ void processes_begin(struct processes *all)
 	all->begin_tick = session_tick(all->session);
 	for (struct process *p = all->alive; p != NULL; p = p->next) {
 		put_begin(all, p, all->begin_tick);
+		residency_want(all->residency, p, HL_RESIDENT_begin);
 		/* Without it, a recording that is killed would count all of before. */
 		if (all->error == 0 && p->stream != NULL)
 			note_error(all, stream_flush(p->stream));
@@ -652,6 +653,7 @@ void processes_close(
 {
 	struct hl_process *slot = &all->session->table[process->slot];
 
+	residency_leave(all->residency, process);
 	take_owned(all, process, end == HL_TRACE_END_DETACHED);
 	process->lost = atomic_load(&slot->lost);
 	if (end == HL_TRACE_END_UNKNOWN && slot->exited != 0)

@@ -8,6 +8,7 @@
 
 #include "compact.h"
 #include "look.h"
+#include "residency.h"
 #include "session.h"
 #include "stacks_file.h"
 #include "stream.h"
@@ -59,6 +60,7 @@ struct process {
 	struct hl_sample_record sample; /* the one being taken */
 	struct look look; /* the last one, where there is no kernel probe */
 	struct look_resident resident;
+	struct residency_state residency;
 	struct process *next; /* alive ones */
 };
 
@@ -67,6 +69,7 @@ struct processes {
 	int dirfd;
 	int poll_fd;
 	struct stacks_file *stacks; /* NULL: only callers are recorded */
+	struct residency *residency; /* NULL: resident pages are not looked at */
 	uint64_t begin_tick; /* of --start-after; UINT64_MAX = not yet, 0 = from the start */
 	int not_compacted;          /* -errno: what came before is in the files still */
 	uint64_t overwritten; /* events that were cut off by --ring ... */

@@ -103,6 +103,18 @@ int sample_read(struct hl_sample_record *sample, pid_t pid)
 	return 0;
 }
 
+int sample_rollup(struct hl_sample_record *sample, pid_t pid)
+{
+	char text[FILE_BYTES];
+	int rc = read_file(text, pid, "smaps_rollup");
+
+	if (rc != 0)
+		return rc;
+	sample->anonymous = sample_kib_line(text, "\nAnonymous:");
+	sample->anon_huge = sample_kib_line(text, "\nAnonHugePages:");
+	return 0;
+}
+
 uint64_t sample_faults(pid_t pid)
 {
 	uint64_t minor, major;

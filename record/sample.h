@@ -15,6 +15,9 @@
 /* Fills everything but tick and recorder. -errno when the process has no memory any more. */
 int sample_read(struct hl_sample_record *sample, pid_t pid);
 
+/* Adds what smaps_rollup says, which walks all pages of the process: 15 ms a GiB or more. */
+int sample_rollup(struct hl_sample_record *sample, pid_t pid);
+
 /* Page faults so far, of both kinds; 0 if they cannot be read. */
 uint64_t sample_faults(pid_t pid);
 

@@ -39,6 +39,23 @@ enum hl_region {
 	HL_REGION_LIMIT
 };
 
+enum hl_resident {
+#define HL_RESIDENT(number, name) HL_RESIDENT_##name = number,
+#include "heapledger/calls.def"
+	HL_RESIDENT_LIMIT
+};
+
+/* hl_mark_record.addr of a resident_begin: enum hl_resident and these. */
+#define HL_RESIDENT_REASON_MASK UINT64_C(0xff)
+#define HL_RESIDENT_CUT UINT64_C(0x100) /* of what is behind the last run nothing is known */
+
+/* hl_mark_record.chunk of a resident_run. */
+enum hl_resident_flags {
+	HL_RESIDENT_SWAPPED = 1, /* not in memory, but in swap */
+	HL_RESIDENT_HUGE = 2,    /* mapped as huge pages, if that was known */
+	HL_RESIDENT_ZERO = 4,    /* read, never written: the one page of zeros, if that was known */
+};
+
 #define HL_ADDRESS_BITS 56
 #define HL_ADDRESS_MASK ((UINT64_C(1) << HL_ADDRESS_BITS) - 1)
 
@@ -126,7 +143,8 @@ struct hl_sample_record {
 	uint64_t recorder;
 	uint64_t minor_faults; /* since the start of the process, 0 if not read */
 	uint64_t major_faults;
-	uint64_t reserved[2];
+	uint64_t anonymous; /* as smaps_rollup has it; 0 = it was not read */
+	uint64_t anon_huge; /* of that in huge pages, if it was read */
 };
 
 /* A phase begins: three slots. Written by the program (heapledger/mark.h) or by `record` (thread

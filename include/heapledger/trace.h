@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define HL_TRACE_MAGIC "HLTRACE\n"
-#define HL_TRACE_VERSION 4
+#define HL_TRACE_VERSION 5
 #define HL_TRACE_SUFFIX ".hlt"
 #define HL_TRACE_SESSION_FILE "session.json"
 #define HL_TRACE_SESSION_SCHEMA "heapledger-session/1"

@@ -87,7 +87,7 @@ def test_unreadable_is_3_and_names_file_and_offset(heapledger, trace):
         whole[:50]: b'offset 0: too short for a trace',
         b'X' + whole[1:]: b'offset 0: not a heapledger trace',
         whole[:8] + b'\x09' + whole[9:]: b'offset 8: trace format version 9; this heapledger reads '
-                                         b'version 4 only',
+                                         b'version 5 only',
         whole[:-1] + bytes([whole[-1] ^ 1]): b'the block is damaged (checksum)',
     }
     for content, message in cases.items():

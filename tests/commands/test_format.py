@@ -148,7 +148,7 @@ class Decoder:
 def decode(data):
     assert struct.calcsize(HEADER) == 128
     fields = struct.unpack_from(HEADER, data)
-    assert fields[0] == b'HLTRACE\n' and fields[1] == 4 and fields[2] == 128
+    assert fields[0] == b'HLTRACE\n' and fields[1] == 5 and fields[2] == 128
     header_bytes, crc, command_bytes = fields[3], fields[-1], fields[-3]
     assert zlib.crc32(data[:124] + bytes(4) + data[128:header_bytes]) == crc
     assert data[128:128 + command_bytes] == b'true\0'

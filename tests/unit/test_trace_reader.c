@@ -361,7 +361,7 @@ static void another_version_is_named(void **unused)
 	struct stream_input input = {.fd = -1, .bytes = file, .size = file_size, .name = "x.hlt"};
 	assert_int_equal(stream_reader_open(&reader, &input), -EBADMSG);
 	assert_string_equal(stream_reader_error(reader),
-		"x.hlt: offset 8: trace format version 1; this heapledger reads version 4 only");
+		"x.hlt: offset 8: trace format version 1; this heapledger reads version 5 only");
 	stream_reader_close(reader);
 }
 
