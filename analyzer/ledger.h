@@ -79,7 +79,7 @@ struct ledger_result {
 	struct ledger_anomalies anomalies;
 	uint64_t lost; /* by lost marks */
 	uint64_t samples;
-	uint64_t max_sampled_rss;
+	uint64_t max_sampled_rss; /* without the recorder's part */
 	struct hl_sample_record last_sample;
 	struct phases phases; /* start_tick is set before ledger_start or ledger_fork */
 	bool orphan;          /* forked, but the parent's heap is not known */
