@@ -118,7 +118,7 @@ struct ledger {
 	struct threads threads;
 	uint64_t applied; /* records up to now, in this stream */
 	struct ranges break_mapped;
-	uint64_t break_end; /* where the heap at the break ends; 0 = there is none */
+	uint64_t break_end; /* where the last brk left it; 0 = there was none */
 	struct ranges arena_mapped;
 	struct ranges arena_open;
 	struct ledger_realloc *reallocs; /* under way; few */
