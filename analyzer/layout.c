@@ -12,9 +12,9 @@
 
 #define HEADER_BYTES 8
 #define PAGE_BYTES (UINT64_C(1) << PAGES_BITS)
-/* malloc_trim keeps the head of a free chunk, 48 bytes from 8 before where we say that it begins,
- * and its last 8 are the next one's. */
-#define TRIM_HEAD 40
+/* malloc_trim keeps the head of a free chunk, 56 bytes (interposer/chunk.h) from 8 before where we say
+ * that it begins, and its last 8 are the next one's. */
+#define TRIM_HEAD 48
 #define TRIM_TAIL 8
 #define ON_A_PAGE 130 /* blocks at most: a chunk has 32 bytes, and two can reach in */
 #define RADIX_BITS 16
