@@ -72,6 +72,7 @@ static json_t *ledger_object(const struct layout *layout)
 	put(object, "whole_pages", whole_object(&layout->whole));
 	put_count(object, "top_bytes", layout->top);
 	put(object, "top_pages", whole_object(&layout->in_top));
+	put_count(object, "between_bytes", layout->between);
 	put_int(object, "metadata_bytes", memory->metadata_bytes);
 	put_int(object, "live_blocks", memory->live_blocks);
 	put_int(object, "break_bytes", memory->break_bytes);

@@ -75,6 +75,16 @@ static uint64_t end_of(const struct entry *entry)
 	return entry->start + (entry->block->chunk & HL_ADDRESS_MASK);
 }
 
+/* A mapping is there before its block is logged, and still after the block's free is. */
+static uint64_t mappings_between(const struct ledger *ledger)
+{
+	int64_t bytes = ledger->memory.block_bytes;
+	size_t at = 0;
+	for (const struct live_block *block; (block = live_next(&ledger->live, &at));)
+		bytes -= is_mapped(block) ? (int64_t)(block->chunk & HL_ADDRESS_MASK) : 0;
+	return bytes > 0 ? (uint64_t)bytes : 0;
+}
+
 /* The sorted entries are in `entries` again. */
 static void sort(struct entry *entries, struct entry *spare, size_t count, size_t *places)
 {
@@ -445,7 +455,8 @@ static void keep_largest_sites(struct layout *layout)
 
 int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick)
 {
-	*layout = (struct layout){.memory = ledger->memory, .tick = tick};
+	*layout = (struct layout){
+		.memory = ledger->memory, .tick = tick, .between = mappings_between(ledger)};
 	struct walk *walk = calloc(1, sizeof(*walk));
 	if (!walk)
 		return -ENOMEM;
