@@ -72,6 +72,7 @@ static json_t *ledger_object(const struct layout *layout)
 	put(object, "whole_pages", whole_object(&layout->whole));
 	put_count(object, "top_bytes", layout->top);
 	put(object, "top_pages", whole_object(&layout->in_top));
+	put_count(object, "between_bytes", layout->between);
 	put_int(object, "metadata_bytes", memory->metadata_bytes);
 	put_int(object, "live_blocks", memory->live_blocks);
 	put_int(object, "break_bytes", memory->break_bytes);
@@ -121,9 +122,11 @@ static json_t *holder_object(const struct analysis *analysis, const struct analy
 	json_t *object = json_object();
 	put_count(object, "returned_bytes", holder->returned);
 	put(object, "address", address(block->addr));
-	put_count(object, "size_bytes", block->size);
+	bool kept = layout_is_kept(live_caller(block));
+	put_known(object, "size_bytes", !kept, (int64_t)block->size);
 	put_count(object, "chunk_bytes", block->chunk & HL_ADDRESS_MASK);
-	put_count(object, "allocated_at_ns", clock_ns(&entry->stream->clock, block->tick));
+	put_known(object, "allocated_at_ns", !kept,
+		(int64_t)clock_ns(&entry->stream->clock, block->tick));
 	put_thread(object, entry, live_thread(block));
 	put_origin(object, analysis, entry, block->tick, live_caller(block));
 	return object;
@@ -152,9 +155,11 @@ static json_t *site_object(const struct analysis *analysis, const struct analysi
 	put_count(object, "requested_bytes", site->bytes);
 	put_count(object, "mapped_blocks", site->mapped_blocks);
 	put_count(object, "mapped_requested_bytes", site->mapped_bytes);
-	put_count(object, "smallest_bytes", site->smallest);
-	put_count(object, "largest_bytes", site->largest);
-	put_count(object, "oldest_at_ns", clock_ns(&entry->stream->clock, site->oldest));
+	bool kept = layout_is_kept(site->caller);
+	put_known(object, "smallest_bytes", !kept, (int64_t)site->smallest);
+	put_known(object, "largest_bytes", !kept, (int64_t)site->largest);
+	put_known(object, "oldest_at_ns", !kept,
+		(int64_t)clock_ns(&entry->stream->clock, site->oldest));
 	put_thread(object, entry, site->thread);
 	put_origin(object, analysis, entry, site->oldest, site->caller);
 	return object;

@@ -12,9 +12,9 @@
 
 #define HEADER_BYTES 8
 #define PAGE_BYTES (UINT64_C(1) << PAGES_BITS)
-/* malloc_trim keeps the head of a free chunk, 48 bytes from 8 before where we say that it begins,
- * and its last 8 are the next one's. */
-#define TRIM_HEAD 40
+/* malloc_trim keeps the head of a free chunk, 56 bytes (interposer/chunk.h) from 8 before where we say
+ * that it begins, and its last 8 are the next one's. */
+#define TRIM_HEAD 48
 #define TRIM_TAIL 8
 #define TOP_LEAST 25 /* 32 bytes from there, and one */
 #define ON_A_PAGE 130 /* blocks at most: a chunk has 32 bytes, and two can reach in */
@@ -142,6 +142,16 @@ static int site_of(struct walk *walk, const struct live_block *block, uint32_t *
 static uint64_t end_of(const struct entry *entry)
 {
 	return entry->start + (entry->block->chunk & HL_ADDRESS_MASK);
+}
+
+/* A mapping is there before its block is logged, and still after the block's free is. */
+static uint64_t mappings_between(const struct ledger *ledger)
+{
+	int64_t bytes = ledger->memory.block_bytes;
+	size_t at = 0;
+	for (const struct live_block *block; (block = live_next(&ledger->live, &at));)
+		bytes -= is_mapped(block) ? (int64_t)(block->chunk & HL_ADDRESS_MASK) : 0;
+	return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
 /* The sorted entries are in `entries` again. */
@@ -490,7 +500,8 @@ static void keep_largest_sites(struct layout *layout)
 
 int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick)
 {
-	*layout = (struct layout){.memory = ledger->memory, .tick = tick};
+	*layout = (struct layout){
+		.memory = ledger->memory, .tick = tick, .between = mappings_between(ledger)};
 	struct walk *walk = calloc(1, sizeof(*walk));
 	if (!walk)
 		return -ENOMEM;

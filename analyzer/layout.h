@@ -89,6 +89,7 @@ struct layout {
 	uint64_t tick;
 	uint64_t top;               /* free bytes at the break's end and at the ends of arenas */
 	uint64_t partial;           /* free bytes, not of top, on pages that hold a block */
+	uint64_t between;           /* blocks' own mappings that no block has yet, or any more */
 	struct layout_whole whole;  /* pages, not of top, that hold none */
 	struct layout_whole in_top; /* pages of top */
 	/* What malloc_trim(0) would return: pages that were touched, where it looks for them, after it

@@ -429,12 +429,13 @@ static int sampled(struct ledger *ledger, const struct hl_sample_record *sample)
 	struct ledger_peak *peak = &result->peak;
 	uint64_t rss = sample->rss_anon + sample->rss_file + sample->rss_shmem;
 	uint64_t best = rss > sample->rss_peak ? rss : sample->rss_peak;
+	uint64_t own = rss - (sample->recorder < rss ? sample->recorder : rss);
 
 	best -= sample->recorder < best ? sample->recorder : best;
 	if (best > peak->rss)
 		peak->rss = best;
-	if (!result->samples || rss > result->max_sampled_rss) {
-		result->max_sampled_rss = rss;
+	if (!result->samples || own > result->max_sampled_rss) {
+		result->max_sampled_rss = own;
 		peak->rss_tick = sample->tick;
 		peak->rss_record = ledger->applied;
 	}
@@ -445,7 +446,7 @@ static int sampled(struct ledger *ledger, const struct hl_sample_record *sample)
 		ratio->at_peak_held = ratio_of(ratio->max_held, (double)ledger->memory.requested);
 	}
 	result->samples++;
-	phases_sampled(&result->phases, rss - (sample->recorder < rss ? sample->recorder : rss));
+	phases_sampled(&result->phases, own);
 	result->last_sample = *sample;
 	note_requested(ledger, sample->tick);
 	return timeline_add_sample(&ledger->timeline, sample);

@@ -79,7 +79,7 @@ struct ledger_result {
 	struct ledger_anomalies anomalies;
 	uint64_t lost; /* by lost marks */
 	uint64_t samples;
-	uint64_t max_sampled_rss;
+	uint64_t max_sampled_rss; /* without the recorder's part */
 	struct hl_sample_record last_sample;
 	struct phases phases; /* start_tick is set before ledger_start or ledger_fork */
 	bool orphan;          /* forked, but the parent's heap is not known */
@@ -118,7 +118,7 @@ struct ledger {
 	struct threads threads;
 	uint64_t applied; /* records up to now, in this stream */
 	struct ranges break_mapped;
-	uint64_t break_end; /* where the heap at the break ends; 0 = there is none */
+	uint64_t break_end; /* where the last brk left it; 0 = there was none */
 	struct ranges arena_mapped;
 	struct ranges arena_open;
 	struct ledger_realloc *reallocs; /* under way; few */

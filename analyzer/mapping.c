@@ -225,8 +225,7 @@ static int mmap_called(struct ledger *ledger, uint32_t tid, const struct hl_sysc
 		change(ledger, simple_region(ledger, region), (int64_t)record->length);
 		if (region != HL_REGION_break)
 			return 0;
-		ledger->break_end = start + record->length;
-		return break_changed(ledger, start, ledger->break_end, true);
+		return break_changed(ledger, start, start + record->length, true);
 	}
 	/* Mapping over what is there gives the pages below back. */
 	uint64_t open_before = ledger->arena_open.bytes;

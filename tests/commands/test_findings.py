@@ -44,7 +44,7 @@ def identity(moment):
     ledger = moment['ledger']
     parts = [ledger[name] or 0 for name in (
         'requested_bytes', 'slack_bytes', 'cached_bytes', 'table_bytes', 'partial_bytes', 'top_bytes',
-        'metadata_bytes')]
+        'metadata_bytes', 'between_bytes')]
     assert ledger['mapped_bytes'] == sum(parts) + sum(ledger['whole_pages'].values()), ledger
 
 
