@@ -245,7 +245,7 @@ static int at_record(
 		return hl_kind_of(event->record.call.kind_addr) == HL_KIND_phase
 			       ? take_moment(analysis, process, MOMENT_PHASE, tick)
 			       : 0;
-	if (applied == peak->rss_record)
+	if (applied == (peak->snapshot_record ? peak->snapshot_record : peak->rss_record))
 		rc = take_moment(analysis, process, MOMENT_RESIDENT_PEAK, tick);
 	if (!rc && applied == peak->mapped_record)
 		rc = take_moment(analysis, process, MOMENT_MAPPED_PEAK, tick);
@@ -258,6 +258,7 @@ static bool is_over(const struct analysis *analysis, const struct process *proce
 	const struct analysis_stream *entry = &analysis->streams[process->index];
 	const struct ledger_peak *peak = &entry->result.peak;
 	if (!analysis->again || process->ledger.applied < peak->rss_record ||
+		process->ledger.applied < peak->snapshot_record ||
 		process->ledger.applied < peak->mapped_record)
 		return false;
 	for (size_t i = process->index + 1; i < analysis->count; i++)

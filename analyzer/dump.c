@@ -315,6 +315,8 @@ static void put_resident_run(struct writer *out, const struct hl_mark_record *re
 		writer_text(out, " huge");
 	if (record->chunk & HL_RESIDENT_ZERO)
 		writer_text(out, " zero");
+	if (record->chunk & HL_RESIDENT_OTHER)
+		writer_text(out, " other");
 }
 
 /* All that a terminal could take for more than a letter is escaped, so a name is one word. */

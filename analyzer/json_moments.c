@@ -174,6 +174,32 @@ static json_t *sites_array(const struct analysis *analysis, const struct analysi
 	return array;
 }
 
+/* Of what is in memory, the same rows; NULL without a snapshot. */
+static json_t *resident_object(
+	const struct layout_resident *resident, const struct analysis_stream *entry)
+{
+	if (!resident->known)
+		return NULL;
+	json_t *object = json_object();
+	put_count(object, "at_ns", clock_ns(&entry->stream->clock, resident->tick));
+	put_count(object, "took_ns", clock_span(&entry->stream->clock, resident->took));
+	put(object, "reason", json_string(name_resident(resident->reason)));
+	put(object, "cut", json_boolean(resident->cut));
+	put_count(object, "requested_bytes", resident->requested);
+	put_count(object, "slack_bytes", resident->slack);
+	put_count(object, "cached_bytes", resident->cached);
+	put_count(object, "table_bytes", resident->tables);
+	put_count(object, "free_bytes", resident->free);
+	put_count(object, "top_bytes", resident->top);
+	put_count(object, "metadata_bytes", resident->metadata);
+	put_count(object, "outside_bytes", resident->outside);
+	put_count(object, "all_bytes", resident->all);
+	put_known(object, "rss_anon_bytes", resident->sampled, (int64_t)resident->rss_anon);
+	put_known(object, "residual_bytes", resident->sampled,
+		(int64_t)(resident->rss_anon - resident->all));
+	return object;
+}
+
 static json_t *moment_object(const struct analysis *analysis, const struct analysis_stream *entry,
 	const struct moment *moment)
 {
@@ -187,6 +213,7 @@ static json_t *moment_object(const struct analysis *analysis, const struct analy
 	put(object, "phase", phase);
 	put_count(object, "at_ns", clock_ns(&entry->stream->clock, layout->tick));
 	put(object, "ledger", ledger_object(layout));
+	put(object, "resident", resident_object(&layout->resident, entry));
 	put(object, "free_space", free_space_object(layout));
 	put(object, "pages", pages_object(&layout->pages, PAGES_BITS));
 	put(object, "huge_pages", pages_object(&layout->huge, LAYOUT_HUGE_BITS));

@@ -46,6 +46,7 @@ struct walk {
 	struct entry *entries;
 	size_t count;
 	size_t next;
+	size_t run; /* of the snapshot: those before end before the walk */
 	struct live_block *kept; /* blocks of caches */
 	struct spot small;
 	struct spot huge;
@@ -309,6 +310,91 @@ static struct range free_pages(struct walk *walk, struct spot *spot, struct rang
 	return whole;
 }
 
+/* ---- what was in memory ------------------------------------------------------------------------ */
+
+/* Ranges come by rising address. */
+static uint64_t in_memory(struct walk *walk, uint64_t start, uint64_t end)
+{
+	const struct ledger_snapshot *snapshot = &walk->ledger->snapshot;
+	uint64_t bytes = 0;
+	if (!walk->layout->resident.known)
+		return 0;
+	while (walk->run < snapshot->count && snapshot->run[walk->run].end <= start)
+		walk->run++;
+	for (size_t i = walk->run; i < snapshot->count && snapshot->run[i].start < end; i++) {
+		const struct range *run = &snapshot->run[i];
+		uint64_t from = run->start > start ? run->start : start;
+		uint64_t to = run->end < end ? run->end : end;
+		bytes += to > from ? to - from : 0;
+	}
+	return bytes;
+}
+
+static void add_block(struct walk *walk, const struct live_block *block, struct range range)
+{
+	struct layout_resident *resident = &walk->layout->resident;
+	uint64_t caller = live_caller(block), from = range.start + HEADER_BYTES;
+	uint64_t to = block->size < range.end - from ? from + block->size : range.end;
+	if (!resident->known)
+		return;
+	if (layout_is_kept(caller) && layout_kept(caller) == HL_KEPT_TABLE) {
+		resident->tables += in_memory(walk, range.start, range.end);
+	} else if (layout_is_kept(caller)) {
+		resident->cached += in_memory(walk, range.start, range.end);
+	} else if (from < range.end) {
+		resident->slack += in_memory(walk, range.start, from);
+		resident->requested += in_memory(walk, from, to);
+		resident->slack += in_memory(walk, to, range.end);
+	}
+}
+
+static uint64_t ranges_in_memory(struct walk *walk, const struct ranges *ranges)
+{
+	uint64_t bytes = 0;
+	walk->run = 0;
+	for (size_t i = 0; i < ranges->count; i++)
+		bytes += in_memory(walk, ranges->list[i].start, ranges->list[i].end);
+	return bytes;
+}
+
+static size_t first_run(const struct ledger_snapshot *snapshot, uint64_t start)
+{
+	size_t low = 0, high = snapshot->count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (snapshot->run[middle].end <= start)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* Blocks with a mapping of their own, and tables; then what is left is not the heap's. */
+static void complete_resident(struct walk *walk)
+{
+	const struct ledger *ledger = walk->ledger;
+	struct layout_resident *resident = &walk->layout->resident;
+	uint64_t mapped, requested = 0;
+	size_t at = 0;
+	if (!resident->known)
+		return;
+	mapped = ranges_in_memory(walk, &ledger->block_mapped);
+	for (const struct live_block *block; (block = live_next(&ledger->live, &at));) {
+		if (!is_mapped(block))
+			continue;
+		walk->run = first_run(&ledger->snapshot, block->addr);
+		requested += in_memory(walk, block->addr, block->addr + block->size);
+	}
+	resident->requested += requested;
+	resident->slack += mapped > requested ? mapped - requested : 0;
+	resident->metadata = ranges_in_memory(walk, &ledger->metadata_mapped);
+	uint64_t heap = resident->requested + resident->slack + resident->cached +
+			resident->tables + resident->free + resident->top + resident->metadata;
+	resident->all = ledger->snapshot.bytes;
+	resident->outside = resident->all > heap ? resident->all - heap : 0;
+}
+
 /* ---- runs ------------------------------------------------------------------------------------ */
 
 static void add_run(struct layout_runs *runs, uint64_t bytes)
@@ -339,6 +425,8 @@ static void free_run(struct walk *walk, struct range range, bool top)
 	free_pages(walk, &walk->huge, range, top);
 	add_run(&layout->runs, bytes);
 	add_whole(walk, top ? &layout->in_top : &layout->whole, whole);
+	*(top ? &layout->resident.top : &layout->resident.free) +=
+		in_memory(walk, range.start, range.end);
 	if (top) {
 		layout->top += bytes;
 		return;
@@ -420,6 +508,7 @@ static int walk_region(struct walk *walk, struct range region, bool has_top)
 			free_run(walk, (struct range){at, range.start}, false);
 		if (site_of(walk, entry->block, &site))
 			return -ENOMEM;
+		add_block(walk, entry->block, range);
 		hold(walk, &walk->small, range, site);
 		hold(walk, &walk->huge, range, site);
 		at = range.end;
@@ -470,6 +559,7 @@ static int walk_all(struct walk *walk)
 		rc = walk_region(walk, region, has_top);
 	}
 	skip(walk, UINT64_MAX);
+	complete_resident(walk);
 	leave_page(walk, &walk->small);
 	leave_page(walk, &walk->huge);
 	return rc;
@@ -498,10 +588,27 @@ static void keep_largest_sites(struct layout *layout)
 		layout->sites = less;
 }
 
-int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick)
+static void use_snapshot(struct layout_resident *resident, const struct ledger *ledger)
+{
+	const struct ledger_snapshot *snapshot = &ledger->snapshot;
+	*resident = (struct layout_resident){
+		.known = snapshot->whole,
+		.cut = snapshot->cut,
+		.reason = snapshot->reason,
+		.tick = snapshot->tick,
+		.took = snapshot->took,
+		.rss_anon = ledger->result->last_sample.rss_anon,
+		.sampled = ledger->result->samples > 0,
+	};
+}
+
+int layout_take(
+	struct layout *layout, const struct ledger *ledger, uint64_t tick, bool snapshot)
 {
 	*layout = (struct layout){
 		.memory = ledger->memory, .tick = tick, .between = mappings_between(ledger)};
+	if (snapshot)
+		use_snapshot(&layout->resident, ledger);
 	struct walk *walk = calloc(1, sizeof(*walk));
 	if (!walk)
 		return -ENOMEM;

@@ -84,8 +84,29 @@ struct layout_whole {
 	uint64_t untouched; /* never held one */
 };
 
+/* What was in memory of each row, by a snapshot of the process's pages. */
+struct layout_resident {
+	bool known;
+	bool cut; /* of addresses beyond some nothing is known */
+	unsigned reason; /* enum hl_resident */
+	uint64_t tick;
+	uint64_t took; /* ticks */
+	uint64_t requested;
+	uint64_t slack;
+	uint64_t cached;
+	uint64_t tables;
+	uint64_t free; /* not top */
+	uint64_t top;
+	uint64_t metadata;
+	uint64_t outside; /* not the heap's */
+	uint64_t all;
+	uint64_t rss_anon; /* by the sample that is nearest before, or at the end */
+	bool sampled;
+};
+
 struct layout {
 	struct memory memory;
+	struct layout_resident resident;
 	uint64_t tick;
 	uint64_t top;               /* free bytes at the break's end and at the ends of arenas */
 	uint64_t partial;           /* free bytes, not of top, on pages that hold a block */
@@ -114,8 +135,10 @@ struct layout {
 	uint64_t strays; /* blocks outside of what is mapped, or over each other: a false trace */
 };
 
-/* 0 or -ENOMEM. Nothing of an observed allocator's inside is known: not to be called for one. */
-int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick);
+/* With `snapshot`, also what was in memory by the ledger's last snapshot, which is of this moment. 0
+ * or -ENOMEM. Nothing of an observed allocator's inside is known: not to be called for one. */
+int layout_take(
+	struct layout *layout, const struct ledger *ledger, uint64_t tick, bool snapshot);
 void layout_free(struct layout *layout);
 
 /* Unusable free space (Gorman and Whitcroft 2005, Linux mm/vmstat.c): the share of the free bytes

@@ -66,6 +66,10 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, const struct 
 	if (!rc)
 		rc = ranges_copy(&child->break_mapped, &parent->break_mapped);
 	if (!rc)
+		rc = ranges_copy(&child->block_mapped, &parent->block_mapped);
+	if (!rc)
+		rc = ranges_copy(&child->metadata_mapped, &parent->metadata_mapped);
+	if (!rc)
 		rc = ranges_copy(&child->arena_mapped, &parent->arena_mapped);
 	if (!rc)
 		rc = ranges_copy(&child->arena_open, &parent->arena_open);
@@ -95,6 +99,9 @@ void ledger_free(struct ledger *ledger)
 	free(ledger->reallocs);
 	free(ledger->freed);
 	free(ledger->kept);
+	free(ledger->snapshot.run);
+	ranges_free(&ledger->block_mapped);
+	ranges_free(&ledger->metadata_mapped);
 }
 
 uint64_t ledger_returned_bytes(const struct ledger_returned *returned)
@@ -487,6 +494,75 @@ static int keeps(struct ledger *ledger, const struct hl_mark_record *record)
 	return 0;
 }
 
+/* ---- snapshots of resident pages ------------------------------------------------------------- */
+
+static void complete_snapshot(struct ledger *ledger)
+{
+	const struct ledger_snapshot *snapshot = &ledger->snapshot;
+	struct ledger_peak *peak = &ledger->result->peak;
+	ledger->snapshot.whole = true;
+	if (snapshot->cut || snapshot->bytes <= peak->snapshot_bytes)
+		return;
+	peak->snapshot_bytes = snapshot->bytes;
+	peak->snapshot_record = ledger->applied;
+}
+
+static void snapshot_begins(struct ledger *ledger, const struct hl_mark_record *mark)
+{
+	struct ledger_snapshot *snapshot = &ledger->snapshot;
+	uint64_t addr = hl_addr_of(mark->kind_addr);
+	snapshot->count = 0;
+	snapshot->bytes = 0;
+	snapshot->tick = mark->tick;
+	snapshot->took = mark->size;
+	snapshot->left = mark->chunk;
+	snapshot->reason = (unsigned)(addr & HL_RESIDENT_REASON_MASK);
+	snapshot->cut = addr & HL_RESIDENT_CUT;
+	snapshot->whole = false;
+	if (!snapshot->left)
+		complete_snapshot(ledger);
+}
+
+/* Runs that follow each other with other flags are one here. */
+static int add_run(struct ledger_snapshot *snapshot, struct range run)
+{
+	struct range *last = snapshot->count ? &snapshot->run[snapshot->count - 1] : NULL;
+	snapshot->bytes += run.end - run.start;
+	if (last && last->end == run.start) {
+		last->end = run.end;
+		return 0;
+	}
+	if (snapshot->count == snapshot->capacity) {
+		size_t capacity = snapshot->capacity ? snapshot->capacity * 2 : 64;
+		void *list = realloc(snapshot->run, capacity * sizeof(*snapshot->run));
+		if (!list)
+			return -ENOMEM;
+		snapshot->run = list;
+		snapshot->capacity = capacity;
+	}
+	snapshot->run[snapshot->count++] = run;
+	return 0;
+}
+
+/* What is in swap, or was never written, takes no memory. A run out of order spoils the snapshot. */
+static int snapshot_run(struct ledger *ledger, const struct hl_mark_record *mark)
+{
+	struct ledger_snapshot *snapshot = &ledger->snapshot;
+	struct range run = {hl_addr_of(mark->kind_addr), hl_addr_of(mark->kind_addr) + mark->size};
+	uint64_t before = snapshot->count ? snapshot->run[snapshot->count - 1].end : 0;
+	if (mark->tick != snapshot->tick || !snapshot->left)
+		return 0;
+	if (run.end <= run.start || run.start < before || run.end > HL_ADDRESS_MASK) {
+		snapshot->left = 0;
+		return 0;
+	}
+	if (!(mark->chunk & (HL_RESIDENT_SWAPPED | HL_RESIDENT_ZERO)) && add_run(snapshot, run))
+		return -ENOMEM;
+	if (!--snapshot->left)
+		complete_snapshot(ledger);
+	return 0;
+}
+
 /* As they are now, from the live blocks: what was free or given back before is of no account. */
 static int count_pages_anew(struct ledger *ledger)
 {
@@ -537,6 +613,10 @@ static int marked(struct ledger *ledger, unsigned kind, const struct stream_even
 		return realloc_begin(ledger, event->tid, call);
 	if (kind == HL_KIND_lost)
 		ledger->result->lost += call->size;
+	if (kind == HL_KIND_resident_begin)
+		snapshot_begins(ledger, &event->record.mark);
+	if (kind == HL_KIND_resident_run)
+		return snapshot_run(ledger, &event->record.mark);
 	if (kind == HL_KIND_kept)
 		return keeps(ledger, &event->record.mark);
 	if (kind == HL_KIND_begin)

@@ -38,6 +38,8 @@ struct ledger_peak {
 	uint64_t rss;      /* see docs/json.md; 0 without samples */
 	uint64_t rss_tick; /* of the sample with the most resident memory */
 	uint64_t rss_record;
+	uint64_t snapshot_bytes; /* of the snapshot with the most in memory */
+	uint64_t snapshot_record;
 	uint64_t recorder; /* the recorder's buffers, most at any sample */
 };
 
@@ -111,6 +113,20 @@ struct ledger_kept {
 	enum hl_kept what;
 };
 
+/* Which pages were in memory, by the last snapshot. */
+struct ledger_snapshot {
+	struct range *run; /* in memory and the process's own; sorted, disjoint */
+	size_t count;
+	size_t capacity;
+	uint64_t bytes;
+	uint64_t tick;
+	uint64_t took; /* ticks */
+	uint64_t left; /* runs that are still to come */
+	unsigned reason; /* enum hl_resident */
+	bool cut;
+	bool whole; /* all its runs are there */
+};
+
 struct ledger {
 	struct memory memory;
 	struct live live;
@@ -132,6 +148,9 @@ struct ledger {
 	size_t kept_capacity;
 	bool kept_all; /* no cache is missing in it */
 	bool kept_known;
+	struct ledger_snapshot snapshot;
+	struct ranges block_mapped;
+	struct ranges metadata_mapped;
 	struct inherit inherit;
 	struct clock *clock;
 	struct timeline timeline;

@@ -217,6 +217,17 @@ static int64_t *simple_region(struct ledger *ledger, unsigned region)
 	}
 }
 
+/* Where blocks' own mappings and tables lie. */
+static int simple_moved(
+	struct ledger *ledger, unsigned region, struct range from, struct range to)
+{
+	struct ranges *ranges = region == HL_REGION_metadata ? &ledger->metadata_mapped
+							     : &ledger->block_mapped;
+	uint64_t changed;
+	int rc = ranges_remove(ranges, from.start, from.end, &changed);
+	return rc ? rc : ranges_add(ranges, to.start, to.end, &changed);
+}
+
 static int mmap_called(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
 {
 	uint64_t start = (uint64_t)record->result;
@@ -224,7 +235,8 @@ static int mmap_called(struct ledger *ledger, uint32_t tid, const struct hl_sysc
 	if (region != HL_REGION_arena) {
 		change(ledger, simple_region(ledger, region), (int64_t)record->length);
 		if (region != HL_REGION_break)
-			return 0;
+			return simple_moved(ledger, region, (struct range){0},
+				(struct range){start, start + record->length});
 		return break_changed(ledger, start, start + record->length, true);
 	}
 	/* Mapping over what is there gives the pages below back. */
@@ -249,10 +261,11 @@ static int munmap_called(
 		ledger->result->returned.break_bytes += unmap_pages(
 			ledger, tid, start, start + record->length, record->length, record->tick);
 		return break_changed(ledger, start, start + record->length, false);
-	} else if (region != HL_REGION_metadata) {
-		block_returned(ledger, start, record->length, record->length, record->tick);
 	}
-	return 0;
+	if (region != HL_REGION_metadata)
+		block_returned(ledger, start, record->length, record->length, record->tick);
+	return simple_moved(ledger, region, (struct range){start, start + record->length},
+		(struct range){0});
 }
 
 int ledger_unmapped(struct ledger *ledger, uint64_t start, uint64_t length)
@@ -286,7 +299,9 @@ static int mremap_called(struct ledger *ledger, const struct hl_syscall_record *
 	if (record->argument < record->length)
 		block_returned(ledger, start, record->length, record->length - record->argument,
 			record->tick);
-	return 0;
+	return simple_moved(ledger, region_of(record), (struct range){start, start + record->length},
+		(struct range){(uint64_t)record->result,
+			(uint64_t)record->result + record->argument});
 }
 
 static void madvise_called(

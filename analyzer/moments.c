@@ -32,7 +32,9 @@ int moments_take(struct moments *moments, enum moment_kind kind, const struct le
 		return -ENOMEM;
 	moment->kind = kind;
 	moment->phase = kind == MOMENT_PHASE ? moments->phases++ : 0;
-	int rc = layout_take(&moment->layout, ledger, tick);
+	bool is_end = kind == MOMENT_END && ledger->snapshot.reason == HL_RESIDENT_end;
+	int rc = layout_take(
+		&moment->layout, ledger, tick, is_end || kind == MOMENT_RESIDENT_PEAK);
 	if (rc)
 		layout_free(&moment->layout);
 	else

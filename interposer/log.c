@@ -719,16 +719,52 @@ void log_phase(const char *name)
 	log_restamp_all();
 }
 
-bool log_kept(const void *block, size_t bytes, unsigned what)
+static bool log_note(
+	enum hl_kind kind, uint64_t tick, uint64_t addr, uint64_t size, uint64_t chunk)
 {
-	struct hl_page *page = log_room(2, HL_KIND_kept);
+	struct hl_page *page = log_room(2, kind);
 
 	if (page == NULL)
 		return false;
-	log_put(page, 0, hl_packed_head(HL_KIND_kept, 0, (uintptr_t)block), attach_tick());
-	log_put(page, 1, bytes, what);
+	log_put(page, 0, hl_packed_head(kind, 0, addr), tick);
+	log_put(page, 1, size, chunk);
 	log_publish(page, 2);
 	return true;
+}
+
+bool log_kept(const void *block, size_t bytes, unsigned what)
+{
+	return log_note(HL_KIND_kept, attach_tick(), (uintptr_t)block, bytes, what);
+}
+
+/* Of our own calls, as many as there is room for. */
+static void log_calls(const struct hl_syscall_record *calls, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		struct hl_page *page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_sample);
+
+		if (page != NULL) /* else it is no event that is lost */
+			log_timed(page, &calls[i]);
+	}
+}
+
+/* Which pages are in memory; the kernel tells it at once for the whole process. */
+static void log_pages(void)
+{
+	struct hl_syscall_record calls[ATTACH_PAGES_CALLS];
+	struct attach_pages pages;
+
+	attach_pages(&pages, calls);
+	log_calls(calls, ATTACH_PAGES_CALLS);
+	if (pages.count == 0 ||
+		!log_note(HL_KIND_resident_begin, pages.tick,
+			HL_RESIDENT_end | (pages.cut ? HL_RESIDENT_CUT : 0), pages.took,
+			pages.count))
+		return;
+	for (uint64_t i = 0; i < pages.count; i++)
+		if (!log_note(HL_KIND_resident_run, pages.tick, pages.run[i].start,
+			    pages.run[i].end - pages.run[i].start, attach_page_flags(&pages.run[i])))
+			return;
 }
 
 bool log_has_room(void)
@@ -828,12 +864,10 @@ void log_process_exit(void)
 	struct log_bracket before;
 
 	before = log_open_own(true);
+	if (atomic_load(&attached.recording) && attached.session->pages_at_exit != 0)
+		log_pages();
 	if (atomic_load(&attached.recording) && attach_sample(&sample, calls)) {
-		for (unsigned i = 0; i < ATTACH_SAMPLE_CALLS; i++) {
-			page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_sample); /* no event if lost */
-			if (page != NULL)
-				log_timed(page, &calls[i]);
-		}
+		log_calls(calls, ATTACH_SAMPLE_CALLS);
 		page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_sample);
 		if (page != NULL)
 			log_timed(page, &sample);

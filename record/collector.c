@@ -458,6 +458,7 @@ int collector_open(struct collector *collector)
 		&collector->processes, &collector->session, collector->dirfd, collector->poll_fd);
 	if (collector->start_after_ns != 0)
 		collector->processes.begin_tick = UINT64_MAX;
+	collector->session.map->pages_at_exit = collector->residency_ns != 0;
 	if (rc == 0 && collector->residency_ns != 0)
 		rc = residency_open(&collector->processes.residency, &collector->processes,
 			collector->residency_ns);

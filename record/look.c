@@ -99,12 +99,20 @@ static bool is_heaps(const struct line *line)
 	       strncmp(line->name, "[anon:", 6) == 0;
 }
 
+/* Private memory that is no heap's. The kernel's own pages are none of the process's. */
+static bool is_other(const struct line *line)
+{
+	return line->shared == 'p' && !is_heaps(line) &&
+	       (line->inode != 0 || strcmp(line->name, "[stack]") == 0);
+}
+
 /* Lines come in order; where the process was changing its memory meanwhile they can overlap. */
-static int add_range(struct look *look, size_t *room, uint64_t start, uint64_t end)
+static int add_range(
+	struct look *look, size_t *room, uint64_t start, uint64_t end, bool other)
 {
 	struct look_range *last = look->count > 0 ? &look->range[look->count - 1] : NULL;
 
-	if (last != NULL && start <= last->end) {
+	if (last != NULL && start <= last->end && last->other == other) {
 		if (end > last->end)
 			last->end = end;
 		return 0;
@@ -118,7 +126,7 @@ static int add_range(struct look *look, size_t *room, uint64_t start, uint64_t e
 		look->range = grown;
 		*room = more;
 	}
-	look->range[look->count++] = (struct look_range){start, end};
+	look->range[look->count++] = (struct look_range){start, end, other};
 	return 0;
 }
 
@@ -141,7 +149,9 @@ static int take_lines(struct look *look, char *text, const char *path, enum look
 		if (strcmp(line.name, "[heap]") == 0)
 			look->heap_end = line.end;
 		if (session ? ranges == LOOK_HEAP_AND_SESSION : is_heaps(&line))
-			rc = add_range(look, &room, line.start, line.end);
+			rc = add_range(look, &room, line.start, line.end, false);
+		else if (!session && ranges == LOOK_PRIVATE && is_other(&line))
+			rc = add_range(look, &room, line.start, line.end, true);
 	}
 	return rc == 0 && !recorded ? -ESRCH : rc;
 }

@@ -15,6 +15,8 @@
 struct look_range {
 	uint64_t start;
 	uint64_t end;
+	bool other; /* private, but no heap's: [stack], or of a file, whose pages become anonymous when
+		       they are written */
 };
 
 /* Times are CLOCK_MONOTONIC: what it says was so at some time from from_ns to to_ns. */
@@ -22,7 +24,7 @@ struct look {
 	uint64_t from_ns;
 	uint64_t to_ns;    /* 0: there is none */
 	uint64_t heap_end; /* of the mapping called [heap]: the break, rounded up; 0 = none */
-	struct look_range *range; /* anonymous private memory (and the session's); sorted, disjoint */
+	struct look_range *range; /* private memory, or the heap's and the session's; sorted, disjoint */
 	size_t count;
 };
 
@@ -36,7 +38,7 @@ struct look_resident {
 	bool quiet; /* no page came between the two: own <= anonymous + swap */
 };
 
-enum look_ranges { LOOK_HEAP, LOOK_HEAP_AND_SESSION };
+enum look_ranges { LOOK_PRIVATE, LOOK_HEAP_AND_SESSION };
 
 /* maps. A process without a mapping of `session` runs another image by now: -ESRCH. On failure the
  * look is as it was. */

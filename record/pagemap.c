@@ -22,8 +22,10 @@
 
 #define ENTRY_PRESENT (UINT64_C(1) << 63)
 #define ENTRY_SWAPPED (UINT64_C(1) << 62)
+#define ENTRY_FILE (UINT64_C(1) << 61)
 
 /* linux/fs.h of 6.7, which Debian 12 does not have. */
+#define CATEGORY_FILE (UINT64_C(1) << 2)
 #define CATEGORY_PRESENT (UINT64_C(1) << 3)
 #define CATEGORY_SWAPPED (UINT64_C(1) << 4)
 #define CATEGORY_ZERO (UINT64_C(1) << 5)
@@ -89,8 +91,8 @@ static int scan_piece(
 			.vec = (uint64_t)(uintptr_t)regions,
 			.vec_len = REGIONS,
 			.category_anyof_mask = CATEGORY_PRESENT | CATEGORY_SWAPPED,
-			.return_mask =
-				CATEGORY_PRESENT | CATEGORY_SWAPPED | CATEGORY_ZERO | CATEGORY_HUGE,
+			.return_mask = CATEGORY_FILE | CATEGORY_PRESENT | CATEGORY_SWAPPED |
+				       CATEGORY_ZERO | CATEGORY_HUGE,
 		};
 		int count = ioctl(pagemap->fd, SCAN, &arg), rc = 0;
 
@@ -98,7 +100,8 @@ static int scan_piece(
 			return -errno;
 		for (int i = 0; rc == 0 && i < count; i++)
 			rc = take(context, &(struct pagemap_run){regions[i].start, regions[i].end,
-						   flags_of(regions[i].categories)});
+						   flags_of(regions[i].categories),
+						   (regions[i].categories & CATEGORY_FILE) != 0});
 		if (rc != 0)
 			return rc;
 		if (arg.walk_end <= start)
@@ -121,7 +124,7 @@ static size_t alike(const uint64_t *entry, size_t at, size_t count, uint64_t mas
 static int read_piece(const struct pagemap *pagemap, uint64_t start, uint64_t end,
 	pagemap_take *take, void *context)
 {
-	const uint64_t mask = ENTRY_PRESENT | ENTRY_SWAPPED;
+	const uint64_t there = ENTRY_PRESENT | ENTRY_SWAPPED, mask = there | ENTRY_FILE;
 	uint64_t entry[READ_BYTES / sizeof(uint64_t)];
 	int rc = 0;
 
@@ -140,7 +143,8 @@ static int read_piece(const struct pagemap *pagemap, uint64_t start, uint64_t en
 			more = alike(entry, at, count, mask);
 			run.end = run.start + more * PAGE_BYTES;
 			run.flags = (entry[at] & ENTRY_PRESENT) != 0 ? 0 : HL_RESIDENT_SWAPPED;
-			if ((entry[at] & mask) != 0)
+			run.file = (entry[at] & ENTRY_FILE) != 0;
+			if ((entry[at] & there) != 0)
 				rc = take(context, &run);
 		}
 		start += count * PAGE_BYTES;

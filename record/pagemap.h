@@ -21,6 +21,7 @@ struct pagemap_run {
 	uint64_t start;
 	uint64_t end;
 	unsigned flags; /* enum hl_resident_flags */
+	bool file;      /* of a file, or shared: not the process's own */
 };
 
 /* What is not 0 ends the scan, which returns it. */

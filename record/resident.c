@@ -39,6 +39,7 @@ static int make_room(struct resident_snapshot *snapshot)
 struct taking {
 	struct resident_snapshot *snapshot;
 	size_t most;
+	bool other; /* memory of files and stacks, of which only what is the process's own counts */
 };
 
 static int take_run(void *context, const struct pagemap_run *run)
@@ -46,10 +47,13 @@ static int take_run(void *context, const struct pagemap_run *run)
 	struct taking *taking = context;
 	struct resident_snapshot *snapshot = taking->snapshot;
 	struct hl_mark_record *last = &snapshot->record[snapshot->count - 1];
+	unsigned flags = run->flags | (taking->other ? HL_RESIDENT_OTHER : 0);
 	int rc;
 
+	if (taking->other && run->file)
+		return 0;
 	if (snapshot->count > 1 && hl_addr_of(last->kind_addr) + last->size == run->start &&
-		last->chunk == run->flags) {
+		last->chunk == flags) {
 		last->size += run->end - run->start;
 		return 0;
 	}
@@ -64,7 +68,7 @@ static int take_run(void *context, const struct pagemap_run *run)
 		.tick = snapshot->record[0].tick,
 		.kind_addr = hl_kind_addr(HL_KIND_resident_run, run->start),
 		.size = run->end - run->start,
-		.chunk = run->flags,
+		.chunk = flags,
 	};
 	return 0;
 }
@@ -72,12 +76,15 @@ static int take_run(void *context, const struct pagemap_run *run)
 static int scan(struct resident_snapshot *snapshot, struct pagemap *pagemap,
 	const struct look *look, size_t most)
 {
-	struct taking taking = {snapshot, most};
+	struct taking taking = {snapshot, most, false};
 	int rc = 0;
 
-	for (size_t i = 0; rc == 0 && i < look->count; i++)
-		rc = pagemap_scan(
-			pagemap, look->range[i].start, look->range[i].end, take_run, &taking);
+	for (size_t i = 0; rc == 0 && i < look->count; i++) {
+		const struct look_range *range = &look->range[i];
+
+		taking.other = range->other;
+		rc = pagemap_scan(pagemap, range->start, range->end, take_run, &taking);
+	}
 	return rc < 0 ? rc : 0;
 }
 
@@ -140,7 +147,7 @@ int resident_take(struct resident_snapshot *snapshot, const struct resident_requ
 		return rc == -ENOENT ? -ESRCH : rc;
 	rc = has_ended(request->pidfd) ? -ESRCH : begin(snapshot, request);
 	if (rc == 0)
-		rc = look_take(&look, request->pid, request->session->path, LOOK_HEAP);
+		rc = look_take(&look, request->pid, request->session->path, LOOK_PRIVATE);
 	if (rc == 0)
 		rc = scan(snapshot, &pagemap, &look, request->most_runs);
 	if (rc == 0 && !pagemap_alive(&pagemap))

@@ -90,6 +90,8 @@ static inline unsigned hl_packed_slots(uint64_t head)
 	case HL_KIND_clock:
 	case HL_KIND_exit:
 	case HL_KIND_begin:
+	case HL_KIND_resident_begin:
+	case HL_KIND_resident_run:
 	case HL_KIND_kept:
 		return 2;
 	default:

@@ -54,6 +54,7 @@ enum hl_resident_flags {
 	HL_RESIDENT_SWAPPED = 1, /* not in memory, but in swap */
 	HL_RESIDENT_HUGE = 2,    /* mapped as huge pages, if that was known */
 	HL_RESIDENT_ZERO = 4,    /* read, never written: the one page of zeros, if that was known */
+	HL_RESIDENT_OTHER = 8,   /* no heap's: [stack], and the process's own copies of file pages */
 };
 
 #define HL_ADDRESS_BITS 56

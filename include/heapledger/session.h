@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define HL_SESSION_MAGIC UINT64_C(0x315345534c504c48) /* "HLPLSES1" */
-#define HL_SESSION_VERSION 6
+#define HL_SESSION_VERSION 7
 #define HL_SESSION_ENV "HEAPLEDGER_SESSION"
 
 #define HL_PAGE_BYTES 16384
@@ -114,6 +114,7 @@ struct hl_session {
 	_Atomic uint32_t backed_stacks;
 	uint32_t time_calls; /* observed calls that may have made system calls say how long they
 				took: the kernel's record is there to be matched with */
+	uint32_t pages_at_exit; /* a process logs at its end which of its pages are in memory */
 	/* The collector's coarse clock: changes with each of its rounds. A thread whose last tick
 	 * was read before the change reads the time anew; it says so in `stamped`, without which
 	 * the collector lets its rounds become longer. On cache lines of their own. */

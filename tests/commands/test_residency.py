@@ -42,13 +42,16 @@ def fields(words):
 
 
 def snapshots(heapledger, trace):
-    """Reason, runs and words of each, in every stream: a beginning is followed by its runs at once."""
+    """Reason, runs and words of each that the recorder took, in every stream: a beginning is followed by
+    its runs at once. Runs of what is no heap's are checked and left out."""
     outcome = run([heapledger, 'dump', '--kind', 'resident_begin,resident_run', trace])
     assert outcome.status == 0, outcome
     found = []
     for line in outcome.stdout.decode().splitlines():
         stream, second, tid, kind, *words = line.split()
-        assert tid == '0'
+        if tid != '0':  # of the process itself, at its end
+            assert kind != 'resident_begin' or fields(words)['reason'] == 'end'
+            continue
         if kind == 'resident_begin':
             assert not found or len(found[-1]['runs']) == found[-1]['count']
             found.append({'reason': fields(words)['reason'], 'runs': [], 'cut': 'cut' in words,
@@ -62,6 +65,8 @@ def snapshots(heapledger, trace):
         ends = [0] + [at for start, end, _ in each['runs'] for at in (start, end)]
         assert ends == sorted(ends) and all(start < end for start, end, _ in each['runs'])
         assert all(start % PAGE == end % PAGE == 0 for start, end, _ in each['runs'])
+    for each in found:
+        each['runs'] = [run for run in each['runs'] if 'other' not in run[2]]
     return found
 
 

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""The byte ledger against the kernel: all that is resident is in a row, what is left over is small,
+and the rows of a program whose heap is known by construction are those that it made."""
+
+import json
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from conftest import CLEAN_ENVIRONMENT, run
+
+MIB = 1 << 20
+SQL = b'''create table t(a integer primary key, b text);
+with recursive c(x) as (select 1 union all select x + 1 from c where x < 60000)
+insert into t select x, hex(randomblob(50)) from c;
+delete from t where a % 3 = 0; select count(*) from t;
+'''
+PYTHON = ('import json\n'
+          'd = {i: [str(j) for j in range(i % 20)] for i in range(20000)}\n'
+          's = json.dumps(d)\n'
+          'for i in range(0, 20000, 2): del d[i]\n')
+CODE = '#include <stdio.h>\n' + '\n'.join(
+    f'int f{n}(int *a, int b) {{ for (int i = 0; i < b; i++) a[i] += {n}; return printf("%d", a[0]); }}'
+    for n in range(300))
+
+
+@pytest.fixture
+def trace(tmp_path):
+    return tmp_path / 'trace'
+
+
+def needs(program):
+    if shutil.which(program) is None:
+        pytest.skip(f'{program} is not installed')
+
+
+def analysis(heapledger, trace):
+    outcome = run([heapledger, 'analyze', '--json', '-', trace])
+    assert outcome.status == 0, outcome
+    return json.loads(outcome.stdout)
+
+
+def record(heapledger, trace, command, *options, input=None, env=None):
+    outcome = run([heapledger, 'record', '-q', '-o', trace, *options, '--', *command], input=input,
+                  env=env)
+    assert outcome.status == 0, outcome
+    return analysis(heapledger, trace)
+
+
+def scans(data):
+    """Whether the kernel tells a process its pages at once (Linux 6.7)."""
+    release = tuple(int(part) for part in
+                    subprocess.check_output(['uname', '-r'], text=True).split('-')[0].split('.')[:2])
+    return release >= (6, 7)
+
+
+def check_identity(moment):
+    ledger = moment['ledger']
+    assert ledger['mapped_bytes'] == sum(ledger[name] or 0 for name in (
+        'requested_bytes', 'slack_bytes', 'cached_bytes', 'table_bytes', 'partial_bytes', 'top_bytes',
+        'between_bytes', 'metadata_bytes')) + sum(ledger['whole_pages'].values()), ledger
+    resident = moment['resident']
+    if resident is None:
+        return
+    rows = [resident[name] for name in (
+        'requested_bytes', 'slack_bytes', 'cached_bytes', 'table_bytes', 'free_bytes', 'top_bytes',
+        'metadata_bytes')]
+    assert resident['all_bytes'] == sum(rows) + resident['outside_bytes']
+    assert sum(rows) <= ledger['mapped_bytes']
+    assert resident['requested_bytes'] <= ledger['requested_bytes']
+
+
+def residual(moment):
+    resident = moment['resident']
+    assert resident is not None and not resident['cut'], moment['moment']
+    return abs(resident['residual_bytes'])
+
+
+def check(data, least=1):
+    """At the end, where sample and snapshot follow each other, 1 % at most and, of small processes,
+    four pages, which the reading itself takes."""
+    found = 0
+    for process in data['processes']:
+        for moment in process['moments']:
+            check_identity(moment)
+            if moment['moment'] == 'end' and moment['resident'] is not None and scans(data):
+                most = max(0.01 * moment['resident']['rss_anon_bytes'], 16384)
+                assert residual(moment) <= most, moment['resident']
+                found += 1
+    assert found >= least or not scans(data)
+    assert all(any(moment['moment'] == 'resident_peak' for moment in process['moments'])
+               for process in data['processes'] if process['peak']['rss_bytes'] is not None)
+
+
+def test_sqlite(heapledger, trace):
+    needs('sqlite3')
+    check(record(heapledger, trace, ['sqlite3', ':memory:'], input=SQL))
+
+
+def test_python(heapledger, trace):
+    check(record(heapledger, trace, ['/usr/bin/python3', '-c', PYTHON], env={'PYTHONMALLOC': 'malloc'}))
+
+
+def test_gcc(heapledger, trace, tmp_path):
+    source = tmp_path / 'code.c'
+    source.write_text(CODE)
+    check(record(heapledger, trace, ['gcc', '-O2', '-c', source, '-o', tmp_path / 'code.o']), least=2)
+
+
+def server_program(folder):
+    """redis-server, or the same program under the name that redis-tools gives it."""
+    program = shutil.which('redis-server', path=CLEAN_ENVIRONMENT['PATH'])
+    if not program:
+        needs('redis-check-rdb')
+        program = folder / 'redis-server'
+        program.symlink_to('/usr/bin/redis-check-rdb')
+    return program
+
+
+def test_redis(heapledger, trace, tmp_path):
+    program, socket = server_program(tmp_path), tmp_path / 'socket'
+    server = subprocess.Popen(
+        [heapledger, 'record', '-q', '-o', trace, '--', program, '--port', '0', '--unixsocket',
+         socket, '--save', '', '--dir', tmp_path], env=CLEAN_ENVIRONMENT, stdout=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while not socket.exists():
+        assert time.monotonic() < end and server.poll() is None
+        time.sleep(0.05)
+    outcome = run(['redis-benchmark', '-s', socket, '-n', '20000', '-r', '10000', '-d', '200', '-q', '-t',
+                   'set,lpush,hset'])
+    assert outcome.status == 0, outcome
+    run(['redis-cli', '-s', socket, 'shutdown', 'nosave'])
+    assert server.wait(60) == 0
+    check(analysis(heapledger, trace))
+
+
+@pytest.mark.parametrize('mode, count, requested', [
+    ('checker', 20000, 10000 * 2000), ('pages', 2000, 200 * 20000), ('use', 5000, 5000 * 2000)])
+def test_a_heap_that_is_known(heapledger, build, trace, mode, count, requested):
+    """Each block was written, so all of it is in memory; beside the blocks of a checkerboard as much
+    is free, and of every ten blocks of 20 KB nine."""
+    data = record(heapledger, trace, [build / 'tests' / 'victims' / 'victim_trimmed', mode, count])
+    check(data)
+    if not scans(data):
+        return
+    resident = data['moments'][-1]['resident']
+    assert resident['requested_bytes'] == requested
+    free = {'checker': 10000 * 2016, 'pages': 1800 * 20016, 'use': 0}[mode]
+    assert resident['free_bytes'] + resident['top_bytes'] == pytest.approx(free, abs=0.2 * MIB)
+    assert resident['outside_bytes'] < 2 * MIB
+
+
+def test_what_was_never_touched_is_not_resident(heapledger, trace):
+    code = 'import ctypes; m = ctypes.CDLL(None).malloc; m.restype = ctypes.c_void_p; m(64 << 20)'
+    data = record(heapledger, trace, ['/usr/bin/python3', '-c', code])
+    check(data)
+    moment = data['moments'][-1]
+    assert moment['ledger']['requested_bytes'] > 64 * MIB
+    if scans(data):
+        assert moment['resident']['requested_bytes'] < 16 * MIB
+
+
+def test_switched_off(heapledger, build, trace):
+    data = record(heapledger, trace, [build / 'tests' / 'victims' / 'victim_trimmed', 'use', 3000],
+                  '--residency', 'off')
+    assert all(moment['resident'] is None for moment in data['moments'])
