@@ -416,6 +416,15 @@ const struct trace_stream *analysis_program(const struct analysis *analysis)
 	return program;
 }
 
+static void add_cycles(struct thrash_cycles *total, const struct thrash_cycles *cycles)
+{
+	total->count += cycles->count;
+	total->bytes += cycles->bytes;
+	total->ticks += cycles->ticks;
+	if (cycles->largest > total->largest)
+		total->largest = cycles->largest;
+}
+
 static int add_counts(struct ledger_result *total, const struct ledger_result *result)
 {
 	for (unsigned i = 0; i < HL_KIND_LIMIT; i++) {
@@ -435,6 +444,8 @@ static int add_counts(struct ledger_result *total, const struct ledger_result *r
 	total->returned.arena_bytes += result->returned.arena_bytes;
 	total->returned.block_bytes += result->returned.block_bytes;
 	total->returned.offered_bytes += result->returned.offered_bytes;
+	add_cycles(&total->thrash.break_, &result->thrash.break_);
+	add_cycles(&total->thrash.block, &result->thrash.block);
 	tally_latency_merge(&total->latency, &result->latency);
 	total->reused_page_bytes += result->reused_page_bytes;
 	total->never_page_bytes += result->never_page_bytes;

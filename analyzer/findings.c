@@ -15,6 +15,9 @@
 #define WORTH_BYTES (UINT64_C(1) << 20)
 #define WORTH_SHARE 20      /* one in so many of the peak's mapped bytes */
 #define WORTH_TIME_SHARE 20 /* system calls that take one in so much of the time ... */
+#define THRASH_CYCLES 10
+#define TOP_PAD_BYTES (UINT64_C(128) << 10) /* what trimming leaves and growth adds, unless it was set */
+#define MMAP_THRESHOLD_MOST (UINT64_C(32) << 20)
 #define WORTH_TIME_NS UINT64_C(10000000) /* ... and so long: what starts and ends at once does little else */
 
 struct maker {
@@ -273,6 +276,56 @@ static void find_slack(struct maker *maker)
 			size((uint64_t)(memory->requested / memory->live_blocks)));
 }
 
+/* Once in a while is no thrashing. */
+static bool thrashes(const struct maker *maker, const struct thrash_cycles *cycles)
+{
+	return cycles->count >= THRASH_CYCLES && cycles->bytes >= maker->worth;
+}
+
+static struct finding *add_cycles(
+	struct maker *maker, const struct thrash_cycles *cycles, const char *what, const char *calls)
+{
+	const struct clock *clock = &maker->entry->stream->clock;
+	struct finding *finding = add(maker, "thrash", cycles->bytes);
+	if (finding)
+		snprintf(finding->sentence, sizeof(finding->sentence),
+			"%" PRIu64 " times %s, %s in all, went back to the kernel and was asked for "
+			"again within a second: %.3f s in %s, and up to %" PRIu64 " page faults.",
+			cycles->count, what, size(cycles->bytes),
+			(double)clock_span(clock, cycles->ticks) / 1e9, calls,
+			cycles->bytes >> PAGES_BITS);
+	return finding;
+}
+
+/* What returns must be less than the threshold, rounded up to whole KiB. */
+static uint64_t threshold_above(uint64_t bytes)
+{
+	return (bytes / 1024 + 1) * 1024;
+}
+
+static void find_thrash(struct maker *maker)
+{
+	const struct thrash *thrash = &maker->entry->result.thrash;
+	struct finding *finding;
+	if (thrashes(maker, &thrash->break_) &&
+		(finding = add_cycles(maker, &thrash->break_, "the end of the break", "brk")))
+		snprintf(finding->remedy, sizeof(finding->remedy),
+			"M_TRIM_THRESHOLD=%" PRIu64 " would have kept it.",
+			threshold_above(thrash->break_.largest + 2 * TOP_PAD_BYTES));
+	if (!thrashes(maker, &thrash->block) ||
+		!(finding = add_cycles(maker, &thrash->block, "a block's mapping", "mmap and munmap")))
+		return;
+	if (thrash->block.largest <= MMAP_THRESHOLD_MOST)
+		snprintf(finding->remedy, sizeof(finding->remedy),
+			"M_MMAP_THRESHOLD=%" PRIu64 " and M_TRIM_THRESHOLD=%" PRIu64
+			" would have kept them in the heap.",
+			threshold_above(thrash->block.largest),
+			2 * threshold_above(thrash->block.largest));
+	else
+		snprintf(finding->remedy, sizeof(finding->remedy),
+			"They are larger than the largest mmap_threshold; keep them, or use them again.");
+}
+
 static void find_system_calls(struct maker *maker)
 {
 	const struct analysis *analysis = maker->analysis;
@@ -333,6 +386,7 @@ void findings_make(struct findings *findings, const struct analysis *analysis)
 	find_partial_pages(&maker);
 	find_in_use(&maker);
 	find_slack(&maker);
+	find_thrash(&maker);
 	find_system_calls(&maker);
 	say_all_is_well(&maker);
 }

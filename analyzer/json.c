@@ -300,6 +300,24 @@ static json_t *phases_array(const struct ledger_result *result, struct trace_str
 	return array;
 }
 
+static json_t *cycles_object(const struct thrash_cycles *cycles, const struct clock *clock)
+{
+	json_t *object = json_object();
+	put_count(object, "cycles", cycles->count);
+	put_count(object, "bytes", cycles->bytes);
+	put_count(object, "time_ns", clock_span(clock, cycles->ticks));
+	put_count(object, "largest_bytes", cycles->largest);
+	return object;
+}
+
+static json_t *thrash_object(const struct thrash *thrash, const struct clock *clock)
+{
+	json_t *object = json_object();
+	put(object, "break", cycles_object(&thrash->break_, clock));
+	put(object, "block", cycles_object(&thrash->block, clock));
+	return object;
+}
+
 /* The objects that the whole trace and each stream have alike. */
 static void put_figures(json_t *object, const struct analysis *analysis,
 	const struct analysis_stream *entry, const struct ledger_result *result,
@@ -319,6 +337,8 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 	put(ratios, "resident", ratio_object(&result->resident_ratio, "at_peak_resident"));
 	put(object, "fragmentation", ratios);
 	put(object, "free_to_return", result->observed ? NULL : free_to_return(result));
+	put(object, "thrash",
+		result->observed ? NULL : thrash_object(&result->thrash, &stream->clock));
 	put(object, "recorder", recorder_object(result, trace_bytes));
 	put(object, "phases", phases_array(result, stream));
 	put_count(object, "phases_beyond", result->phases.beyond);

@@ -18,6 +18,7 @@
 void ledger_start(struct ledger *ledger, struct ledger_result *result, struct clock *clock)
 {
 	*ledger = (struct ledger){.result = result, .clock = clock};
+	result->thrash.window = clock_ticks(clock, THRASH_WINDOW_NS);
 	ledger->timeline.next_tick = UINT64_MAX;
 }
 
@@ -591,6 +592,7 @@ static int recording_begins(struct ledger *ledger, uint64_t tick)
 	result->syscalls_unknown = before.syscalls_unknown;
 	result->usable_unknown = before.usable_unknown;
 	result->phases.start_tick = tick;
+	result->thrash.window = before.thrash.window;
 	ledger->freed_count = 0;
 	timeline_restart(&ledger->timeline, &ledger->memory);
 	rc = count_pages_anew(ledger);

@@ -15,6 +15,7 @@
 #include "phases.h"
 #include "ranges.h"
 #include "stream_reader.h"
+#include "thrash.h"
 #include "threads.h"
 #include "timeline.h"
 
@@ -79,6 +80,7 @@ struct ledger_result {
 	uint64_t reused_page_bytes;
 	uint64_t never_page_bytes;
 	struct ledger_anomalies anomalies;
+	struct thrash thrash;
 	uint64_t lost; /* by lost marks */
 	uint64_t samples;
 	uint64_t max_sampled_rss; /* without the recorder's part */

@@ -128,6 +128,7 @@ static int brk_called(struct ledger *ledger, uint32_t tid, const struct hl_sysca
 	if (!before)
 		return 0; /* only asked where it is */
 	change(ledger, &ledger->memory.break_bytes, (int64_t)(after - before));
+	thrash_break(&ledger->result->thrash, record);
 	ledger->break_end = after;
 	if (after >= before)
 		return break_changed(ledger, before, after, true);
@@ -234,6 +235,8 @@ static int mmap_called(struct ledger *ledger, uint32_t tid, const struct hl_sysc
 	unsigned region = region_of(record);
 	if (region != HL_REGION_arena) {
 		change(ledger, simple_region(ledger, region), (int64_t)record->length);
+		if (region == HL_REGION_block)
+			thrash_block(&ledger->result->thrash, record);
 		if (region != HL_REGION_break)
 			return simple_moved(ledger, region, (struct range){0},
 				(struct range){start, start + record->length});
@@ -264,6 +267,8 @@ static int munmap_called(
 	}
 	if (region != HL_REGION_metadata)
 		block_returned(ledger, start, record->length, record->length, record->tick);
+	if (region == HL_REGION_block)
+		thrash_block(&ledger->result->thrash, record);
 	return simple_moved(ledger, region, (struct range){start, start + record->length},
 		(struct range){0});
 }

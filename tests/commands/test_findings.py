@@ -143,3 +143,38 @@ def test_caches_of_other_threads_are_not_told(heapledger, build, trace):
     data = record(heapledger, trace,
                   [build / 'tests' / 'victims' / 'victim_record_calls', 'threads', '1000', '2'])
     assert end(data)['caches_known'] is False
+
+
+def cycles(data, kind):
+    return data['thrash'][kind]['cycles']
+
+
+@pytest.mark.parametrize('mode, kind, call, env', [
+    ('thrash', 'break', 'brk', {}),
+    ('remap', 'block', 'mmap', {'MALLOC_MMAP_THRESHOLD_': '131072'}),
+])
+def test_thrash_is_found_and_the_threshold_stops_it(heapledger, victim, tmp_path, mode, kind, call, env):
+    def recorded(name, **more):
+        outcome = run([heapledger, 'record', '-q', '-o', tmp_path / name, '--', victim, mode, '200'],
+                      env={**env, **more})
+        assert outcome.status == 0 and outcome.stderr == b'', outcome
+        return json.loads(run([heapledger, 'analyze', '--json', '-', tmp_path / name]).stdout)
+
+    before = recorded('before')
+    # The first round has nothing to take again, and the last is not asked for again.
+    assert cycles(before, kind) == 199
+    assert before['syscalls'][call] >= 199
+    finding, = [one for one in before['findings'] if one['kind'] == 'thrash']
+    assert finding['sentence'].startswith('199 times ')
+    advice = dict(re.findall(r'M_(\w+)=(\d+)', finding['remedy']))
+    after = recorded('after', **{f'MALLOC_{name}_': value for name, value in advice.items()})
+    assert cycles(after, kind) == 0 and cycles(after, 'break') == 0
+    assert after['syscalls'][call] < before['syscalls'][call] / 5
+    assert not [one for one in after['findings'] if one['kind'] == 'thrash']
+
+
+@pytest.mark.parametrize('mode, count', [('use', 5000), ('cache', 30000)])
+def test_a_program_that_does_not_thrash(heapledger, victim, trace, mode, count):
+    data = record(heapledger, trace, [victim, mode, count])
+    assert cycles(data, 'break') < 10 and cycles(data, 'block') < 10
+    assert not [one for one in data['findings'] if one['kind'] == 'thrash']

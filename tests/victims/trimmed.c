@@ -8,6 +8,8 @@
  *     top      a trim threshold raised by a freed mapping, all freed from the end
  *     use      nothing freed
  *     none     all freed, all back
+ *     thrash   so many times: 2 MB of small blocks, freed
+ *     remap    so many times: a block of 1 MB, freed (with a fixed mmap_threshold each is mapped)
  * With `trim` it prints the anonymous memory in KiB before and after malloc_trim(0), as the kernel
  * counts it.
  */
@@ -65,11 +67,35 @@ static void keep_some(char **blocks, int count, int of)
 			free(blocks[i]);
 }
 
+static void thrash(int rounds)
+{
+	char *blocks[1000];
+
+	for (int i = 0; i < rounds; i++) {
+		for (int j = 0; j < 1000; j++)
+			blocks[j] = fill(2000);
+		for (int j = 1000; j-- > 0;)
+			free(blocks[j]);
+	}
+}
+
+static void remap(int rounds)
+{
+	for (int i = 0; i < rounds; i++)
+		free(fill(1 << 20));
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 2 ? argv[1] : "";
 	int count = argc > 2 ? atoi(argv[2]) : 0;
-	char **blocks = malloc((size_t)count * sizeof(*blocks));
+	char **blocks;
+
+	if (strcmp(mode, "thrash") == 0 || strcmp(mode, "remap") == 0) {
+		(strcmp(mode, "thrash") == 0 ? thrash : remap)(count);
+		return 0;
+	}
+	blocks = malloc((size_t)count * sizeof(*blocks));
 
 	REQUIRE(blocks != NULL && count > 0);
 	if (strcmp(mode, "top") == 0)
