@@ -4,8 +4,6 @@ against a second implementation (heap_model.py), sums that must hold, what it fo
 happens, and traces that cannot be."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
