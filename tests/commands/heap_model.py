@@ -1,0 +1,495 @@
+# SPDX-License-Identifier: MIT
+"""The `moments` of docs/json.md once more, from `heapledger dump` alone and in the plainest way: a
+dict of blocks, a dict of pages, a list of what is mapped. Slow, and shares nothing with the
+analyzer but the documents. For streams whose process was not forked and was recorded from its start.
+"""
+
+import bisect
+import subprocess
+from dataclasses import dataclass
+
+PAGE, HUGE = 4096, 2 << 20
+SIZES = 64, 512, 4096, 65536, 131072
+HEADER = 8            # of a chunk, before the block
+FREE_HEAD = 48        # of a free chunk's own, that stays when its pages are given back ...
+FREE_FOOT = 8         # ... and this at its end
+DONTNEED = 4
+ALLOCATIONS = {'malloc', 'calloc', 'realloc', 'aligned_alloc', 'memalign', 'posix_memalign', 'valloc',
+               'pvalloc'}
+FREES = {'free', 'cfree', 'free_sized', 'free_aligned_sized'}
+SYSCALLS = {'brk', 'mmap', 'munmap', 'mremap', 'madvise', 'mprotect'}
+
+
+@dataclass
+class Event:
+    at: int
+    tid: str
+    kind: str
+    plain: list     # words without a name, the result among them
+    named: dict
+
+    def number(self, name, default=0):
+        return int(self.named[name], 0) if name in self.named else default
+
+    def result(self):
+        return int(self.plain[self.plain.index('=') + 1], 0)
+
+
+@dataclass
+class Block:
+    addr: int
+    size: int
+    chunk: int
+    at: int = None
+    tid: int = None
+    caller: int = 0
+    stack: int = 0
+    alone: bool = False   # in a mapping of its own
+    kept: str = None      # by a cache: of that nothing but addr and chunk is known
+
+    @property
+    def start(self):
+        return self.addr - HEADER
+
+    @property
+    def end(self):
+        return self.start + self.chunk
+
+
+def nanoseconds(text):
+    sign = -1 if text.startswith('-') else 1
+    seconds, fraction = text.lstrip('-').split('.')
+    return sign * (int(seconds) * 10**9 + int(fraction))
+
+
+def parse(line):
+    if ' phase ' in line:
+        head, name = line.split(' phase ', 1)
+        _, seconds, tid = head.split(' ')
+        return Event(nanoseconds(seconds), tid, 'phase', [], {'name': name})
+    words = line.split(' ')
+    plain, named = [], {}
+    for word in words[4:]:
+        name, equals, value = word.partition('=')
+        if equals and name:
+            named[name] = value
+        else:
+            plain.append(word)
+    return Event(nanoseconds(words[1]), words[2], words[3], plain, named)
+
+
+def dump(heapledger, trace, stream):
+    """The lines of a stream, in the order of the events."""
+    output = subprocess.run([heapledger, 'dump', '--stream', stream, trace], check=True,
+                            stdout=subprocess.PIPE).stdout
+    return output.decode().splitlines()
+
+
+class Ranges:
+    """What is mapped of one kind: ranges that do not touch each other, in address order."""
+
+    def __init__(self):
+        self.list = []
+
+    def remove(self, start, end):
+        kept = []
+        for low, high in self.list:
+            kept += [(low, min(high, start))] if low < start else []
+            kept += [(max(low, end), high)] if high > end else []
+        self.list = kept
+
+    def add(self, start, end):
+        if start >= end:
+            return
+        self.remove(start, end)
+        merged = []
+        for low, high in sorted(self.list + [(start, end)]):
+            if merged and merged[-1][1] == low:
+                merged[-1] = merged[-1][0], high
+            else:
+                merged.append((low, high))
+        self.list = merged
+
+    def total(self):
+        return sum(high - low for low, high in self.list)
+
+
+def pages_of(start, end, size=PAGE):
+    return range(start // size, (end - 1) // size + 1)
+
+
+def page_up(address):
+    return -(-address // PAGE) * PAGE
+
+
+def page_down(address):
+    return address // PAGE * PAGE
+
+
+class Heap:
+    """What there is after some of the events."""
+
+    def __init__(self):
+        self.blocks = {}
+        self.mapped = {region: Ranges()
+                       for region in ('break', 'instead', 'arena', 'block', 'metadata')}
+        self.alone = {}       # blocks with a mapping of their own
+        self.resized = {}     # thread -> block that its realloc took away
+        self.kept = None      # what the caches hold, and whether that is all
+        self.kept_all = False
+        self.page = {}        # page -> 'touched' or 'purged'
+        self.requested = 0
+        self.mapped_bytes = 0
+
+    def put(self, block, alone):
+        (self.alone if alone else self.blocks)[block.addr] = block
+        block.alone = alone
+        self.requested += block.size
+        for page in [] if alone else pages_of(block.start, block.end):
+            self.page[page] = 'touched'
+
+    def take(self, addr):
+        for alone in False, True:
+            block = (self.alone if alone else self.blocks).pop(addr, None)
+            if block:
+                self.requested -= block.size
+                return block, alone
+        return None
+
+    def forget(self, start, end):
+        """These addresses are mapped no more, or anew."""
+        for page in pages_of(start, end) if start < end else ():
+            self.page.pop(page, None)
+
+    def map(self, region, start, end):
+        self.forget(page_up(start), page_down(end))
+        self.mapped[region].add(start, end)
+
+    def unmap(self, start, end):
+        self.forget(start, end)
+        for ranges in self.mapped.values():
+            ranges.remove(start, end)
+
+    def syscall(self, event):
+        kind, region, result = event.kind, event.named.get('region'), event.result()
+        start, length = event.number('addr'), event.number('length')
+        if region == 'recorder':
+            return
+        if kind == 'brk':
+            before, to = event.number('from'), event.number('to')
+            if to == result and before < to and before:
+                self.map('break', before, to)
+            elif to == result and to < before:
+                self.unmap(to, before)
+        elif result < 0 and result > -4096:
+            return
+        elif kind == 'mmap':
+            if region == 'break':
+                region = 'instead'      # of the break, which could not grow
+            if region != 'arena' or event.number('prot'):
+                self.map(region, result, result + length)
+        elif kind == 'munmap':
+            self.unmap(start, start + length)
+        elif kind == 'mremap':
+            self.unmap(start, start + length)
+            self.map(region, result, result + event.number('new_length'))
+        elif kind == 'mprotect':
+            if event.number('prot'):
+                self.map(region, start, start + length)
+            else:
+                self.unmap(start, start + length)
+        elif kind == 'madvise' and event.number('advice') == DONTNEED:
+            for page in pages_of(start, start + length):
+                if page in self.page:
+                    self.page[page] = 'purged'
+        self.mapped_bytes = sum(ranges.total() for ranges in self.mapped.values())
+
+    def apply(self, event):
+        kind = event.kind
+        if kind in SYSCALLS:
+            self.syscall(event)
+        elif kind in FREES:
+            self.take(int(event.plain[0], 0))
+        elif kind == 'realloc_begin':
+            self.resized[event.tid] = self.take(int(event.plain[0], 0))
+        elif kind in ALLOCATIONS:
+            old = self.resized.pop(event.tid, None) if kind == 'realloc' else None
+            if event.result():
+                self.put(Block(event.result(), event.number('size'), event.number('chunk'), event.at,
+                               int(event.tid.split('/')[0]), event.number('caller'),
+                               event.number('stack')), 'mmapped' in event.plain)
+            elif old and event.number('size'):
+                self.put(*old)
+        elif kind == 'kept' and 'blocks' in event.named:
+            self.kept, self.kept_all = [], 'all' in event.plain
+        elif kind == 'kept':
+            self.kept.append(Block(int(event.plain[0], 0), 0, event.number('chunk'),
+                                   kept=event.plain[1]))
+
+    def still_kept(self):
+        return [block for block in self.kept or [] if block.addr not in self.blocks]
+
+
+@dataclass
+class Run:
+    start: int
+    end: int
+    top: bool
+
+    @property
+    def bytes(self):
+        return self.end - self.start
+
+
+def find_runs(ranges, blocks, ends_in_top):
+    """Free bytes between blocks; and how many blocks lie elsewhere, or over others."""
+    runs, good, strays = [], [], 0
+    starts = [low for low, _ in ranges]
+    inside = {index: [] for index in range(len(ranges))}
+    for block in blocks:
+        index = bisect.bisect_right(starts, block.start) - 1
+        if index < 0 or block.end > ranges[index][1]:
+            strays += 1
+        else:
+            inside[index].append(block)
+    for index, (low, high) in enumerate(ranges):
+        at = low
+        for block in inside[index]:
+            if block.start < at:
+                strays += 1
+                continue
+            if block.start > at:
+                runs.append(Run(at, block.start, False))
+            good.append(block)
+            at = block.end
+        if at < high:
+            runs.append(Run(at, high, ends_in_top(index)))
+    return runs, good, strays
+
+
+def free_space(runs):
+    inner = [run.bytes for run in runs if not run.top]
+    every = [run.bytes for run in runs]
+
+    def unusable(list_, size):
+        return sum(bytes_ for bytes_ in list_ if bytes_ < size) / sum(list_) if list_ else None
+
+    def split(list_, size):
+        whole = sum(list_) // size
+        return 1 - sum(bytes_ // size for bytes_ in list_) / whole if whole else None
+
+    return {
+        'bytes': sum(every), 'runs': len(every), 'largest_bytes': max(every, default=0),
+        'largest_without_top_bytes': max(inner, default=0),
+        'sizes': [{'size_bytes': size, 'unusable': unusable(every, size),
+                   'unusable_without_top': unusable(inner, size), 'split': split(every, size),
+                   'split_without_top': split(inner, size)} for size in SIZES]}
+
+
+def overlaps(pieces, size):
+    """page -> bytes of the pieces on it."""
+    bytes_on = {}
+    for low, high in pieces:
+        for page in pages_of(low, high, size) if low < high else ():
+            part = min(high, (page + 1) * size) - max(low, page * size)
+            bytes_on[page] = bytes_on.get(page, 0) + part
+    return bytes_on
+
+
+def holders_of(blocks, size):
+    """page -> the blocks on it."""
+    on = {}
+    for block in blocks:
+        for page in pages_of(block.start, block.end, size):
+            on.setdefault(page, []).append(block)
+    return on
+
+
+def page_view(ranges, runs, blocks, size):
+    mapped = overlaps(ranges, size)
+    free = overlaps([(run.start, run.end) for run in runs], size)
+    top = overlaps([(run.start, run.end) for run in runs if run.top], size)
+    on = holders_of(blocks, size)
+    single = [page for page in on if len(on[page]) == 1]
+    return {
+        'page_bytes': size, 'used': len(on),
+        'half_free': sum(free.get(page, 0) >= size // 2 for page in on),
+        'single': len(single),
+        'whole': sum(bytes_ == size and page not in on and page not in top
+                     for page, bytes_ in mapped.items()),
+        'free_bytes': sum(free.get(page, 0) for page in on),
+        'single_free_bytes': sum(free.get(page, 0) for page in single)}
+
+
+def whole_pages(heap, ranges, runs, blocks):
+    """(those not in top, those in top), in bytes by what became of them."""
+    on = holders_of(blocks, PAGE)
+    top = overlaps([(run.start, run.end) for run in runs if run.top], PAGE)
+    views = [dict.fromkeys(('touched_bytes', 'purged_bytes', 'untouched_bytes'), 0) for _ in range(2)]
+    for page, bytes_ in overlaps(ranges, PAGE).items():
+        if page not in on and bytes_ == PAGE:
+            views[page in top][heap.page.get(page, 'untouched') + '_bytes'] += bytes_
+    return views
+
+
+def new_site(block):
+    none = None if block.kept else block.size
+    return {'pinned_bytes': 0.0, 'alone_bytes': 0, 'alone_pages': 0, 'blocks': 0,
+            'requested_bytes': 0, 'smallest_bytes': none, 'largest_bytes': none,
+            'oldest_at_ns': block.at, 'thread': block.tid, 'kept': block.kept}
+
+
+def sites_of(runs, blocks):
+    """(kept, caller, stack) -> what its blocks hold."""
+    on = holders_of([block for block in blocks if not block.alone], PAGE)
+    free = overlaps([(run.start, run.end) for run in runs], PAGE)
+    sites = {}
+    for block in blocks:
+        site = sites.setdefault((block.kept, block.caller, block.stack), new_site(block))
+        for page in [] if block.alone else pages_of(block.start, block.end):
+            site['pinned_bytes'] += free.get(page, 0) / len(on[page])
+            if len(on[page]) == 1:
+                site['alone_bytes'] += free.get(page, 0)
+                site['alone_pages'] += 1
+        site['blocks'] += 1
+        if site['thread'] != block.tid:
+            site['thread'] = None
+        if not block.kept:
+            site['requested_bytes'] += block.size
+            site['smallest_bytes'] = min(site['smallest_bytes'], block.size)
+            site['largest_bytes'] = max(site['largest_bytes'], block.size)
+            site['oldest_at_ns'] = min(site['oldest_at_ns'], block.at)
+    return sites
+
+
+def break_view(ranges, runs, blocks):
+    """Each of the highest blocks, with all above it gone."""
+    if not ranges:
+        return {'top_bytes': 0, 'holders': []}
+    low, high = ranges[-1]
+    here = [block for block in blocks if low <= block.start < high]
+    holders = []
+    for index in range(len(here) - 1, max(len(here) - 17, -1), -1):
+        below = here[index - 1].end if index else low
+        block = here[index]
+        holders.append({
+            'returned_bytes': max(page_down(high) - page_up(below), 0), 'address': hex(block.addr),
+            'size_bytes': None if block.kept else block.size, 'chunk_bytes': block.chunk, 'allocated_at_ns': block.at,
+            'thread': block.tid, 'kept': block.kept})
+    return {'top_bytes': sum(run.bytes for run in runs if run.top and run.end == high),
+            'holders': holders}
+
+
+def trim_bytes(heap, runs):
+    total = 0
+    for run in runs:
+        start, end = page_up(run.start + FREE_HEAD), page_down(run.end - FREE_FOOT)
+        for page in pages_of(start, end) if not run.top and start < end else ():
+            total += PAGE if heap.page.get(page) == 'touched' else 0
+    return total
+
+
+def held(kept, *names):
+    return sum(block.chunk for block in kept if block.kept in names)
+
+
+def moment(heap):
+    """All that docs/json.md says of a moment but its name and time."""
+    breaks, arenas = heap.mapped['break'].list, heap.mapped['arena'].list
+    ranges = sorted(breaks + heap.mapped['instead'].list + arenas)
+    last_break = breaks[-1] if breaks else None
+    kept = heap.still_kept()
+    blocks = sorted([*heap.blocks.values(), *kept], key=lambda block: block.addr)
+    runs, good, strays = find_runs(
+        ranges, blocks, lambda index: ranges[index] in arenas or ranges[index] == last_break)
+    outside, in_top = whole_pages(heap, ranges, runs, good)
+    top_bytes = sum(run.bytes for run in runs if run.top)
+    live = list(heap.blocks.values()) + list(heap.alone.values())
+    pages = page_view(ranges, runs, good, PAGE)
+    sites = sites_of(runs, good + list(heap.alone.values()))
+    return {
+        'ledger': {
+            'mapped_bytes': heap.mapped_bytes, 'requested_bytes': heap.requested,
+            'slack_bytes': sum(block.chunk - block.size for block in live),
+            'cached_bytes': sum(b.chunk for b in kept if b.kept != 'table') if heap.kept is not None else None,
+            'table_bytes': held(kept, 'table') if heap.kept is not None else None,
+            'partial_bytes': sum(run.bytes for run in runs) - top_bytes - sum(outside.values()),
+            'whole_pages': outside, 'top_bytes': top_bytes, 'top_pages': in_top,
+            'between_bytes': heap.mapped['block'].total() - sum(block.chunk for block in
+                                                                heap.alone.values()),
+            'metadata_bytes': heap.mapped['metadata'].total(), 'live_blocks': len(live),
+            'break_bytes': heap.mapped['break'].total() + heap.mapped['instead'].total(),
+            'arena_bytes': heap.mapped['arena'].total(),
+            'block_bytes': heap.mapped['block'].total()},
+        'free_space': free_space(runs), 'pages': pages,
+        'huge_pages': page_view(ranges, runs, good, HUGE),
+        'break': break_view(breaks, runs, good), **({} if heap.kept else {'trim_bytes': trim_bytes(heap, runs)}),
+        'sites_total': len(sites), 'sites': sites, 'caches_known': heap.kept_all,
+        'strays': strays}
+
+
+def largest_snapshot(events):
+    """The last event of the whole snapshot of resident pages with the most in memory."""
+    most, found, left, total, cut = 0, None, 0, 0, False
+    for index, event in enumerate(events):
+        if event.kind == 'resident_begin':
+            left, total, cut = event.number('runs'), 0, 'cut' in event.plain
+        elif event.kind == 'resident_run':
+            left -= 1
+            total += 0 if {'swapped', 'zero'} & set(event.plain) else event.number('length')
+        if event.kind.startswith('resident_') and not left and not cut and total > most:
+            most, found = total, index
+    return found
+
+
+def peaks(events):
+    """Which event the mapped peak and the resident peak come after."""
+    heap, best, most, mapped_at, resident_at = Heap(), (-1, -1), -1, None, None
+    for index, event in enumerate(events):
+        heap.apply(event)
+        now = heap.mapped_bytes, heap.requested
+        if now > best:
+            best, mapped_at = now, index
+        if event.kind == 'sample':
+            resident = sum(event.number(name) for name in ('rss_anon', 'rss_file', 'rss_shmem'))
+            resident -= event.number('recorder')
+            if resident > most:
+                most, resident_at = resident, index
+    snapshot_at = largest_snapshot(events)
+    return mapped_at, resident_at if snapshot_at is None else snapshot_at
+
+
+def moments(lines):
+    """(name, time, number of the phase) -> the moment."""
+    events = [parse(line) for line in lines]
+    mapped_at, resident_at = peaks(events)
+    heap, found, phases = Heap(), [], 0
+    for index, event in enumerate(events):
+        if event.kind == 'phase':
+            found.append({'moment': 'phase', 'at_ns': event.at, **moment(heap)})
+        heap.apply(event)
+        for name, when in (('resident_peak', resident_at), ('mapped_peak', mapped_at),
+                           ('end', len(events) - 1)):
+            if index == when:
+                found.append({'moment': name, 'at_ns': event.at, **moment(heap)})
+    return found
+
+
+def close(a, b):
+    return abs(a - b) <= 1e-9 * max(abs(a), abs(b), 1)
+
+
+def differences(said, model, where=''):
+    """Fields in which the analyzer says something else."""
+    if isinstance(model, dict):
+        return [line for name, value in model.items()
+                for line in (differences(said[name], value, f'{where}.{name}') if name in said
+                             else [f'{where}.{name}: not there'])]
+    if isinstance(model, list):
+        if len(said) != len(model):
+            return [f'{where}: {len(said)}, not {len(model)} elements']
+        return [line for index, value in enumerate(model)
+                for line in differences(said[index], value, f'{where}[{index}]')]
+    if isinstance(model, float) and isinstance(said, (int, float)):
+        return [] if close(said, model) else [f'{where}: {said}, not {model}']
+    return [] if said == model else [f'{where}: {said}, not {model}']

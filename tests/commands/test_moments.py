@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: MIT
+"""The `moments` of `analyze --json`: layouts whose every number is worked out by hand, real programs
+against a second implementation (heap_model.py), sums that must hold, what it foretells against what
+happens, and traces that cannot be."""
+
+import json
+
+import pytest
+
+import heap_model
+from conftest import run
+from trace_script import make_trace
+
+BASE = 0x555555600000  # of the break: the start of a huge page
+PAGE = 4096
+MALLOC, FREE, REALLOC, REALLOC_BEGIN = 1, 9, 3, 48
+BRK, MMAP, MUNMAP, MADVISE, MPROTECT = 32, 33, 34, 36, 37
+BREAK, ARENA, BLOCK, METADATA = 1, 2, 3, 4
+PIECES = 'partial_bytes', 'top_bytes', 'between_bytes', 'metadata_bytes', 'requested_bytes', 'slack_bytes'
+
+
+class Script:
+    """A trace for tracegen, one process, each record 10 ticks after the one before."""
+
+    def __init__(self):
+        self.tick = 1010
+        self.lines = ['command program', 'stream 100 1 0 0 1000']
+
+    def add(self, form, *words):
+        self.tick += 10
+        self.lines.append(' '.join(map(str, [form, *words])))
+        return self
+
+    def syscall(self, kind, addr, length, argument, result, region):
+        return self.add('syscall', 7, self.tick, kind, addr, length, argument, result, 1, MALLOC, 2,
+                        region, 0)
+
+    def brk(self, before, after):
+        return self.syscall(BRK, before, 0, after, after, BREAK)
+
+    def malloc(self, addr, size, chunk, caller=0x1000, tid=7, flags=0, kind=MALLOC):
+        return self.add('call', tid, self.tick, kind, addr, size, chunk, flags, 0, caller)
+
+    def free(self, addr, kind=FREE):
+        return self.add('call', 7, self.tick, kind, addr, 0, 0, 0, 0, 0)
+
+    def kept(self, addr, bytes_, what):
+        return self.add('call', 7, self.tick, 66, addr, bytes_, what, 0, 0, 0)
+
+    def sample(self, resident, recorder):
+        return self.add('sample', self.tick, resident, 0, 0, resident, recorder)
+
+    def phase(self, name):
+        self.lines.append(f'command {name}')
+        return self.add('phase', 7, self.tick)
+
+    def text(self):
+        return '\n'.join([*self.lines, f'close 1 1 0 {self.tick} 0', ''])
+
+
+def figures(heapledger, trace):
+    outcome = run([heapledger, 'analyze', '--json', '-', trace])
+    assert outcome.status == 0, outcome
+    return json.loads(outcome.stdout)
+
+
+@pytest.fixture
+def moments(heapledger, build, tmp_path):
+    """The moments of a script, checked against the model."""
+    def of(script, name='trace'):
+        trace = make_trace(build, tmp_path / name, script.text())
+        data = figures(heapledger, trace)
+        assert not any(data['anomalies'].values()), data['anomalies']
+        same_as_the_model(heapledger, trace, data)
+        return data['moments']
+    return of
+
+
+def last(moments):
+    assert moments[-1]['moment'] == 'end'
+    return moments[-1]
+
+
+# ---- against the model -------------------------------------------------------------------------
+
+
+def order(moment):
+    return moment['moment'], moment['at_ns']
+
+
+def model_site(model, said):
+    """The model's site of one that the analyzer names. With stacks, its caller is another frame."""
+    stack = said['stack'] or 0
+    caller = int(said['caller'], 16) if said['caller'] else 0
+    found = [site for (kept, address, number), site in model.items()
+             if kept == said['kept'] and number == stack and (stack or address == caller)]
+    assert len(found) == 1, (said, found)
+    return found[0]
+
+
+def same_moment(said, model, where):
+    sites = model.pop('sites')
+    assert heap_model.differences(said, model, where) == []
+    for site in said['sites']:
+        assert heap_model.differences(site, model_site(sites, site), f'{where}.site') == []
+    # Those that the analyzer leaves out pin no more.
+    most = sorted((site['pinned_bytes'] for site in sites.values()), reverse=True)[:50]
+    assert heap_model.differences([site['pinned_bytes'] for site in said['sites']], most) == []
+
+
+def sums(moment):
+    """What must hold of any moment, whatever the model says."""
+    ledger = moment['ledger']
+    whole = sum(ledger['whole_pages'].values())
+    pieces = sum(ledger[name] for name in PIECES) + whole
+    pieces += (ledger['cached_bytes'] or 0) + (ledger['table_bytes'] or 0)
+    assert ledger['mapped_bytes'] == pieces, ledger
+    free = ledger['partial_bytes'] + whole + ledger['top_bytes']
+    assert moment['free_space']['bytes'] == free, ledger
+    assert sum(ledger['top_pages'].values()) <= ledger['top_bytes'], ledger
+    if moment['sites_total'] <= 50:
+        pinned = sum(site['pinned_bytes'] for site in moment['sites'])
+        assert heap_model.close(pinned, float(moment['pages']['free_bytes']))
+        assert sum(site['alone_bytes'] for site in moment['sites']) == \
+            moment['pages']['single_free_bytes']
+        assert sum(site['alone_pages'] for site in moment['sites']) == moment['pages']['single']
+
+
+def same_as_the_model(heapledger, trace, data):
+    """How many moments of processes that were not forked were compared."""
+    compared = 0
+    for process in data['processes']:
+        for moment in process['moments']:
+            sums(moment)
+        if process['parent_serial']:
+            continue
+        model = heap_model.moments(heap_model.dump(heapledger, trace, process['stream']))
+        said = sorted(process['moments'], key=order)
+        model.sort(key=order)
+        assert [order(moment) for moment in said] == [order(moment) for moment in model]
+        for one, other in zip(said, model):
+            same_moment(one, other, f'{process["stream"]} {order(one)}')
+        compared += len(said)
+    return compared
+
+
+PROGRAMS = {
+    'sqlite': ['--stacks', '8', '--', '/usr/bin/sqlite3', ':memory:',
+               'create table t(a, b); with recursive c(i) as (select 1 union all select i + 1 from c '
+               'where i < 1500) insert into t select i, hex(randomblob(30)) from c; '
+               'create index x on t(b); delete from t where a % 3 = 0;'],
+    'sqlite by brk': ['--policy', 'brk', '--', '/usr/bin/sqlite3', ':memory:',
+                      'create table t(a, b); with recursive c(i) as (select 1 union all select i + 1 '
+                      'from c where i < 1500) insert into t select i, randomblob(3000) from c;'],
+    'python by mmap': ['--policy', 'mmap', '--stacks', '8', '--', '/usr/bin/python3', '-S', '-c',
+                       'import threading\n'
+                       'kept = [bytearray(i * 37 % 9000) for i in range(600)]\n'
+                       'del kept[::3]\n'
+                       'for _ in range(2):\n'
+                       '    thread = threading.Thread(target=lambda: [bytes(i) for i in range(999)])\n'
+                       '    thread.start(); thread.join()\n'],
+    'threads with phases': ['--', 'victim_phases_pie', 'threads', '500'],
+    'fork': ['--', 'victim_phases_pie', 'fork', '500'],
+    'break that is blocked': ['--', 'victim_break_blocked'],
+    'break of others': ['--', 'victim_foreign_break'],
+}
+
+
+@pytest.mark.disorder
+@pytest.mark.parametrize('name', PROGRAMS)
+def test_real_programs_are_as_the_model_has_them(heapledger, build, tmp_path, name):
+    words = [build / 'tests' / 'victims' / word if word.startswith('victim_') else word
+             for word in PROGRAMS[name]]
+    trace = tmp_path / 'trace'
+    outcome = run([heapledger, 'record', '-q', '--kernel', 'off', '-o', trace, *words],
+                  env={'PYTHONMALLOC': 'malloc'})
+    assert outcome.status == 0, outcome
+    data = figures(heapledger, trace)
+    assert data['complete'] and not any(data['anomalies'].values()), data['anomalies']
+    assert same_as_the_model(heapledger, trace, data) >= 2
+    assert all(not moment['strays'] for process in data['processes']
+               for moment in process['moments'])
+
+
+# ---- by hand: offsets from BASE; a block takes its chunk, from 8 bytes before its address --------
+
+
+def sizes(*rows):
+    names = 'size_bytes', 'unusable', 'split', 'unusable_without_top', 'split_without_top'
+    return [dict(zip(names, row)) for row in rows]
+
+
+def expect(said, **expected):
+    assert heap_model.differences(said, expected) == []
+
+
+def test_a_checkerboard(moments):
+    """32 blocks of 1,024 bytes from offset 8 on, every other one freed: 16 stay, two a page."""
+    script = Script().brk(BASE, BASE + 65536)
+    for i in range(32):
+        size, caller = (1000, 0x1000) if i % 4 < 2 else (900, 0x2000)
+        script.malloc(BASE + 16 + i * 1024, size, 1024, caller)
+    for i in range(1, 32, 2):
+        script.free(BASE + 16 + i * 1024)
+    moment = last(moments(script))
+    expect(moment, trim_bytes=0, sites_total=2, strays=0, caches_known=False, ledger={
+        'mapped_bytes': 65536, 'requested_bytes': 8 * 1000 + 8 * 900,
+        'slack_bytes': 8 * 24 + 8 * 124, 'cached_bytes': None, 'table_bytes': None,
+        'partial_bytes': 8 + 15 * 1024, 'top_bytes': 33784,  # from 30 * 1024 + 8 + 1024 on
+        'whole_pages': {'touched_bytes': 0, 'purged_bytes': 0, 'untouched_bytes': 0},
+        # The last block freed reached 8 bytes into the ninth page; the one before it holds the eighth.
+        'top_pages': {'touched_bytes': 4096, 'purged_bytes': 0, 'untouched_bytes': 7 * 4096},
+        'between_bytes': 0, 'metadata_bytes': 0, 'live_blocks': 16, 'break_bytes': 65536,
+        'arena_bytes': 0, 'block_bytes': 0})
+    expect(moment['free_space'], bytes=49152, runs=17, largest_bytes=33784,
+           largest_without_top_bytes=1024, sizes=sizes(
+               # pieces: 15 * 16 + 527 of 768, without top 15 * 16 of floor(15368 / 64)
+               (64, 8 / 49152, 1 - 767 / 768, 8 / 15368, 0.0),
+               (512, 8 / 49152, 1 - 95 / 96, 8 / 15368, 0.0),
+               (4096, 15368 / 49152, 1 - 8 / 12, 1.0, 1.0),
+               (65536, 1.0, None, 1.0, None),
+               (131072, 1.0, None, 1.0, None)))
+    expect(moment['pages'], page_bytes=4096, used=8, half_free=8, single=0, whole=0,
+           free_bytes=8 * 2048, single_free_bytes=0)
+    expect(moment['huge_pages'], page_bytes=2 << 20, used=1, half_free=0, single=0, whole=0,
+           free_bytes=49152, single_free_bytes=0)
+    holders = moment['break']['holders']
+    assert moment['break']['top_bytes'] == 33784
+    assert [holder['returned_bytes'] // PAGE for holder in holders] == [
+        8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15, 16]
+    expect(holders[0], address=hex(BASE + 16 + 30 * 1024), size_bytes=900, chunk_bytes=1024,
+           allocated_at_ns=20 + 30 * 10, thread=7, caller='0x2000', kept=None, stack=None)
+    # Each pins as much; the one that asked for more comes first.
+    assert [(site['caller'], site['requested_bytes']) for site in moment['sites']] == [
+        ('0x1000', 8000), ('0x2000', 7200)]
+    expect(moment['sites'][1], pinned_bytes=8192.0, alone_bytes=0, alone_pages=0, blocks=8,
+           smallest_bytes=900, largest_bytes=900, oldest_at_ns=20 + 2 * 10, thread=7)
+
+
+def test_all_is_free_and_one(moments):
+    script = Script().brk(BASE, BASE + 65536)
+    for i in range(4):
+        script.malloc(BASE + 16 + i * 5008, 5000, 5008)
+    for i in 0, 2, 3, 1:
+        script.free(BASE + 16 + i * 5008)
+    moment = last(moments(script))
+    expect(moment['free_space'], bytes=65536, runs=1, largest_bytes=65536,
+           largest_without_top_bytes=0)
+    expect(moment['free_space']['sizes'][3], unusable=0.0, split=0.0, unusable_without_top=None,
+           split_without_top=None)
+    expect(moment['ledger'], partial_bytes=0, top_bytes=65536, top_pages={
+        'touched_bytes': 5 * 4096, 'purged_bytes': 0, 'untouched_bytes': 11 * 4096})
+    assert moment['break'] == {'top_bytes': 65536, 'holders': []}
+    assert moment['sites'] == [] and moment['trim_bytes'] == 0
+
+
+def hole_below_the_end():
+    """[8, 40) a block, [40, 200056) freed, [200056, 200104) a block, then top up to 262144."""
+    return (Script().brk(BASE, BASE + 262144).malloc(BASE + 16, 24, 32)
+            .malloc(BASE + 48, 200000, 200016).malloc(BASE + 200064, 40, 48, 0x2000, tid=9)
+            .free(BASE + 48))
+
+
+def test_a_small_block_holds_the_end_of_the_break(moments):
+    moment = last(moments(hole_below_the_end()))
+    expect(moment['break'], top_bytes=62040)
+    first, second = moment['break']['holders']
+    expect(first, returned_bytes=258048, address=hex(BASE + 200064), thread=9)
+    expect(second, returned_bytes=262144, address=hex(BASE + 16), thread=7)
+    expect(moment['ledger'], partial_bytes=8 + 4056 + 3448, top_bytes=62040,
+           whole_pages={'touched_bytes': 47 * 4096, 'purged_bytes': 0, 'untouched_bytes': 0},
+           top_pages={'touched_bytes': 0, 'purged_bytes': 0, 'untouched_bytes': 15 * 4096})
+    expect(moment['pages'], used=2, half_free=2, single=2, whole=47,
+           free_bytes=(8 + 4056) + (3448 + 600), single_free_bytes=8112)
+    assert moment['trim_bytes'] == 47 * 4096
+    assert [(site['caller'], site['alone_bytes'], site['alone_pages']) for site in
+            moment['sites']] == [('0x1000', 4064, 1), ('0x2000', 4048, 1)]
+
+
+@pytest.mark.parametrize('head, pages', [(4048, 2), (4056, 1)])
+def test_malloc_trim_keeps_the_head_of_a_free_chunk(moments, head, pages):
+    """A hole from `head` on, up to the third page's end but for 8 bytes or more."""
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, head - 16, head - 8)
+              .malloc(BASE + head + 8, 8000, 12296 - head).malloc(BASE + 12304, 40, 48)
+              .free(BASE + head + 8))
+    assert last(moments(script))['trim_bytes'] == pages * 4096
+
+
+def test_huge_pages(moments):
+    """[40, 5242936) is freed: the first huge page has one small block, the second none, the third
+    two blocks and 1048632 free bytes, the fourth one block and 1048456."""
+    moment = last(moments(
+        Script().brk(BASE, BASE + (8 << 20)).malloc(BASE + 16, 24, 32)
+        .malloc(BASE + 48, 5242880, 5242896).malloc(BASE + 5242944, 40, 48)
+        .malloc(BASE + 5242992, 2097152, 2097168).free(BASE + 48)))
+    expect(moment['huge_pages'], used=3, half_free=2, single=2, whole=1,
+           free_bytes=2097120 + 1048632 + 1048456, single_free_bytes=2097120 + 1048456)
+    expect(moment['ledger'], top_bytes=1048456)
+
+
+def test_an_arena(moments):
+    """Only what is accessible is mapped; its head is free for all that the log tells."""
+    arena = 0x7f6114000000
+    script = (Script().syscall(MMAP, 0, 128 << 20, 0, arena - (64 << 20), ARENA)
+              .syscall(MUNMAP, arena - (64 << 20), 64 << 20, 0, 0, ARENA)
+              .syscall(MPROTECT, arena, 131072, 3, 0, ARENA)
+              .malloc(arena + 0x12e0, 100, 112)
+              .syscall(MPROTECT, arena + 131072, 4096, 3, 0, ARENA))
+    moment = last(moments(script))
+    expect(moment['ledger'], mapped_bytes=135168, arena_bytes=135168, break_bytes=0,
+           partial_bytes=0x12d8 - 4096, top_bytes=135168 - 0x12d8 - 112,
+           whole_pages={'touched_bytes': 0, 'purged_bytes': 0, 'untouched_bytes': 4096},
+           top_pages={'touched_bytes': 0, 'purged_bytes': 0, 'untouched_bytes': 31 * 4096})
+    assert moment['break'] == {'top_bytes': 0, 'holders': []}
+    assert moment['free_space']['runs'] == 2
+
+
+def test_pages_that_went_back(moments):
+    """Nine pages go back, and a block lies on two of them for a while. Top's go with the break: when
+    it grows again they are new ones."""
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
+              .malloc(BASE + 48, 40960, 40976).malloc(BASE + 41024, 40, 48)
+              .malloc(BASE + 49168, 8200, 8208).free(BASE + 49168).free(BASE + 48)
+              .syscall(MADVISE, BASE + 4096, 9 * 4096, 4, 0, BREAK)
+              .phase('given back').malloc(BASE + 12304, 4120, 4128).phase('in use')
+              .free(BASE + 12304)
+              .brk(BASE + 65536, BASE + 53248).brk(BASE + 53248, BASE + 65536))
+    before, during, after = [moment for moment in moments(script)
+                             if moment['moment'] in ('phase', 'end')]
+    expect(before['ledger']['whole_pages'], touched_bytes=0, purged_bytes=9 * 4096,
+           untouched_bytes=0)
+    expect(before['ledger']['top_pages'], touched_bytes=3 * 4096, untouched_bytes=2 * 4096)
+    expect(during['ledger']['whole_pages'], touched_bytes=0, purged_bytes=7 * 4096)
+    expect(after['ledger']['whole_pages'], touched_bytes=2 * 4096, purged_bytes=7 * 4096,
+           untouched_bytes=0)
+    expect(after['ledger']['top_pages'], touched_bytes=4096, purged_bytes=0,
+           untouched_bytes=4 * 4096)
+    assert [moment['trim_bytes'] for moment in (before, during, after)] == [0, 0, 8192]
+    assert [moment['phase'] for moment in (before, during, after)] == [None, 'given back', None]
+
+
+def test_a_break_that_others_moved(moments):
+    """Somebody took [32768, 41216): what is free below is not top, and no page is theirs and ours."""
+    moment = last(moments(
+        Script().brk(BASE, BASE + 32768).malloc(BASE + 16, 24, 32)
+        .brk(BASE + 41216, BASE + 65536).malloc(BASE + 41232, 40, 48)))
+    expect(moment['ledger'], mapped_bytes=32768 + 24320, partial_bytes=8 + 4056 + 8,
+           top_bytes=65536 - 41272,
+           whole_pages={'touched_bytes': 0, 'purged_bytes': 0, 'untouched_bytes': 7 * 4096},
+           top_pages={'touched_bytes': 0, 'purged_bytes': 0, 'untouched_bytes': 5 * 4096})
+    holder, = moment['break']['holders']
+    expect(holder, returned_bytes=5 * 4096, address=hex(BASE + 41232))
+    expect(moment['pages'], used=2, single=2, whole=7, free_bytes=4064 + 45056 - 41216 - 48)
+
+
+def test_a_mapping_in_place_of_the_break(moments):
+    """The break was refused, memory mapped instead: top is where the break ends, still."""
+    place = 0x7f0000000000
+    moment = last(moments(
+        Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
+        .syscall(MMAP, 0, 1 << 20, 3, place, BREAK).malloc(place + 16, 24, 32)
+        .syscall(MMAP, 0, 1 << 20, 3, place - (1 << 20), BREAK)))
+    expect(moment['ledger'], break_bytes=65536 + (2 << 20), top_bytes=65536 - 40)
+    holder, = moment['break']['holders']
+    expect(holder, returned_bytes=65536, address=hex(BASE + 16))
+
+
+def test_a_mapped_block_plays_no_part(moments):
+    place = 0x7f0000000000
+    mapping = 135168
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
+              .syscall(MMAP, 0, mapping, 3, place, BLOCK).phase('not handed out')
+              .malloc(place + 16, 131072, mapping, 0x2000, flags=1).phase('in use')
+              .free(place + 16).phase('not unmapped')
+              .syscall(MUNMAP, place, mapping, 0, 0, BLOCK))
+    found = [moment for moment in moments(script) if moment['moment'] in ('phase', 'end')]
+    assert [moment['ledger']['between_bytes'] for moment in found] == [mapping, 0, mapping, 0]
+    assert [moment['ledger']['block_bytes'] for moment in found] == [mapping] * 3 + [0]
+    assert [moment['ledger']['live_blocks'] for moment in found] == [1, 2, 1, 1]
+    for moment in found:
+        assert moment['free_space']['bytes'] == 65536 - 32
+        assert moment['pages']['used'] == 1
+    assert [moment['sites_total'] for moment in found] == [1, 2, 1, 1]
+
+
+def test_blocks_of_caches_hold_pages(moments):
+    """Freed, but in a cache, they lie in the way like others; nothing more is known of them."""
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
+              .malloc(BASE + 48, 100, 112).malloc(BASE + 9000 - 8, 40, 48).free(BASE + 9000 - 8)
+              .free(BASE + 48).kept(0, 3, 1).kept(BASE + 48, 112, 1).kept(BASE + 8992, 48, 2)
+              .kept(BASE + 16384 + 16, 656, 3).malloc(BASE + 48, 100, 112, 0x3000))
+    moment = last(moments(script))
+    expect(moment, caches_known=True, sites_total=4)
+    expect(moment['ledger'], cached_bytes=48, table_bytes=656, live_blocks=2, top_bytes=48488)
+    expect(moment['break']['holders'][1], kept='fast', chunk_bytes=48, size_bytes=None,
+           allocated_at_ns=None, thread=None, caller=None, returned_bytes=65536 - 4096)
+    fast = next(site for site in moment['sites'] if site['kept'] == 'fast')
+    expect(fast, blocks=1, pinned_bytes=4048.0, alone_pages=1, smallest_bytes=None,
+           largest_bytes=None, oldest_at_ns=None, thread=None)
+
+
+def test_a_failed_realloc_leaves_the_block_as_it_was(moments):
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
+              .free(BASE + 16, REALLOC_BEGIN).malloc(0, 1 << 40, 0, kind=REALLOC))
+    end = last(moments(script))
+    holder, = end['break']['holders']
+    expect(holder, allocated_at_ns=20, size_bytes=24)
+
+
+def test_the_resident_peak_is_the_programs_own(moments):
+    """The recorder's buffers only grow."""
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32).sample(900000, 100000)
+              .sample(1500000, 800000).free(BASE + 16).sample(1600000, 800000))
+    found, = [moment for moment in moments(script) if moment['moment'] == 'resident_peak']
+    assert found['at_ns'] == 30 and found['ledger']['live_blocks'] == 1
+
+
+def test_the_mapped_peak_is_the_fullest_and_the_first(moments):
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32).free(BASE + 16)
+              .malloc(BASE + 16, 24, 32))
+    found, = [moment for moment in moments(script) if moment['moment'] == 'mapped_peak']
+    assert found['at_ns'] == 20 and found['ledger']['live_blocks'] == 1
