@@ -412,9 +412,11 @@ static void add_run(struct layout_runs *runs, uint64_t bytes)
 static void add_whole(struct walk *walk, struct layout_whole *whole, struct range range)
 {
 	struct pages_count count = pages_count(&walk->ledger->pages, range.start, range.end);
-	whole->touched += count.free << PAGES_BITS;
-	whole->purged += count.returned << PAGES_BITS;
-	whole->untouched += range.end - range.start - ((count.free + count.returned) << PAGES_BITS);
+	uint64_t touched = (count.live + count.free) << PAGES_BITS;
+	uint64_t purged = count.returned << PAGES_BITS;
+	whole->touched += touched;
+	whole->purged += purged;
+	whole->untouched += range.end - range.start - touched - purged;
 }
 
 static void free_run(struct walk *walk, struct range range, bool top)

@@ -216,6 +216,7 @@ struct pages_count pages_count(const struct pages *pages, uint64_t start, uint64
 		uint64_t next = (number / LEAF_PAGES + 1) * LEAF_PAGES;
 		for (next = next < last ? next : last; leaf && number < next; number++) {
 			const struct page *page = &leaf->page[page_in_leaf(number)];
+			count.live += page->state == PAGE_LIVE;
 			count.free += page->state == PAGE_FREE;
 			count.returned += page->state == PAGE_RETURNED;
 		}

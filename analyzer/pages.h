@@ -50,8 +50,9 @@ typedef void pages_returned(void *context, uint64_t free_since, uint64_t pages);
 struct pages_taken pages_return(struct pages *pages, uint64_t start, uint64_t end, bool unmapped,
 	pages_returned *returned, void *context);
 
-/* Pages of a range by state; of those that are in neither, a block lies on it or none ever did. */
+/* Pages of a range by state; the others are UNUSED. */
 struct pages_count {
+	uint64_t live; /* where the ledger has no block, one that is being resized */
 	uint64_t free;
 	uint64_t returned;
 };

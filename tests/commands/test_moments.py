@@ -407,6 +407,13 @@ def test_a_failed_realloc_leaves_the_block_as_it_was(moments):
     expect(holder, allocated_at_ns=20, size_bytes=24)
 
 
+def test_a_block_that_is_being_resized_has_touched_its_page(moments):
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
+              .free(BASE + 16, REALLOC_BEGIN).phase('x').malloc(BASE + 16, 40, 48, kind=REALLOC))
+    found, = [moment for moment in moments(script) if moment['moment'] == 'phase']
+    assert found['ledger']['top_pages']['touched_bytes'] == 4096
+
+
 def test_the_resident_peak_is_the_programs_own(moments):
     """The recorder's buffers only grow."""
     script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32).sample(900000, 100000)
