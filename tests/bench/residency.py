@@ -3,8 +3,8 @@
 """What snapshots of resident pages cost: `./dev bench residency`.
 
 The share is the CPU time of all that makes and writes them, as the recording counts it, of the time that
-the recording took; "behind" is by how much the largest snapshot is below the highest sample of
-anonymous memory. With --rounds, recordings with and without them alternate, and the ratio of their times
+the recording took; "behind" is by how much the anonymous memory in the sample before a snapshot is below that in the
+highest sample, at best. With --rounds, recordings with and without them alternate, and the ratio of their times
 is given. Nothing here is a test: no figure passes or fails.
 """
 
@@ -54,19 +54,18 @@ class Bench:
                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             session = json.loads(Path(trace, 'session.json').read_text())
             return session['duration_ns'] / 1e9, session['streams'][-1]['residency'], list(
-                self.dump(trace, 'sample,resident_begin,resident_run')) if residency != 'off' else []
+                self.dump(trace, 'sample,resident_begin')) if residency != 'off' else []
 
 
 def highest(records):
-    """Bytes of the largest snapshot and of the highest sample, runs and milliseconds of each."""
+    """Anonymous bytes in the highest sample that a snapshot follows, and in the highest; runs and
+    milliseconds of each snapshot."""
     sizes, runs, spans, anon = [], [], [], [0]
     for kind, fields in records:
         if kind == 'resident_begin':
-            sizes.append(0)
+            sizes.append(anon[-1])
             runs.append(int(fields['runs']))
             spans.append(int(fields['ns']) / 1e6)
-        elif kind == 'resident_run':
-            sizes[-1] += int(fields['length'])
         else:
             anon.append(int(fields['rss_anon']))
     return max(sizes, default=0), max(anon), runs or [0], spans or [0.0]
