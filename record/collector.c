@@ -278,7 +278,7 @@ static void sample_all(struct collector *collector, uint64_t now)
 		rss += p->sample.rss_anon + p->sample.rss_file + p->sample.rss_shmem -
 		       p->sample.recorder;
 		processes_put(all, p, &p->sample, hl_kind_slots(HL_KIND_sample));
-		residency_sampled(all->residency, p, now);
+		residency_sampled(all->residency, p);
 	}
 	live_set_resident(&collector->live, rss, now);
 	took = session_monotonic() - now;

@@ -198,7 +198,7 @@ static unsigned reason_for(
 	for (unsigned i = 0; i < sizeof(urgent) / sizeof(urgent[0]); i++)
 		if ((state->wanted >> urgent[i] & 1) != 0)
 			return urgent[i];
-	return state->due_ns != 0 && now >= state->due_ns ? HL_RESIDENT_interval : 0;
+	return now >= state->due_ns ? HL_RESIDENT_interval : 0;
 }
 
 static unsigned urgency(unsigned reason)
@@ -251,8 +251,11 @@ void residency_round(struct residency *residency, uint64_t now)
 	if (!may_work(residency, now))
 		return;
 	for (struct process *p = residency->all->alive; p != NULL; p = p->next) {
-		unsigned reason = reason_for(residency, p, now);
+		unsigned reason;
 
+		if (p->residency.due_ns == 0)
+			p->residency.due_ns = now + residency->interval_ns;
+		reason = reason_for(residency, p, now);
 		if (reason == 0 || (next != NULL && urgency(reason) < urgency(best)) ||
 			(reason == best && p->residency.due_ns >= next->residency.due_ns))
 			continue;
@@ -265,7 +268,7 @@ void residency_round(struct residency *residency, uint64_t now)
 
 /* ---- reasons --------------------------------------------------------------------------------- */
 
-void residency_sampled(struct residency *residency, struct process *process, uint64_t now)
+void residency_sampled(struct residency *residency, struct process *process)
 {
 	struct residency_state *state = &process->residency;
 	uint64_t rise = state->highest / RISE;
@@ -273,8 +276,6 @@ void residency_sampled(struct residency *residency, struct process *process, uin
 	if (residency == NULL)
 		return;
 	state->anonymous = process->sample.rss_anon;
-	if (state->due_ns == 0)
-		state->due_ns = now + residency->interval_ns;
 	if (rise < RISE_LEAST_BYTES)
 		rise = RISE_LEAST_BYTES;
 	if (state->anonymous > state->highest + rise)

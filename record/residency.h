@@ -39,7 +39,7 @@ int residency_open(struct residency **out, struct processes *all, uint64_t inter
 void residency_close(struct residency *residency);
 
 /* After a sample of this process was taken. */
-void residency_sampled(struct residency *residency, struct process *process, uint64_t now);
+void residency_sampled(struct residency *residency, struct process *process);
 
 /* A phase has begun in it from outside, or the recording. */
 void residency_want(struct residency *residency, struct process *process, enum hl_resident reason);

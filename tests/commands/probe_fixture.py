@@ -17,7 +17,7 @@ SYSCALL_KINDS = {'brk': 32, 'mmap': 33, 'munmap': 34, 'mremap': 35, 'madvise': 3
                  'process_fork': 58, 'process_exit': 60}
 SYSCALLS = range(32, 40)
 WIDE = {*SYSCALLS, 53, *range(58, 62)}
-MARKS = {49, 50, 51, 52, 54, 55, 57, 64, 65}
+MARKS = {49, 50, 51, 52, 54, 55, 57, 64, 65, 66}
 RESULT = 2  # among the words of a system call
 TICK = 62
 

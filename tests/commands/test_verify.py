@@ -33,6 +33,31 @@ for n in range(10):
     os.wait()
 os.spawnv(os.P_WAIT, '/bin/true', ['true'])'''
 
+GIT = r'''set -e
+export GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null
+git init -q -b main .
+for i in 1 2 3; do
+	seq 1 "$((i * 5000))" > a; seq "$i" 9000 > b; git add -A
+	git -c user.name=A -c user.email=a@example.org commit -q -m "$i"
+done
+git gc -q --aggressive --prune=now
+git fsck --full --strict'''
+
+# redis-tools has the server, which goes by the name it is called by. The save is by a forked child.
+REDIS = r'''set -e
+ln -s "$(command -v redis-server || command -v redis-check-rdb)" ./redis-server
+./redis-server --port 0 --unixsocket ./socket --io-threads 2 --io-threads-do-reads yes --save '' \
+	--logfile log &
+until redis-cli -s ./socket ping; do sleep 0.05; done
+redis-benchmark -q -s ./socket -n 3000 -c 10 -t set,lpush -d 300 -r 1000
+redis-cli -s ./socket bgsave
+until redis-cli -s ./socket info persistence | grep rdb_bgsave_in_progress:0; do sleep 0.05; done
+redis-cli -s ./socket shutdown nosave
+wait'''
+
+CODE = '\n'.join(f'int f{n}(int *a) {{ for (int i = 0; i < {n}; i++) a[i] += {n}; return a[1]; }}'
+                 for n in range(100)) + '\n'
+
 LOST_OFFSET = 96  # of `lost` in a stream's header
 PYTHON = ['/usr/bin/python3', '-I', '-S', '-c']
 
@@ -60,10 +85,15 @@ def assert_verified(heapledger, trace, least):
     ([*PYTHON, THREADS], None, 100),
     ([*PYTHON, FORKS], None, 50),
     (['/bin/bash', '-c', 'for i in 1 2 3; do /bin/true; (exit 0); done; true'], None, 20),
-], ids=['sqlite3', 'threads', 'forks', 'shell'])
+    (['gcc', '-O2', '-x', 'c', '-c', '-o', '/dev/null', '-'], CODE.encode(), 50),
+    (['xz', '-T2', '--block-size=200000', '-c'], bytes(range(256)) * 3000, 5),
+    (['/bin/sh', '-c', GIT], None, 100),
+    (['/bin/sh', '-c', REDIS], None, 100),
+], ids=['sqlite3', 'threads', 'forks', 'shell', 'gcc', 'xz', 'git', 'redis'])
 def test_true_traces_are_verified(build, heapledger, tmp_path, command, input, least):
     skip_without_probe(build)
-    record(heapledger, tmp_path / 'trace', *command, input=input)
+    (tmp_path / 'place').mkdir()
+    record(heapledger, tmp_path / 'trace', *command, input=input, cwd=tmp_path / 'place')
     assert_verified(heapledger, tmp_path / 'trace', least)
 
 
@@ -182,6 +212,48 @@ def test_a_lie_is_found(heapledger, trace, kind, change, text):
     status, said = verify(heapledger, trace)
     assert status == 1 and said.startswith('INCOMPLETE: '), said
     assert text in said
+
+
+@pytest.fixture
+def record_by_liar(build, heapledger, tmp_path):
+    """Records a program on the library that lies; gives what that says of its lie."""
+    skip_without_probe(build)
+    environment = {'HEAPLEDGER_LIBRARY': str(build / 'tests' / 'victims' / 'libliar.so'),
+                   'GLIBC_TUNABLES': 'glibc.malloc.mmap_threshold=131072'}
+
+    def call(**more):
+        outcome = run([heapledger, 'record', '-q', '-o', tmp_path / 'trace', '--kernel', 'require', '--',
+                       *PYTHON, THREADS], env={**environment, **more})
+        assert outcome.status == 0, outcome
+        return [line.split()[1:] for line in outcome.stderr.decode().splitlines()
+                if line.startswith('lie: ')]
+    return call
+
+
+def test_a_liar_that_does_not_lie_is_verified(heapledger, tmp_path, record_by_liar):
+    assert record_by_liar() == []
+    assert_verified(heapledger, tmp_path / 'trace', 100)
+
+
+@pytest.mark.parametrize('lie, finding', [
+    ('hide', 'a call that is not in the log reached into'),
+    ('size', 'logged, but the kernel has not seen it'),
+    ('drop', 'blocks in mappings that no logged call had obtained')])
+@pytest.mark.disorder
+def test_a_library_that_lies_is_found(heapledger, tmp_path, record_by_liar, lie, finding):
+    """One call of a whole program is hidden, wrong by a page, or lost and not counted: it is named."""
+    (kind, *words), = record_by_liar(HEAPLEDGER_LIE=lie)
+    thread, address, length = (int(word, 16) for word in words)
+    assert kind == ('mmap' if lie == 'drop' else 'munmap')
+    status, said = verify(heapledger, tmp_path / 'trace')
+    assert status == 1 and said.startswith('INCOMPLETE: ') and finding in said, said
+    named = [line.partition(f'/{thread} ')[2] for line in said.splitlines() if f'/{thread} ' in line]
+    truth = f'munmap({address:#x}, {length}, 0) = 0x0'
+    if lie == 'drop':  # nobody can tell it from the program's, but what lies in it can be told
+        assert named[0] == truth and named[1].endswith(f') = {address + 16:#x}'), said
+    else:
+        lied = f'munmap({address:#x}, {length - 4096}, 0) = 0x0'
+        assert named == ([truth] if lie == 'hide' else [lied, truth]), said
 
 
 @pytest.mark.parametrize('kind', ['mmap', 'munmap', 'mprotect'])
