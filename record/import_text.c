@@ -49,19 +49,28 @@ struct text_import {
 };
 
 static volatile sig_atomic_t interrupted;
+static int input_fd = -1;
+static int empty_fd = -1;
 
+/* A read that waits is interrupted, and one that begins now finds nothing. */
 static void interrupt(int number)
 {
+	int error = errno;
+
 	interrupted = number;
+	dup2(empty_fd, input_fd);
+	errno = error;
 }
 
 /* So that what was made is taken away; then the signal does what it would have done. */
-static void catch_signals(void)
+static void catch_signals(int fd)
 {
 	static const int numbers[] = {SIGHUP, SIGINT, SIGTERM};
 	struct sigaction action = {.sa_handler = interrupt, .sa_flags = (int)SA_RESETHAND};
 	struct sigaction before;
 
+	input_fd = fd;
+	empty_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
 		if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
 			sigaction(numbers[i], &action, NULL);
@@ -348,7 +357,7 @@ static int import_from(struct text_import *import, int fd)
 	if (rc != 0)
 		return tool_fail(
 			TOOL_UNREADABLE, import->command, "%s: %s", import->name, strerror(-rc));
-	catch_signals();
+	catch_signals(fd);
 	code = read_lines(import);
 	return code == TOOL_OK && !interrupted ? finish(import) : code;
 }
@@ -386,8 +395,6 @@ int import_text(const struct text_import_options *options, const char *command)
 			TOOL_UNREADABLE, command, "%s: %s", options->path, strerror(errno));
 	code = import_from(&import, fd);
 	clean_up(&import, !interrupted && (code == TOOL_OK || code == TOOL_FINDING));
-	if (!from_stdin)
-		close(fd);
 	if (interrupted)
 		raise(interrupted);
 	return code;

@@ -44,8 +44,8 @@ int text_lines_next(struct text_lines *lines, struct text_line *line);
 
 void text_lines_close(struct text_lines *lines);
 
-/* A file as such a source. *out may hold one after a failure, too, for text_source_error. The file
- * stays the caller's. */
+/* A file as such a source, which closes it. *out may hold one after a failure, too, for
+ * text_source_error. */
 struct text_source;
 int text_source_open(struct text_source **out, int fd);
 text_read text_source_read;

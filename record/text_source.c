@@ -38,23 +38,16 @@ static int fail(struct text_source *source, int rc, const char *what)
 int text_source_open(struct text_source **out, int fd)
 {
 	struct text_source *source = *out = calloc(1, sizeof(*source));
-	int copy;
 
-	if (source == NULL)
+	if (source != NULL)
+		source->file = gzdopen(fd, "rb");
+	if (source == NULL || source->file == NULL) {
+		close(fd);
 		return -ENOMEM;
-	source->in = malloc(IN_BYTES);
-	if (source->in == NULL)
-		return fail(source, -ENOMEM, strerror(ENOMEM));
-	copy = dup(fd);
-	if (copy < 0)
-		return fail(source, -errno, strerror(errno));
-	source->file = gzdopen(copy, "rb");
-	if (source->file == NULL) {
-		close(copy);
-		return fail(source, -ENOMEM, strerror(ENOMEM));
 	}
 	gzbuffer(source->file, IN_BYTES);
-	return 0;
+	source->in = malloc(IN_BYTES);
+	return source->in != NULL ? 0 : -ENOMEM;
 }
 
 void text_source_close(struct text_source *source)
