@@ -411,8 +411,9 @@ bool analysis_ran_on(const struct trace_stream *stream)
 bool analysis_imported(const struct analysis *analysis)
 {
 	const struct trace *trace = analysis->trace;
-	return trace->stream_count &&
-	       trace->streams[0].info.header.mode == HL_MODE_IMPORTED;
+	if (!trace->stream_count)
+		return trace_imported(trace) != NULL;
+	return trace->streams[0].info.header.mode == HL_MODE_IMPORTED;
 }
 
 const struct trace_stream *analysis_program(const struct analysis *analysis)

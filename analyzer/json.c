@@ -321,8 +321,7 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 	json_t *ratios = json_object();
 	put(object, "events", events(result, lost));
 	put(object, "syscalls",
-		syscalls(result, &stream->clock,
-			stream->info.header.mode == HL_MODE_IMPORTED));
+		syscalls(result, &stream->clock, analysis_imported(analysis)));
 	put(object, "peak", peak_object(result, stream));
 	put(object, "end", end_object(result));
 	put_known(object, "returned_bytes", !result->observed,
@@ -404,6 +403,7 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 	const struct trace_stream *program = analysis_program(analysis);
 	const struct hl_trace_header *header = program ? &program->info.header : NULL;
 	json_t *command = json_object_get(analysis->trace->session, "command");
+	bool imported = analysis_imported(analysis);
 
 	put(root, "schema", json_string("heapledger-analysis/1"));
 	put(root, "version", json_string(HEAPLEDGER_VERSION));
@@ -418,14 +418,15 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 	put(root, "tunables", session_member(analysis, "tunables"));
 	put(root, "tunables_set", session_member(analysis, "tunables_set"));
 	put(root, "model",
-		session_text(analysis, "model", header && header->mode ? NULL : ANALYSIS_MODEL));
+		session_text(analysis, "model",
+			imported || (header && header->mode) ? NULL : ANALYSIS_MODEL));
 	if (json_is_array(command))
 		put(root, "command", json_incref(command));
 	else
 		put(root, "command",
 			program ? command_array(&analysis->trace->streams[0]) : json_array());
 	put(root, "complete", json_boolean(analysis->complete));
-	put_known(root, "duration_ns", !program || trace_has_times(program),
+	put_known(root, "duration_ns", program ? trace_has_times(program) : !imported,
 		(int64_t)(analysis->last_ns - analysis->first_ns));
 	json_t *session_exit = json_object_get(analysis->trace->session, "exit");
 	if (json_is_object(session_exit))

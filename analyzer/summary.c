@@ -264,7 +264,7 @@ static void print_warnings(const struct analysis *analysis)
 	if (anomalies->inherited)
 		say("%s free%s of what was allocated before %s", number(anomalies->inherited),
 			anomalies->inherited == 1 ? " is" : "s are",
-			imported ? "the log began, or a fork"
+			imported ? "the log began, or before a fork"
 				 : "a fork that the trace does not show");
 }
 

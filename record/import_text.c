@@ -167,7 +167,6 @@ static int take_line(struct text_import *import, const struct text_line *line)
 	struct text_parser *parser = &import->parser;
 	struct text_event event;
 	enum text_result result = text_parse(parser, line, &event);
-	bool blank = result == TEXT_OTHER && parser->format == NULL;
 	int code;
 
 	if (parser->left_line != 0)
@@ -178,7 +177,7 @@ static int take_line(struct text_import *import, const struct text_line *line)
 			return not_a_log(import);
 		return TOOL_OK;
 	}
-	if (blank)
+	if (result == TEXT_BLANK)
 		return TOOL_OK;
 	import->good++;
 	code = open_directory(import);
@@ -258,7 +257,8 @@ static json_t *imported_object(const struct text_import *import)
 /* What is said of a recording, and is not known of this one, is null. */
 static void forget(json_t *root)
 {
-	static const char *const unknown[] = {"started", "tick_hz", "host", "exit", "duration_ns"};
+	static const char *const unknown[] = {
+		"started", "tick_hz", "host", "exit", "duration_ns", "unrecorded_processes"};
 
 	for (size_t i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++)
 		json_object_set_new(root, unknown[i], json_null());

@@ -409,7 +409,7 @@ enum text_result text_parse(
 	else if (text.cut)
 		result = malformed(parser, "the end of the line, which may be cut off");
 	else if (scan_end(&(struct scan){text.text, text.text + text.length}))
-		return TEXT_OTHER;
+		return TEXT_BLANK;
 	else if (parser->format == NULL)
 		result = recognise(parser, &text, event);
 	else

@@ -32,6 +32,7 @@ enum text_result {
 	TEXT_EVENT,
 	TEXT_HALF,      /* the first of two lines that are one event */
 	TEXT_OTHER,     /* of the format, but no event */
+	TEXT_BLANK,     /* of any format */
 	TEXT_MALFORMED, /* parser->expected says what should be there */
 };
 

@@ -143,8 +143,8 @@ def _imported(analysis):
         text += " It has no times either: events are shown in their order, by number."
     before = analysis.get("anomalies.inherited")
     if before:
-        text += (f" {counted(before, 'block')} that were freed or resized had been made before the log "
-                 f"began, or before a fork.")
+        text += (f" {counted(before, 'free')} {'is' if before == 1 else 'are'} of blocks that were made "
+                 f"before the log began, or before a fork.")
     log = analysis.get("imported.format")
     return Finding("fine", f"A log of {log} was imported" if log else "A log was imported", text)
 

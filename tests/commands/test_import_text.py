@@ -464,6 +464,14 @@ def test_what_is_no_log_is_refused_and_leaves_nothing(import_log, tmp_path, cont
     assert [path.name for path in tmp_path.iterdir()] == ['log']
 
 
+def test_a_log_without_events_is_one(heapledger, import_log, tmp_path):
+    assert import_log('= Start\n= End\n').status == 0
+    analysis = analyze(heapledger, tmp_path / 'trace')
+    assert analysis['mode'] == 'imported' and analysis['complete'] is False and analysis['processes'] == []
+    assert [analysis[key] for key in ('duration_ns', 'model', 'policy')] == [None] * 3
+    assert import_log('\n', '--format', 'mtrace', trace='blank').status == 3
+
+
 def test_a_format_that_is_given_is_the_only_one(import_log, tmp_path):
     for format, line in GOOD.items():
         for other in GOOD:
@@ -622,7 +630,7 @@ def test_the_summary_and_the_report_say_unknown(heapledger, import_log, tmp_path
     assert ', at event 8.' in summary
     assert re.search(r'= mapped +unknown +unknown', summary)
     assert not re.search(r'\d (?:ns|us|ms|s)\b', summary)
-    assert '1 free is of what was allocated before the log began, or a fork' in summary
+    assert '1 free is of what was allocated before the log began, or before a fork' in summary
     assert max(map(len, summary.splitlines())) <= 80
     report = run([heapledger, 'report', 'trace', '-o', 'report.html', '--png', 'figures'], cwd=tmp_path)
     assert report.status == 0, report
