@@ -320,8 +320,7 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 {
 	json_t *ratios = json_object();
 	put(object, "events", events(result, lost));
-	put(object, "syscalls",
-		syscalls(result, &stream->clock, analysis_imported(analysis)));
+	put(object, "syscalls", syscalls(result, &stream->clock, analysis_imported(analysis)));
 	put(object, "peak", peak_object(result, stream));
 	put(object, "end", end_object(result));
 	put_known(object, "returned_bytes", !result->observed,
