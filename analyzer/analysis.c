@@ -90,13 +90,15 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	uint64_t first = first_tick(stream);
 	result->phases.start_tick = first;
 	struct ledger_copy copy = {process->forked_by, stream->info.header.pid};
-	result->observed = stream->info.header.mode == HL_MODE_OBSERVE;
+	result->observed = stream->info.header.mode != HL_MODE_ALLOCATOR;
 	result->syscalls_unknown = result->observed;
 	if (parent)
 		rc = ledger_fork(ledger, parent, &copy, result, &stream->clock);
 	else
 		ledger_start(ledger, result, &stream->clock);
-	result->orphan = !parent && stream->info.header.parent_serial;
+	/* A log may begin later than its process, or be of a forked one. */
+	result->orphan = !parent && (stream->info.header.parent_serial ||
+					    stream->info.header.mode == HL_MODE_IMPORTED);
 	result->peak.requested_tick = first;
 	result->peak.mapped_tick = first;
 	if (!rc && (analysis->wants & ANALYSIS_TIMELINES) && !analysis->again)
@@ -406,6 +408,14 @@ bool analysis_ran_on(const struct trace_stream *stream)
 	return header->end == HL_TRACE_END_DETACHED && !(header->flags & HL_TRACE_INCOMPLETE);
 }
 
+bool analysis_imported(const struct analysis *analysis)
+{
+	const struct trace *trace = analysis->trace;
+	if (!trace->stream_count)
+		return trace_imported(trace) != NULL;
+	return trace->streams[0].info.header.mode == HL_MODE_IMPORTED;
+}
+
 const struct trace_stream *analysis_program(const struct analysis *analysis)
 {
 	const struct trace *trace = analysis->trace;
@@ -558,6 +568,9 @@ int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants)
 	}
 	int rc = observed_read(
 		&analysis->observed, trace, analysis->unknown_why, sizeof(analysis->unknown_why));
+	if (analysis_imported(analysis))
+		snprintf(analysis->unknown_why, sizeof(analysis->unknown_why),
+			"an imported log has none");
 	for (size_t i = 0; i < analysis->count; i++)
 		analysis->streams[i].stream = &trace->streams[i];
 	if (!rc)

@@ -84,6 +84,9 @@ bool analysis_stream_complete(const struct analysis_stream *stream);
 /* The recording of it ended first, as it should: what it did then is not in the trace. */
 bool analysis_ran_on(const struct trace_stream *stream);
 
+/* A log of another tool: all but calls, addresses and sizes is unknown. */
+bool analysis_imported(const struct analysis *analysis);
+
 /* The program's own last process image: how it ended is how the program ended. NULL without any. */
 const struct trace_stream *analysis_program(const struct analysis *analysis);
 

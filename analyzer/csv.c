@@ -46,7 +46,8 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 		const struct memory *memory = &row->memory;
 		bool ours = !entry->result.observed, mapped = !entry->result.syscalls_unknown;
 		writer_text(out, entry->stream->name);
-		comma(out, clock_ns(&entry->stream->clock, row->tick));
+		bool times = trace_has_times(entry->stream);
+		comma_known(out, times, (int64_t)clock_ns(&entry->stream->clock, row->tick));
 		comma_signed(out, memory->requested);
 		comma_known(out, ours, memory->chunk);
 		comma_known(out, mapped, memory_mapped(memory));
@@ -58,6 +59,7 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 		comma_signed(out, memory->live_blocks);
 		comma_signed(out, row->peak_requested);
 		comma_known(out, mapped, row->peak_mapped);
+		comma_known(out, !times, (int64_t)row->tick);
 		writer_char(out, '\n');
 	}
 }
@@ -153,7 +155,7 @@ static const struct {
 	{"timeline.csv",
 		"stream,time_ns,requested_bytes,chunk_bytes,mapped_bytes,break_bytes,arena_bytes,"
 		"block_bytes,free_bytes,returned_bytes,live_blocks,peak_requested_bytes,"
-		"peak_mapped_bytes\n",
+		"peak_mapped_bytes,event\n",
 		timeline_rows},
 	{"samples.csv",
 		"stream,time_ns,rss_bytes,rss_anon_bytes,rss_file_bytes,rss_shmem_bytes,swap_bytes,"

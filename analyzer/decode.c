@@ -52,9 +52,9 @@ const char *decode_check_command(const uint8_t *bytes, const struct hl_trace_hea
 	crc = crc32(crc, bytes + sizeof(copy), (uInt)(header->header_bytes - sizeof(copy)));
 	if (crc != header->crc)
 		return "the header is damaged (checksum)";
-	if (header->source > HL_TRACE_KERNEL || header->clock > HL_CLOCK_TSC)
+	if (header->source > HL_TRACE_KERNEL || header->clock > HL_CLOCK_EVENTS)
 		return "the header names an unknown source or clock";
-	if (header->mode > 1 || header->policy > 2)
+	if (header->mode > HL_MODE_IMPORTED || header->policy > 2)
 		return "the header names an unknown mode or policy";
 	if (!header->tick_hz)
 		return "the header gives no tick rate";

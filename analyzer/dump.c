@@ -11,6 +11,8 @@
 #include "trace.h"
 #include "tool.h"
 
+#include "heapledger/session.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -61,10 +63,15 @@ static void put_named(struct writer *out, const char *label, const char *name, u
 		writer_u64(out, number);
 }
 
-static void put_block(struct writer *out, const struct hl_call_record *call)
+static void put_block(struct dump *dump, const struct hl_call_record *call)
 {
+	struct writer *out = &dump->out;
+
 	put_address(out, " = ", hl_addr_of(call->kind_addr));
-	put_number(out, " chunk=", call->chunk & HL_ADDRESS_MASK);
+	if (dump->from->info.header.mode == HL_MODE_IMPORTED)
+		writer_text(out, " chunk=unknown");
+	else
+		put_number(out, " chunk=", call->chunk & HL_ADDRESS_MASK);
 	if (call->chunk >> HL_ADDRESS_BITS & HL_CHUNK_MMAPPED)
 		writer_text(out, " mmapped");
 }
@@ -153,7 +160,7 @@ static void put_call(struct dump *dump, unsigned kind, const struct hl_call_reco
 	case NAME_SHAPE_ALLOC:
 	case NAME_SHAPE_REALLOC:
 		put_number(out, " size=", call->size);
-		put_block(out, call);
+		put_block(dump, call);
 		break;
 	case NAME_SHAPE_FREE:
 		put_address(out, " ", hl_addr_of(call->kind_addr));
@@ -409,6 +416,22 @@ static uint64_t caller_of(unsigned kind, const union decode_record *record)
 	return 0;
 }
 
+/* Seconds, or the number of the event where there is no time. */
+static void put_time(struct dump *dump, uint64_t tick)
+{
+	struct writer *out = &dump->out;
+	uint64_t before = clock_ns_before(dump->clock, tick);
+	uint64_t ns = before ? before : clock_ns(dump->clock, tick);
+
+	if (!trace_has_times(dump->from)) {
+		put_number(out, " ", tick);
+		return;
+	}
+	put_number(out, before ? " -" : " ", ns / 1000000000);
+	writer_char(out, '.');
+	writer_fraction(out, ns % 1000000000, 9);
+}
+
 static int put_event(struct dump *dump, const char *name, const struct stream_event *event)
 {
 	struct writer *out = &dump->out;
@@ -416,13 +439,8 @@ static int put_event(struct dump *dump, const char *name, const struct stream_ev
 	unsigned kind = hl_kind_of(record->word[1]);
 
 	writer_text(out, name);
-	if (!dump->no_time) {
-		uint64_t before = clock_ns_before(dump->clock, record->word[0]);
-		uint64_t ns = before ? before : clock_ns(dump->clock, record->word[0]);
-		put_number(out, before ? " -" : " ", ns / 1000000000);
-		writer_char(out, '.');
-		writer_fraction(out, ns % 1000000000, 9);
-	}
+	if (!dump->no_time)
+		put_time(dump, record->word[0]);
 	put_number(out, " ", event->tid & TID_MASK);
 	if (event->tid & ~TID_MASK)
 		put_number(out, "/", event->tid >> TID_BITS);

@@ -8,12 +8,22 @@
 #include "writer.h"
 
 #include "heapledger/record.h"
+#include "heapledger/session.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define NOTES_MOST 100
+
+/* null where there is no time. */
+static void put_time(json_t *object, const char *name, struct trace_stream *stream, uint64_t tick)
+{
+	uint64_t ns = clock_ns(&stream->clock, tick);
+	put(object, name,
+		trace_has_times(stream) ? json_integer(ns > INT64_MAX ? INT64_MAX : (json_int_t)ns)
+					: NULL);
+}
 
 /* Bytes of a name or argument may be anything; JSON strings are UTF-8. */
 json_t *json_text(const char *bytes, size_t length)
@@ -108,7 +118,8 @@ static json_t *causes_array(const struct ledger_result *result, const struct clo
 	return causes;
 }
 
-static json_t *syscalls(const struct ledger_result *result, const struct clock *clock)
+static json_t *syscalls(
+	const struct ledger_result *result, const struct clock *clock, bool imported)
 {
 	json_t *object = json_object();
 	bool known = !result->syscalls_unknown;
@@ -120,7 +131,7 @@ static json_t *syscalls(const struct ledger_result *result, const struct clock *
 	put_known(object, "total", known, (int64_t)analysis_all_syscalls(result));
 	put_known(object, "time_ns", known, (int64_t)clock_span(clock, ticks));
 	put_known(object, "foreign", result->observed && known, (int64_t)result->foreign_calls);
-	put_count(object, "recorder", result->recorder_calls);
+	put_known(object, "recorder", !imported, (int64_t)result->recorder_calls);
 	put(object, "by_cause", known ? causes_array(result, clock) : NULL);
 	return object;
 }
@@ -161,7 +172,9 @@ static json_t *peak_object(const struct ledger_result *result, struct trace_stre
 	json_t *object = json_object();
 	bool sampled = result->samples > 0, mapped = !result->syscalls_unknown;
 	put_int(object, "requested_bytes", peak->requested);
-	put_count(object, "requested_at_ns", clock_ns(&stream->clock, peak->requested_tick));
+	put_time(object, "requested_at_ns", stream, peak->requested_tick);
+	put_known(object, "requested_at_event", !trace_has_times(stream),
+		(int64_t)peak->requested_tick);
 	put_known(object, "mapped_bytes", mapped, peak->mapped);
 	put_known(object, "mapped_at_ns", mapped,
 		(int64_t)clock_ns(&stream->clock, peak->mapped_tick));
@@ -325,7 +338,7 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 {
 	json_t *ratios = json_object();
 	put(object, "events", events(result, lost));
-	put(object, "syscalls", syscalls(result, &stream->clock));
+	put(object, "syscalls", syscalls(result, &stream->clock, analysis_imported(analysis)));
 	put(object, "peak", peak_object(result, stream));
 	put(object, "end", end_object(result));
 	put_known(object, "returned_bytes", !result->observed,
@@ -354,17 +367,16 @@ static json_t *process_object(
 	const struct hl_trace_header *header = &stream->info.header;
 	json_t *object = json_object();
 	put(object, "stream", json_string(stream->name));
-	put_count(object, "pid", header->pid);
-	put_count(object, "ppid", header->ppid);
+	bool imported = header->mode == HL_MODE_IMPORTED;
+	put_known(object, "pid", !imported || header->pid, header->pid);
+	put_known(object, "ppid", !imported, header->ppid);
 	put_count(object, "serial", header->serial);
 	put_count(object, "parent_serial", header->parent_serial);
 	put(object, "command", command_array(stream));
-	put_count(object, "start_ns",
-		clock_ns(&stream->clock, entry->stream->begin_tick ? entry->stream->begin_tick
-								   : header->start_tick));
-	put_count(object, "end_ns",
-		clock_ns(&stream->clock,
-			header->end_tick ? header->end_tick : stream->info.last_tick));
+	put_time(object, "start_ns", stream,
+		entry->stream->begin_tick ? entry->stream->begin_tick : header->start_tick);
+	put_time(object, "end_ns", stream,
+		header->end_tick ? header->end_tick : stream->info.last_tick);
 	put(object, "complete", json_boolean(analysis_stream_complete(entry)));
 	put(object, "exit", exit_object(header));
 	put(object, "began_late", json_boolean(stream->begin_tick != 0));
@@ -410,12 +422,14 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 	const struct trace_stream *program = analysis_program(analysis);
 	const struct hl_trace_header *header = program ? &program->info.header : NULL;
 	json_t *command = json_object_get(analysis->trace->session, "command");
+	bool imported = analysis_imported(analysis);
 
 	put(root, "schema", json_string("heapledger-analysis/1"));
 	put(root, "version", json_string(HEAPLEDGER_VERSION));
 	put(root, "mode",
 		header ? json_string(name_mode(header->mode))
 		       : session_text(analysis, "mode", NULL));
+	put(root, "imported", session_member(analysis, "imported"));
 	put(root, "policy",
 		header && header->mode ? NULL
 		: header               ? json_string(name_policy(header->policy))
@@ -423,14 +437,16 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 	put(root, "tunables", session_member(analysis, "tunables"));
 	put(root, "tunables_set", session_member(analysis, "tunables_set"));
 	put(root, "model",
-		session_text(analysis, "model", header && header->mode ? NULL : ANALYSIS_MODEL));
+		session_text(analysis, "model",
+			imported || (header && header->mode) ? NULL : ANALYSIS_MODEL));
 	if (json_is_array(command))
 		put(root, "command", json_incref(command));
 	else
 		put(root, "command",
 			program ? command_array(&analysis->trace->streams[0]) : json_array());
 	put(root, "complete", json_boolean(analysis->complete));
-	put_count(root, "duration_ns", analysis->last_ns - analysis->first_ns);
+	put_known(root, "duration_ns", program ? trace_has_times(program) : !imported,
+		(int64_t)(analysis->last_ns - analysis->first_ns));
 	json_t *session_exit = json_object_get(analysis->trace->session, "exit");
 	if (json_is_object(session_exit))
 		put(root, "exit", json_incref(session_exit));

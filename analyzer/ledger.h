@@ -59,9 +59,9 @@ struct ledger_anomalies {
 	uint64_t unknown_frees;
 	uint64_t order_violations; /* an address handed out that was live */
 	uint64_t unmatched;        /* a realloc without its begin, or the reverse */
-	uint64_t inherited;  /* frees of blocks from before this stream, whose parent is missing */
-	uint64_t impossible; /* the mapped bytes of a kind would have gone below 0, a block is
-				larger than the heap: the trace contradicts itself */
+	uint64_t inherited;        /* frees of blocks from before an orphan began */
+	uint64_t impossible;       /* the mapped bytes of a kind would have gone below 0, a block is
+				      larger than the heap: the trace contradicts itself */
 };
 
 /* What is left when a stream has gone by. */
@@ -86,9 +86,9 @@ struct ledger_result {
 	uint64_t max_sampled_rss; /* without the recorder's part */
 	struct hl_sample_record last_sample;
 	struct phases phases; /* start_tick is set before ledger_start or ledger_fork */
-	bool orphan;          /* forked, but the parent's heap is not known */
-	/* The program's own allocator: what it does with its memory is not known, and its system
-	 * calls only where the kernel's side is there. */
+	bool orphan; /* forked, but the parent's heap is not known; or a log that began later */
+	/* The program's own allocator, or an imported log of one: what it does with its memory is
+	 * not known, and its system calls only where the kernel's side is there. */
 	bool observed;
 	bool syscalls_unknown;
 	bool usable_unknown;    /* of some block nobody could say how large it is */

@@ -44,10 +44,24 @@ static const struct command commands[] = {
 		"Prints a summary of the trace in DIR.\n"
 		"  --json FILE   write the figures as JSON (\"-\" = standard output, no summary)\n"
 		"  --csv DIR     write the time lines as CSV files into this folder\n"},
-	{"import", cmd_import, NULL, "DIR", "make a trace of raw files, as all commands do",
-		"Makes a trace of the raw files that processes left in DIR, recorded with "
-		"LD_PRELOAD\n"
-		"alone. Commands that read a trace do this by themselves.\n"},
+	{"import", cmd_import, NULL, "[--format NAME] [-o DIR] [--force] FILE | DIR",
+		"make a trace of another tool's log, or of raw files",
+		"Makes a trace of FILE (\"-\" = standard input), the log of Mozilla's logalloc, "
+		"of\n"
+		"glibc's mtrace or of Android's memory_replay, plain or compressed with gzip or\n"
+		"zstd. What such a log does not say is unknown to the commands that read the "
+		"trace.\n"
+		"  --format NAME    logalloc, mtrace or memory_replay (default: as its lines "
+		"tell)\n"
+		"  -o, --output DIR the trace (default: heapledger.FILE)\n"
+		"  --force          replace a trace that is there\n"
+		"Exits 0, 1 when lines were malformed and left out, 2 for wrong usage or an "
+		"output\n"
+		"that cannot be written, 3 when FILE cannot be read or is no such log.\n"
+		"\n"
+		"Of DIR it makes a trace of the raw files that processes left there, recorded "
+		"with\n"
+		"LD_PRELOAD alone. Commands that read a trace do this by themselves.\n"},
 	{"report", NULL, "report.py", "DIR [-o FILE.html] [--png DIR] [--force]",
 		"make an HTML report with figures", NULL},
 	{"check", NULL, "check.py", "DIR --budget FILE", "compare with a budget, for CI", NULL},

@@ -67,7 +67,7 @@ const char *name_policy(unsigned policy)
 
 const char *name_mode(unsigned mode)
 {
-	static const char *const names[] = {"allocator", "observe"};
+	static const char *const names[] = {"allocator", "observe", "imported"};
 	return LOOK_UP(names, mode);
 }
 

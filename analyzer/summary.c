@@ -138,6 +138,17 @@ static void print_command(const struct trace_stream *stream, size_t room)
 	putchar('\n');
 }
 
+/* The same of a name. */
+static void print_printable(const char *name, size_t room)
+{
+	size_t length = strlen(name), at = length > room ? length - room + 3 : 0;
+	if (at)
+		fputs("...", stdout);
+	for (; name[at]; at++)
+		putchar(name[at] < ' ' || name[at] > '~' ? '?' : name[at]);
+	putchar('\n');
+}
+
 /* Those that were set. */
 static void print_tunables(const json_t *session)
 {
@@ -162,6 +173,24 @@ static void print_tunables(const json_t *session)
 	}
 	if (used > 0)
 		say("tunables %s", line + 2);
+}
+
+/* What an imported log says of itself, instead of a command and times. */
+static void print_log(const struct analysis *analysis)
+{
+	const json_t *imported = trace_imported(analysis->trace);
+	const char *file = json_string_value(json_object_get(imported, "file"));
+	const char *format = json_string_value(json_object_get(imported, "format"));
+	const struct trace_stream *first = &analysis->trace->streams[0];
+
+	printf("%sheapledger%s  ", bold, plain);
+	print_printable(file ? file : "an imported log", COLUMNS - 12);
+	say("mode imported: a log of %s; what it does not say is unknown",
+		format ? format : "another tool");
+	say("%s allocator calls, %s, in %zu process%s", number(analysis_calls(&analysis->total)),
+		trace_has_times(first) ? duration(analysis->last_ns - analysis->first_ns)
+				       : "at times that are unknown",
+		analysis->count, analysis->count == 1 ? "" : "es");
 }
 
 static void print_identity(const struct analysis *analysis)
@@ -204,6 +233,7 @@ static void print_identity(const struct analysis *analysis)
 static void print_warnings(const struct analysis *analysis)
 {
 	const struct ledger_anomalies *anomalies = &analysis->total.anomalies;
+	bool imported = analysis_imported(analysis);
 	uint64_t odd = anomalies->unknown_frees + anomalies->order_violations +
 		       anomalies->unmatched + anomalies->impossible;
 	if (analysis->total.lost)
@@ -213,7 +243,11 @@ static void print_warnings(const struct analysis *analysis)
 	for (size_t i = 0; i < analysis->count; i++)
 		incomplete +=
 			(analysis->streams[i].stream->info.header.flags & HL_TRACE_INCOMPLETE) != 0;
-	if (incomplete)
+	if (incomplete && imported)
+		printf("  %sINCOMPLETE: lines of the log could not be read; what they say is in no "
+		       "figure%s\n",
+			warn, plain);
+	else if (incomplete)
 		printf("  %sINCOMPLETE: %zu of %zu streams end early; the figures are up to "
 		       "there%s\n",
 			warn, incomplete, analysis->count, plain);
@@ -228,8 +262,10 @@ static void print_warnings(const struct analysis *analysis)
 		       "--json)%s\n",
 			warn, number(odd), plain);
 	if (anomalies->inherited)
-		say("%s free%s of what was allocated before a fork that the trace does not show",
-			number(anomalies->inherited), anomalies->inherited == 1 ? " is" : "s are");
+		say("%s free%s of what was allocated before %s", number(anomalies->inherited),
+			anomalies->inherited == 1 ? " is" : "s are",
+			imported ? "the log began, or before a fork"
+				 : "a fork that the trace does not show");
 }
 
 static void print_column(const char *label, int64_t peak, int64_t end, const char *note)
@@ -289,9 +325,13 @@ static void print_memory(const struct analysis *analysis)
 			"highest and last, by the kernel");
 	else
 		printf("  %-19s %12s\n", "resident", "not measured");
-	say("Most requested at any time: %s, in %s block%s.", size(result->peak.requested),
+	const struct trace_stream *stream = analysis->streams[analysis->main].stream;
+	char when[48] = "";
+	if (!trace_has_times(stream))
+		snprintf(when, sizeof(when), ", at event %s", number(result->peak.requested_tick));
+	say("Most requested at any time: %s, in %s block%s%s.", size(result->peak.requested),
 		number((uint64_t)result->peak.at_requested.live_blocks),
-		result->peak.at_requested.live_blocks == 1 ? "" : "s");
+		result->peak.at_requested.live_blocks == 1 ? "" : "s", when);
 }
 
 static void print_live(
@@ -301,8 +341,9 @@ static void print_live(
 		say("%s in %s block%s was never freed%s.", size(result->end.requested),
 			number((uint64_t)result->end.live_blocks),
 			result->end.live_blocks == 1 ? "" : "s",
-			analysis->complete && !ran_on ? " before the program ended"
-						      : " as far as the trace goes");
+			analysis_imported(analysis)     ? " as far as the log goes"
+			: analysis->complete && !ran_on ? " before the program ended"
+							: " as far as the trace goes");
 }
 
 /* What can be said for certain about memory that is still there at the end. */
@@ -474,7 +515,10 @@ void summary_print(const struct analysis *analysis)
 		puts("No process was recorded: the trace holds no stream.");
 		return;
 	}
-	print_identity(analysis);
+	if (analysis_imported(analysis))
+		print_log(analysis);
+	else
+		print_identity(analysis);
 	print_warnings(analysis);
 	print_memory(analysis);
 	print_returns(analysis);

@@ -5,6 +5,8 @@
  */
 #include "trace.h"
 
+#include "heapledger/session.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -164,6 +166,18 @@ static void read_session(struct trace *trace)
 	}
 }
 
+bool trace_has_times(const struct trace_stream *stream)
+{
+	return stream->info.header.clock != HL_CLOCK_EVENTS;
+}
+
+const json_t *trace_imported(const struct trace *trace)
+{
+	const json_t *imported = json_object_get(trace->session, "imported");
+
+	return json_is_object(imported) ? imported : NULL;
+}
+
 uint64_t trace_overwritten(const struct trace *trace)
 {
 	json_int_t count =
@@ -209,7 +223,8 @@ static void find_missing(struct trace *trace)
 	}
 }
 
-/* Time 0 is where the first stream starts; every stream's clock counts from there. */
+/* Time 0 is where the first stream starts; every stream's clock counts from there. Events have
+ * their numbers from 1. */
 static void set_origin(struct trace *trace)
 {
 	uint64_t origin = UINT64_MAX;
@@ -224,7 +239,8 @@ static void set_origin(struct trace *trace)
 		if (ns < origin)
 			origin = ns;
 	}
-	trace->origin_ns = trace->stream_count ? origin : 0;
+	bool events = trace->stream_count && !trace_has_times(&trace->streams[0]);
+	trace->origin_ns = trace->stream_count && !events ? origin : 0;
 	for (size_t i = 0; i < trace->stream_count; i++)
 		trace->streams[i].clock.origin_ns = trace->origin_ns;
 	for (size_t i = 0; i < trace->kernel_count; i++)
@@ -332,7 +348,8 @@ static const char *session_note(
 	if (!trace->session && !(*index)--)
 		return HL_TRACE_SESSION_FILE
 			" is missing or unreadable: the streams are used alone";
-	if (json_is_false(json_object_get(trace->session, "complete")) && !(*index)--)
+	if (!trace_imported(trace) && json_is_false(json_object_get(trace->session, "complete")) &&
+		!(*index)--)
 		return "the recording was not finished, or could not be written whole";
 	if (trace->missing_count && !(*index)--) {
 		snprintf(buffer, length,
@@ -371,7 +388,9 @@ const char *trace_note(const struct trace *trace, unsigned index, char *buffer, 
 		int at = snprintf(buffer, length, "%s" HL_TRACE_SUFFIX ":", stream->name);
 		if (incomplete)
 			at += snprintf(buffer + at, length - (size_t)at,
-				" INCOMPLETE, the recording ended early;");
+				header->mode == HL_MODE_IMPORTED
+					? " INCOMPLETE, lines of the log are missing;"
+					: " INCOMPLETE, the recording ended early;");
 		if (stream->info.tail_bytes)
 			at += snprintf(buffer + at, length - (size_t)at,
 				" its last %llu bytes, from offset %llu, are cut off and left out;",

@@ -47,6 +47,12 @@ int trace_stream_open(struct trace *trace, const struct trace_stream *stream,
 /* Reads stacks.hls, if there is one; on failure trace->error says why. */
 int trace_read_stacks(struct trace *trace);
 
+/* Whether its ticks are time. Those of a log without times are numbers of events. */
+bool trace_has_times(const struct trace_stream *stream);
+
+/* What session.json says of the log that was imported; NULL if none was, or it does not. */
+const json_t *trace_imported(const struct trace *trace);
+
 /* Events that `record --ring` recorded and left out since; 0 = none. */
 uint64_t trace_overwritten(const struct trace *trace);
 

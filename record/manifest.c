@@ -22,8 +22,8 @@ static json_t *integer(uint64_t value)
 	return json_integer((json_int_t)value);
 }
 
-/* Arguments need not be UTF-8, JSON has to be: bytes that are not become U+FFFD. */
-static json_t *text(const char *bytes, size_t length)
+/* Arguments need not be UTF-8, JSON has to be. */
+json_t *manifest_text(const char *bytes, size_t length)
 {
 	json_t *string = json_stringn(bytes, length);
 	char *clean, *to;
@@ -65,7 +65,7 @@ static json_t *command_array(char **command)
 	json_t *array = json_array();
 
 	for (; *command != NULL; command++)
-		json_array_append_new(array, text(*command, strlen(*command)));
+		json_array_append_new(array, manifest_text(*command, strlen(*command)));
 	return array;
 }
 
@@ -78,7 +78,7 @@ static json_t *joined_array(const char *joined, size_t length)
 	for (size_t i = 0; length > 0 && i <= length; i++) {
 		if (i < length && joined[i] != '\0')
 			continue;
-		json_array_append_new(array, text(joined + start, i - start));
+		json_array_append_new(array, manifest_text(joined + start, i - start));
 		start = i + 1;
 	}
 	return array;
@@ -248,7 +248,7 @@ static json_t *kernel_object(const struct kernel *kernel)
 
 	json_object_set_new(object, "state", json_string(state));
 	json_object_set_new(object, "why",
-		kernel->recorded ? json_null() : text(kernel->why, strlen(kernel->why)));
+		kernel->recorded ? json_null() : manifest_text(kernel->why, strlen(kernel->why)));
 	json_object_set_new(
 		object, "events", kernel->recorded ? integer(kernel->account.events) : json_null());
 	json_object_set_new(
@@ -267,7 +267,7 @@ static void note(json_t *notes, const char *format, ...)
 	va_start(arguments, format);
 	vsnprintf(line, sizeof(line), format, arguments);
 	va_end(arguments);
-	json_array_append_new(notes, text(line, strlen(line)));
+	json_array_append_new(notes, manifest_text(line, strlen(line)));
 }
 
 static json_t *note_array(const struct manifest *manifest)

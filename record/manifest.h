@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * session.json of a trace directory (docs/trace-format.md): what was recorded, how, and how it
- * ended. Called by cmd_record.c, once before the program runs and once at the end, and by import.c.
+ * ended. Called by cmd_record.c, once before the program runs and once at the end, and by imports.
  */
 #ifndef HEAPLEDGER_RECORD_MANIFEST_H
 #define HEAPLEDGER_RECORD_MANIFEST_H
@@ -32,5 +32,8 @@ int manifest_write(const struct manifest *manifest);
 /* What that writes; and writing it, changed or not. NULL or -errno when it fails. */
 json_t *manifest_build(const struct manifest *manifest);
 int manifest_replace(int dirfd, const json_t *root);
+
+/* Any bytes as a string: those that are not UTF-8 become U+FFFD. */
+json_t *manifest_text(const char *bytes, size_t length);
 
 #endif

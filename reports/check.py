@@ -122,8 +122,11 @@ def _ledger(ledger, moment):
     if not ledger:
         return ["what the heap consisted of: not measured"]
     blocks = units.counted(ledger.get("live_blocks"), "live block")
-    return [f"{moment}: {units.size(ledger.get('mapped_bytes'))} mapped, {blocks}",
-            "holds " + _parts(ledger, _HOLDS), "lies in " + _parts(ledger, _LIES)]
+    mapped = units.size(ledger.get("mapped_bytes"))
+    lines = [f"{moment}: {mapped} mapped, {blocks}" if ledger.get("mapped_bytes") is not None
+             else f"{moment}: {blocks}; mapped: {mapped}"]
+    parts = (("holds", _parts(ledger, _HOLDS)), ("lies in", _parts(ledger, _LIES)))
+    return lines + [f"{word} {text}" for word, text in parts if text]
 
 
 def _parts(ledger, rows):
@@ -174,6 +177,8 @@ def missing_evidence(unproven, analysis):
     if analysis.lost:
         return f"{units.counted(analysis.lost, 'event')} lost"
     if not analysis.complete:
+        if analysis.malformed_lines:
+            return f"{units.counted(analysis.malformed_lines, 'line')} of the log not read"
         streams = len(analysis.incomplete_streams)
         if streams:
             return f"{units.counted(streams, 'stream')} not closed: the recording was cut short"

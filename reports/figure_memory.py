@@ -21,15 +21,25 @@ def draw(analysis):
                                        gridspec_kw={"height_ratios": [3.2, 1], "hspace": 0.32})
     figure.subplots_adjust(left=0.075, right=0.815, top=0.93, bottom=0.095)
     samples = analysis.rows("samples", stream)
-    divisor, unit_name = units.time_scale(timeline[-1]["time_ns"])
-    times = column(timeline, "time_ns") / divisor
+    axis, divisor, label = _axis(timeline)
+    times = column(timeline, axis) / divisor
     _levels(upper, times, timeline, samples, divisor, analysis)
     _returned(lower, times, timeline)
-    lower.set_xlabel(f"{unit_name} since the start of the recording")
+    lower.set_xlabel(label)
+    if axis == "event":
+        lower.xaxis.set_major_formatter(_plain)
     lower.set_xlim(0, times[-1])
     style.mark_phases(upper, analysis.get("phases", []), divisor)
     style.mark_phases(lower, analysis.get("phases", []), divisor, numbered=False)
     return figure
+
+
+def _axis(timeline):
+    """The column of the axis, its unit, and its name: an imported log may have no times."""
+    if timeline[-1]["time_ns"] is None:
+        return "event", 1, "events of the log, by number"
+    divisor, unit_name = units.time_scale(timeline[-1]["time_ns"])
+    return "time_ns", divisor, f"{unit_name} since the start of the recording"
 
 
 def column(rows, key):
@@ -82,6 +92,8 @@ def _levels(axes, times, timeline, samples, divisor, analysis):
 
 def _mark_peak(axes, analysis, name, divisor, scale):
     value, moment = analysis.get(f"peak.{name}_bytes"), analysis.get(f"peak.{name}_at_ns")
+    if moment is None:
+        moment = analysis.get(f"peak.{name}_at_event")
     if value is None or moment is None:
         return
     axes.plot([moment / divisor], [value / scale], "o", ms=5, color=style.colour(name),

@@ -51,7 +51,17 @@ class Analysis:
     @property
     def observed(self):
         """The program had its own allocator, whose inside is not known."""
-        return self.get("mode") == "observe"
+        return self.get("mode") in ("observe", "imported")
+
+    @property
+    def imported(self):
+        """The log of another tool, which says nothing but calls, addresses and sizes."""
+        return self.get("mode") == "imported"
+
+    @property
+    def malformed_lines(self):
+        """Lines of an imported log that could not be read."""
+        return self.get("imported.malformed_lines", 0)
 
     @property
     def lost(self):

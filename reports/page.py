@@ -36,7 +36,8 @@ CAPTIONS = {
 }
 
 MODES = {"allocator": "heapledger's own allocator served the program",
-         "observe": "the program's own allocator, observed"}
+         "observe": "the program's own allocator, observed",
+         "imported": "the log of another tool"}
 
 
 def escape(text):
@@ -69,7 +70,9 @@ def stylesheet():
 
 
 def command_text(analysis):
-    return " ".join(shlex.quote(word) for word in analysis.get("command", [])) or "unknown program"
+    """The command, or the file of an imported log."""
+    command = analysis.get("command") or [analysis.get("imported.file", "unknown program")]
+    return " ".join(shlex.quote(word) for word in command) or "unknown program"
 
 
 def date_text(analysis):
@@ -98,7 +101,9 @@ def tunables_text(analysis):
 
 def header(analysis, command):
     kind, text = words.verdict(analysis)
-    details = [date_text(analysis), f"ran for {units.time(analysis.get('duration_ns'))}",
+    duration = analysis.get("duration_ns")
+    details = [date_text(analysis),
+               "times unknown" if duration is None else f"ran for {units.time(duration)}",
                exit_text(analysis)]
     mode = analysis.get("mode")
     details2 = [f"mode {mode}: {MODES.get(mode, 'see the manual')}"]

@@ -36,6 +36,8 @@ def verdict(analysis):
     """(kind, short text) on how far the figures can be trusted."""
     if analysis.lost:
         return "bad", f"INCOMPLETE: {counted(analysis.lost, 'event')} lost"
+    if analysis.malformed_lines:
+        return "bad", f"INCOMPLETE: {counted(analysis.malformed_lines, 'line')} not read"
     streams = len(analysis.incomplete_streams)
     if streams:
         return "bad", f"INCOMPLETE: {counted(streams, 'stream')} not closed"
@@ -50,6 +52,8 @@ def verdict(analysis):
     if analysis.overwritten:
         return "fine", (f"THE NEWEST PART, COMPLETE: {counted(analysis.overwritten, 'older event')} "
                         f"left out (record --ring)")
+    if analysis.imported:
+        return "fine", "COMPLETE: every line of the log was read"
     return "fine", "COMPLETE: every stream closed, no event lost"
 
 
@@ -66,7 +70,8 @@ def by_reason(analysis, *reasons):
 def summary(analysis):
     """The run in two or three sentences."""
     calls, total = analysis.get("events.calls"), analysis.get("syscalls.total")
-    text = (f"In {time(analysis.get('duration_ns'))} the program made "
+    duration = analysis.get("duration_ns")
+    text = (f"{'The' if duration is None else f'In {time(duration)} the'} program made "
             f"{counted(calls, 'allocator call')}. ")
     text += (f"Beneath them the allocator made {counted(total, 'system call')}"
              if total is not None else "How many system calls its allocator made is unknown")
@@ -90,6 +95,10 @@ def _evidence(analysis):
         return None
     lost, open_streams = analysis.lost, analysis.incomplete_streams
     parts = []
+    if analysis.malformed_lines:
+        return Finding("bad", "The trace is incomplete",
+                       f"{counted(analysis.malformed_lines, 'line')} of the log could not be read: "
+                       f"counts may be too low, and what is live may be wrong.")
     if lost:
         parts.append(f"{counted(lost, 'event')} could not be logged, so every count here is a "
                      f"lower bound, and what is live or mapped may be wrong.")
@@ -113,6 +122,8 @@ def _evidence(analysis):
 def _observed(analysis):
     if not analysis.observed:
         return None
+    if analysis.imported:
+        return _imported(analysis)
     text = ("The program kept its own allocator. Every call to it was logged; how it lays out its "
             "memory is not known: what is slack, free or in its caches, and for how long, is in "
             "none of the figures.")
@@ -122,6 +133,20 @@ def _observed(analysis):
                  f"of its calls. Beside them the program made {counted(foreign, 'system call')} "
                  f"for memory of its own.")
     return Finding("fine", "The program's own allocator was observed", text)
+
+
+def _imported(analysis):
+    text = ("The log of another tool was imported. It has calls, addresses and sizes; everything else "
+            "is unknown: system calls, what was mapped or resident, and what the allocator took for "
+            "itself.")
+    if analysis.get("duration_ns") is None:
+        text += " It has no times either: events are shown in their order, by number."
+    before = analysis.get("anomalies.inherited")
+    if before:
+        text += (f" {counted(before, 'free')} {'is' if before == 1 else 'are'} of blocks that were made "
+                 f"before the log began, or before a fork.")
+    log = analysis.get("imported.format")
+    return Finding("fine", f"A log of {log} was imported" if log else "A log was imported", text)
 
 
 def _anomalies(analysis):
@@ -362,5 +387,7 @@ def _notes(analysis):
 
 
 def _unremarkable(analysis):
+    if analysis.imported:
+        return "No failed call, and no contradiction in the log."
     return ("No thrash of the break, no flood of mapped blocks, no large free heap at the end, no "
             "failed call. The figures below say what was measured.")

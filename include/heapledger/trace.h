@@ -39,7 +39,7 @@ struct hl_trace_header {
 	uint32_t header_bytes; /* fixed part + command, a multiple of 8: where the blocks start */
 	uint32_t flags;        /* enum hl_trace_flags */
 	uint8_t source;        /* enum hl_trace_source */
-	uint8_t mode;          /* 0 = our allocator, 1 = observe */
+	uint8_t mode;          /* enum hl_mode */
 	uint8_t policy;        /* 0 = hybrid, 1 = brk, 2 = mmap */
 	uint8_t clock;         /* enum hl_clock */
 	uint32_t pid;
