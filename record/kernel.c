@@ -3,6 +3,7 @@
  * See kernel.h.
  */
 #include "kernel.h"
+#include "privilege.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,12 +12,16 @@
 struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root)
 {
 	struct probe *probe = NULL;
+	int rc;
 
 	if (!kernel->wanted) {
 		snprintf(kernel->why, sizeof(kernel->why), "switched off with --kernel off");
 		return NULL;
 	}
-	if (probe_open(&probe, dirfd, root, kernel->why, sizeof(kernel->why)) != 0)
+	privilege_raise();
+	rc = probe_open(&probe, dirfd, root, kernel->why, sizeof(kernel->why));
+	privilege_lower();
+	if (rc != 0)
 		return NULL;
 	kernel->recorded = true;
 	return probe;
