@@ -19,12 +19,16 @@ struct line {
 	size_t used; /* the last byte is kept for the line's end */
 };
 
+/* Controls, those of 8 bits in UTF-8 too, would be obeyed by a terminal. */
 static inline void line_add(struct line *line, const char *text, size_t bytes)
 {
-	if (bytes > LINE_BYTES - 1 - line->used)
-		bytes = LINE_BYTES - 1 - line->used;
-	memcpy(line->text + line->used, text, bytes);
-	line->used += bytes;
+	for (size_t i = 0; i < bytes && line->used < LINE_BYTES - 1; i++) {
+		unsigned char c = (unsigned char)text[i];
+		bool after_c2 = i > 0 && (unsigned char)text[i - 1] == 0xc2;
+		bool control = c < ' ' || c == 0x7f || (after_c2 && c < 0xa0);
+
+		line->text[line->used++] = control ? '?' : text[i];
+	}
 }
 
 static inline void line_text(struct line *line, const char *text)
