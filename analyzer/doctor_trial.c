@@ -42,16 +42,6 @@ static bool make_folder(struct finding *finding)
 	return false;
 }
 
-/* HEAPLEDGER_LIBRARY names one library; this trial is about the other. */
-static void leave_out(const char *library)
-{
-	const char *named = getenv("HEAPLEDGER_LIBRARY");
-	const char *slash = named ? strrchr(named, '/') : NULL;
-
-	if (slash && !strcmp(slash + 1, library))
-		unsetenv("HEAPLEDGER_LIBRARY");
-}
-
 /* Records the shell into `name` in the folder. */
 static bool record_shell(
 	struct finding *finding, const char *name, char *extra, char *value, struct trace *trace)
@@ -89,11 +79,24 @@ static bool record_shell(
 	return records != 0;
 }
 
+/* HEAPLEDGER_LIBRARY may name the other one. */
+static void check_mode(struct finding *finding, const struct trace *trace, const char *library)
+{
+	bool observed = !strcmp(library, LAUNCH_OBSERVER);
+
+	if (trace->streams[0].info.header.mode != observed)
+		doctor_find(finding, DOCTOR_LIMITED,
+			"HEAPLEDGER_LIBRARY names another library than %s, which this is with",
+			library);
+}
+
 void doctor_record(struct finding *finding)
 {
 	char stacks[] = "--stacks", depth[] = "16";
 
 	trial.open = record_shell(finding, "trace", stacks, depth, &trial.trace);
+	if (trial.open)
+		check_mode(finding, &trial.trace, LAUNCH_ALLOCATOR);
 }
 
 void doctor_observe(struct finding *finding)
@@ -101,12 +104,8 @@ void doctor_observe(struct finding *finding)
 	char observe[] = "--observe", end[] = "--";
 	struct trace trace;
 
-	leave_out(LAUNCH_ALLOCATOR);
-	if (record_shell(finding, "observed", observe, end, &trace) &&
-		!trace.streams[0].info.header.mode)
-		doctor_find(finding, DOCTOR_LIMITED,
-			"HEAPLEDGER_LIBRARY names the allocator: for record --observe it has to "
-			"name " LAUNCH_OBSERVER);
+	if (record_shell(finding, "observed", observe, end, &trace))
+		check_mode(finding, &trace, LAUNCH_OBSERVER);
 	else if (finding->state == DOCTOR_MISSING)
 		finding->state = DOCTOR_LIMITED; /* not needed to record */
 	trace_close(&trace);

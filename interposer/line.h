@@ -19,15 +19,22 @@ struct line {
 	size_t used; /* the last byte is kept for the line's end */
 };
 
-/* Controls, those of 8 bits in UTF-8 too, would be obeyed by a terminal. */
+/* Controls would be obeyed by a terminal; those of 8 bits are UTF-8's c2 80 to c2 9f. */
+static inline bool line_is_control(const char *text, size_t left)
+{
+	unsigned char c = (unsigned char)text[0];
+
+	return c < ' ' || c == 0x7f ||
+	       (c == 0xc2 && left > 1 && (unsigned char)text[1] < 0xa0);
+}
+
 static inline void line_add(struct line *line, const char *text, size_t bytes)
 {
 	for (size_t i = 0; i < bytes && line->used < LINE_BYTES - 1; i++) {
-		unsigned char c = (unsigned char)text[i];
-		bool after_c2 = i > 0 && (unsigned char)text[i - 1] == 0xc2;
-		bool control = c < ' ' || c == 0x7f || (after_c2 && c < 0xa0);
+		bool control = line_is_control(text + i, bytes - i);
 
 		line->text[line->used++] = control ? '?' : text[i];
+		i += control && (unsigned char)text[i] == 0xc2;
 	}
 }
 
