@@ -22,7 +22,7 @@ from probe_fixture import skip_without_probe
 CALLER, OTHER_GROUP, STRANGER = 54321, 54322, 65534
 PASSWD = f'root:x:0:0::/root:/bin/sh\ncaller:x:{CALLER}:{CALLER}::/home/caller:/bin/dash\n'
 GROUP = f'root:x:0:\ncaller:x:{CALLER}:\nothers:x:{OTHER_GROUP}:caller\n'
-KILL, PTRACE = 1 << 5, 1 << 19
+DAC_OVERRIDE, KILL, PTRACE = 1 << 1, 1 << 5, 1 << 19
 
 # A program that tells who it is, what it may do, and the same of its parent.
 SHOW = '''import json, os, glob
@@ -179,6 +179,16 @@ def test_root_keeps_what_the_recording_needs(build, command, tmp_path, kernel, k
     kept &= sets(bare['own'])['CapPrm']
     assert sets(told['recorder']) == {**NOTHING, 'CapPrm': kept, 'CapEff': kept}
     assert is_private(tmp_path / 'trace', 0)
+
+
+def test_root_keeps_writing_where_modes_forbid_it(command, tmp_path):
+    outcome = run(['sh', '-c', 'umask 777 && exec "$@"', 'sh', command, 'record', '--kernel', 'off', '-o',
+                   tmp_path / 'trace', '--', *PROGRAM])
+    told = json.loads(outcome.stdout)
+    assert (tmp_path / 'trace').stat().st_mode & 0o7777 == 0
+    kept = (KILL | PTRACE | DAC_OVERRIDE) & sets(told['own'])['CapPrm']
+    assert sets(told['recorder']) == {**NOTHING, 'CapPrm': kept, 'CapEff': kept}
+    assert json.loads((tmp_path / 'trace' / 'session.json').read_text())['complete']
 
 
 def test_signals_reach_a_program_that_became_another_user(command, tmp_path):
