@@ -9,19 +9,20 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* A pipe, /dev/stdout: nothing to replace, and a rename would remove it. Not a pipe that somebody
- * else has laid there. */
-static int open_special(struct writer *out, const char *path, const struct stat *status)
+/* A pipe, /dev/stdout: nothing to replace, and a rename would remove it. Not what somebody else has
+ * laid there. */
+static int open_special(struct writer *out, const char *path)
 {
-	bool device = S_ISCHR(status->st_mode);
-	if (stranger_links(path) || S_ISBLK(status->st_mode) || (!device && stranger_owns(status)))
+	struct stat status;
+	if (lstat(path, &status))
+		return -errno;
+	if (S_ISBLK(status.st_mode) || (!S_ISCHR(status.st_mode) && stranger_owns(&status)))
 		return -EPERM;
 	out->fd = open(path, O_WRONLY | O_CLOEXEC);
 	out->path = out->fd < 0 ? NULL : strdup(path);
@@ -45,7 +46,7 @@ int writer_open(struct writer *out, const char *path)
 		return 0;
 	struct stat status;
 	if (!stat(path, &status) && !S_ISREG(status.st_mode))
-		return open_special(out, path, &status);
+		return open_special(out, path);
 	out->path = strdup(path);
 	if (!out->path || asprintf(&out->temporary, "%s.XXXXXX", path) < 0) {
 		free(out->path);

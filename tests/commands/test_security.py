@@ -406,6 +406,18 @@ def test_results_go_through_no_link_of_another_user(command, heapledger, small, 
     assert not list(folder.iterdir())
 
 
+def test_a_pipe_that_is_standard_output_may_be_anybodys(command, small):
+    """As by `sudo heapledger analyze --json /dev/stdout | ...`."""
+    read, write = os.pipe()
+    os.fchown(write, STRANGER, STRANGER)
+    analyzer = subprocess.Popen([command, 'analyze', small, '--json', '/dev/stdout'], stdout=write,
+                                env=CLEAN_ENVIRONMENT)
+    os.close(write)
+    with open(read, 'rb') as stream:
+        assert b'heapledger-analysis/1' in stream.read()
+    assert analyzer.wait(60) == 0
+
+
 def test_a_result_takes_the_place_of_a_link(command, small, tmp_path):
     """What it points to stays as it is."""
     (tmp_path / 'precious').write_bytes(b'precious')
