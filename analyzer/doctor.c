@@ -249,12 +249,10 @@ static struct finding probe_finding;
 /* The command that would give what is missing. */
 static void prescribe(char *why)
 {
-	char self[PATH_MAX] = "heapledger";
+	char self[PATH_MAX] = "heapledger", *advice = strstr(why, " (");
 	struct statvfs fs;
 	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	bool useless = statvfs("/proc/self/exe", &fs) == 0 && (fs.f_flag & ST_NOSUID) != 0;
-
-	char *advice = strstr(why, " (");
 
 	if (length > 0)
 		self[length] = '\0';
@@ -450,7 +448,6 @@ int cmd_doctor(int argc, char **argv)
 	static const char *const words[] = {
 		[DOCTOR_OK] = "ok", [DOCTOR_LIMITED] = "limited", [DOCTOR_MISSING] = "MISSING"};
 	bool can_record = true;
-
 	char why[256];
 
 	(void)argv;

@@ -415,14 +415,14 @@ static int open_kernel(
 	kernel->wanted = strcmp(options->kernel, "off") != 0;
 	collector->probe = kernel_open(kernel, collector->dirfd, collector->child);
 	collector->session.map->time_calls = options->observe && collector->probe != NULL;
+	if (collector->probe == NULL && strcmp(options->kernel, "require") == 0)
+		return tool_fail(TOOL_NO_EVIDENCE, "record", "no kernel record: %s", kernel->why);
+	privilege_lower();
 	needs.memory = collector->probe == NULL;
 	needs.probe = collector->probe != NULL && probe_asks_privilege(collector->probe);
 	rc = privilege_settle(&needs);
-	if (rc != 0)
-		return tool_fail(TOOL_CANNOT_RUN, "record", "privileges: %s", strerror(-rc));
-	if (collector->probe != NULL || strcmp(options->kernel, "require") != 0)
-		return 0;
-	return tool_fail(TOOL_NO_EVIDENCE, "record", "no kernel record: %s", kernel->why);
+	return rc == 0 ? 0
+		       : tool_fail(TOOL_CANNOT_RUN, "record", "privileges: %s", strerror(-rc));
 }
 
 /* With the child forked and waiting: output, probe, go. Returns an exit code, or -1 when the

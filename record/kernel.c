@@ -12,16 +12,13 @@
 struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root)
 {
 	struct probe *probe = NULL;
-	int rc;
 
 	if (!kernel->wanted) {
 		snprintf(kernel->why, sizeof(kernel->why), "switched off with --kernel off");
 		return NULL;
 	}
 	privilege_raise();
-	rc = probe_open(&probe, dirfd, root, kernel->why, sizeof(kernel->why));
-	privilege_lower();
-	if (rc != 0)
+	if (probe_open(&probe, dirfd, root, kernel->why, sizeof(kernel->why)) != 0)
 		return NULL;
 	kernel->recorded = true;
 	return probe;

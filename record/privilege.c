@@ -257,7 +257,7 @@ int privilege_begin(const char **name, char *why, size_t why_bytes)
 		snprintf(kept, sizeof(kept), "%s", caller.name);
 	else
 		snprintf(kept, sizeof(kept), "user %u", (unsigned)caller.uid);
-	*name = kept;
+	*name = rc == 0 ? kept : NULL;
 	free_caller(&caller);
 	return rc == 0 ? 0 : -1;
 }
@@ -288,20 +288,25 @@ static uint64_t least(const struct privilege_needs *needs)
 	return keep;
 }
 
+/* Whether there is anything at all: for most users there is not. */
+static bool has_any(const struct sets *sets)
+{
+	return (sets->effective | sets->permitted | sets->inheritable) != 0;
+}
+
 int privilege_settle(const struct privilege_needs *needs)
 {
 	struct sets sets;
-	int rc = set_effective(0); /* and see what is missed */
+	int rc = get_sets(&sets);
 
-	if (rc == 0)
-		rc = get_sets(&sets);
-	if (rc != 0)
+	if (rc != 0 || !has_any(&sets))
 		return rc;
 	/* We hold descriptors of the probe that the user could not have opened: nobody but root may
 	 * take them from us. */
-	if (sets.permitted != 0 && geteuid() != 0)
+	if (geteuid() != 0)
 		prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
 	prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L);
+	set_effective(0); /* and see what is missed */
 	sets.permitted &= least(needs);
 	sets.effective = sets.permitted;
 	sets.inheritable = 0;
@@ -311,6 +316,10 @@ int privilege_settle(const struct privilege_needs *needs)
 int privilege_give_up(void)
 {
 	static const struct sets none;
+	struct sets sets;
+	int rc = geteuid() != 0 ? get_sets(&sets) : 0;
 
-	return geteuid() != 0 ? set_sets(&none) : 0;
+	if (rc != 0 || geteuid() == 0 || !has_any(&sets))
+		return rc;
+	return set_sets(&none);
 }

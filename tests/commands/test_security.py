@@ -191,6 +191,14 @@ def test_root_keeps_writing_where_modes_forbid_it(command, tmp_path):
     assert json.loads((tmp_path / 'trace' / 'session.json').read_text())['complete']
 
 
+def test_what_could_not_begin_leaves_nothing(build, command, home):
+    """Root takes its folder away again from where only root may."""
+    skip_without_probe(build)
+    outcome = run([command, 'record', '--kernel', 'require', '-o', home / 'trace', '--', '/bin/true'],
+                  env={'HEAPLEDGER_PROBE_RING': 'much'})
+    assert outcome.status == 4 and not list(home.iterdir()), outcome
+
+
 def test_signals_reach_a_program_that_became_another_user(command, tmp_path):
     recorder = subprocess.Popen(
         [command, 'record', '-q', '-o', tmp_path / 'trace', '--', '/usr/bin/python3', '-I', '-S', '-c',
