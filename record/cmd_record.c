@@ -418,7 +418,7 @@ static int open_kernel(
 	if (collector->probe == NULL && strcmp(options->kernel, "require") == 0)
 		return tool_fail(TOOL_NO_EVIDENCE, "record", "no kernel record: %s", kernel->why);
 	privilege_lower();
-	needs.memory = collector->probe == NULL;
+	needs.memory = collector->probe == NULL || collector->residency_ns != 0;
 	needs.probe = collector->probe != NULL && probe_asks_privilege(collector->probe);
 	rc = privilege_settle(&needs);
 	return rc == 0 ? 0

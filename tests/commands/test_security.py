@@ -165,14 +165,15 @@ def test_doctor_tries_as_the_caller(command, home, users):
 
 # ---- root, and capabilities
 
-@pytest.mark.parametrize('kernel, kept', [('require', KILL), ('off', KILL | PTRACE)])
-def test_root_keeps_what_the_recording_needs(build, command, tmp_path, kernel, kept):
+@pytest.mark.parametrize('kernel, residency, kept', [
+    ('require', 'off', KILL), ('require', '100ms', KILL | PTRACE), ('off', 'off', KILL | PTRACE)])
+def test_root_keeps_what_the_recording_needs(build, command, tmp_path, kernel, residency, kept):
     """The program has all that root has."""
     if kernel == 'require':
         skip_without_probe(build)
     plain = run(['/usr/bin/python3', '-I', '-S', '-c', SHOW], env={'HEAPLEDGER_SESSION': '/'})
-    outcome = run([command, 'record', '--kernel', kernel, '-o', tmp_path / 'trace', '--', *PROGRAM],
-                  env={'SUDO_UID': '0', 'SUDO_GID': '0'})
+    outcome = run([command, 'record', '--kernel', kernel, '--residency', residency, '-o',
+                   tmp_path / 'trace', '--', *PROGRAM], env={'SUDO_UID': '0', 'SUDO_GID': '0'})
     told, bare = json.loads(outcome.stdout), json.loads(plain.stdout)
     assert told['own']['Uid'] == ['0'] * 4 and sets(told['own']) == sets(bare['own'])
     assert told['own']['NoNewPrivs'] == bare['own']['NoNewPrivs']
