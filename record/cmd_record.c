@@ -53,6 +53,7 @@ struct options {
 	const char *heap_option;  /* one that is about our allocator */
 	struct settings settings; /* of the program's heap */
 	char **command;
+	const char *caller; /* of sudo, who we are now; NULL: nobody */
 };
 
 static const char usage[] =
@@ -447,7 +448,10 @@ static int start(struct launch *launch, struct collector *collector, const struc
 	collector->dirfd = output_open(directory, options->force, &created, why, sizeof(why));
 	if (collector->dirfd < 0) {
 		launch_cancel(launch);
-		return tool_fail(TOOL_USAGE, "record", "%s", why);
+		if (options->caller == NULL)
+			return tool_fail(TOOL_USAGE, "record", "%s", why);
+		return tool_fail(TOOL_USAGE, "record", "%s (as %s, who called for root)", why,
+			options->caller);
 	}
 	collector->child = launch->pid;
 	collector->directory = directory;
@@ -478,16 +482,15 @@ static int start(struct launch *launch, struct collector *collector, const struc
 }
 
 /* The rest is done as the user who called sudo, from looking for the program on. */
-static int begin(const struct options *options)
+static int begin(struct options *options)
 {
 	char why[256];
-	const char *caller;
 
-	if (privilege_begin(&caller, why, sizeof(why)) != 0)
+	if (privilege_begin(&options->caller, why, sizeof(why)) != 0)
 		return tool_fail(TOOL_USAGE, "record", "%s", why);
-	if (caller != NULL && !options->quiet && isatty(STDERR_FILENO))
+	if (options->caller != NULL && !options->quiet && isatty(STDERR_FILENO))
 		tool_fail(TOOL_OK, "record", "%s runs as %s, who called for root",
-			options->command[0], caller);
+			options->command[0], options->caller);
 	return 0;
 }
 

@@ -151,7 +151,8 @@ def test_the_caller_cannot_write_where_only_root_can(command, place):
     outcome = run([command, 'record', '-o', place / 'trace', '--', '/bin/echo', 'ran'],
                   env={'SUDO_UID': str(CALLER), 'SUDO_GID': str(CALLER)})
     assert outcome.status == 2 and outcome.stdout == b'', outcome
-    assert b'Permission denied' in outcome.stderr and not (place / 'trace').exists()
+    said = f'Permission denied (as user {CALLER}, who called for root)\n'
+    assert outcome.stderr.decode().endswith(said) and not (place / 'trace').exists()
 
 
 def test_doctor_tries_as_the_caller(command, home, users):
