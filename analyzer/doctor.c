@@ -296,8 +296,8 @@ static void check_page_map(struct finding *finding)
 	const size_t page = 4096, pages = 16, touched = 5;
 	char *memory = mmap(
 		NULL, pages * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct look_range range = {
-		(uint64_t)(uintptr_t)memory, (uint64_t)(uintptr_t)memory + pages * page};
+	uint64_t start = (uint64_t)(uintptr_t)memory;
+	struct look_range range = {.start = start, .end = start + pages * page};
 	struct look look = {.range = &range, .count = 1};
 	struct look_resident resident = {0};
 	int rc;
