@@ -7,6 +7,8 @@
 #include "names.h"
 #include "writer.h"
 
+#include "record/stranger.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -199,6 +201,8 @@ int csv_write(const struct analysis *analysis, const char *directory, char *erro
 
 	if (!rc && mkdir(directory, 0777) && errno != EEXIST)
 		rc = -errno;
+	if (!rc && stranger_links(directory))
+		rc = -EPERM;
 	while (!rc && opened < TABLE_COUNT) {
 		name = tables[opened].name;
 		rc = table_open(&outs[opened], directory, name);

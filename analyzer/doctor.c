@@ -3,11 +3,15 @@
  * `heapledger doctor`: what works on this machine, tried for real, and what to do about the rest. A
  * table of checks; each prints one line. Exits 0 when programs can be recorded.
  */
+#include "doctor.h"
+
 #include "bpf/probe.h"
+#include "escape.h"
 #include "launch.h"
+#include "look.h"
+#include "privilege.h"
 #include "session.h"
 #include "tool.h"
-#include "trace.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,6 +20,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -33,17 +39,7 @@
 #define SHM_ENOUGH_BYTES (UINT64_C(128) << 20)
 #define SHM "/dev/shm"
 
-enum state { OK, LIMITED, MISSING };
-
-struct finding {
-	enum state state;
-	char text[512]; /* what it is, and what to do */
-};
-
-static void find(struct finding *finding, enum state state, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
-
-static void find(struct finding *finding, enum state state, const char *format, ...)
+void doctor_find(struct finding *finding, enum doctor_state state, const char *format, ...)
 {
 	va_list arguments;
 
@@ -54,11 +50,6 @@ static void find(struct finding *finding, enum state state, const char *format, 
 }
 
 /* ---- running something --------------------------------------------------------------------- */
-
-struct child {
-	int status;     /* of waitpid */
-	char said[256]; /* the beginning of its stdout and stderr */
-};
 
 static void exec_quiet(char *const argv[], const char *preload, int out)
 {
@@ -90,8 +81,7 @@ static void take_output(int fd, struct child *child)
 	child->said[strcspn(child->said, "\n")] = '\0';
 }
 
-/* 0 when it ran and exited with 0. */
-static int run(struct child *child, char *const argv[], const char *preload)
+int doctor_run(struct child *child, char *const argv[], const char *preload)
 {
 	int ends[2];
 	pid_t pid;
@@ -123,70 +113,14 @@ static void check_library(struct finding *finding)
 	int rc = launch_library(LAUNCH_ALLOCATOR, path, sizeof(path));
 
 	if (rc)
-		find(finding, MISSING,
+		doctor_find(finding, DOCTOR_MISSING,
 			"libheapledger.so is not found: build or install it, or set "
 			"HEAPLEDGER_LIBRARY");
-	else if (run(&child, argv, path) || child.said[0])
-		find(finding, MISSING, "/bin/true does not run with the library%s%s",
+	else if (doctor_run(&child, argv, path) || child.said[0])
+		doctor_find(finding, DOCTOR_MISSING, "/bin/true does not run with the library%s%s",
 			child.said[0] ? ": " : "", child.said);
 	else
-		find(finding, OK, "can be preloaded (tried with /bin/true)");
-}
-
-static void remove_trace(const char *folder)
-{
-	char program[] = "rm", option[] = "-rf", end[] = "--", name[PATH_MAX];
-	char *argv[] = {program, option, end, name, NULL};
-	struct child child;
-
-	snprintf(name, sizeof(name), "%s", folder);
-	run(&child, argv, NULL);
-}
-
-static void judge_recording(struct finding *finding, const char *path)
-{
-	struct trace trace;
-	uint64_t records = 0;
-
-	if (trace_open(&trace, path))
-		find(finding, MISSING, "the trace of a trial cannot be read: %s", trace.error);
-	else {
-		for (size_t i = 0; i < trace.stream_count; i++)
-			records += trace.streams[i].info.records;
-		if (records)
-			find(finding, OK, "works (a trial gave %llu events)",
-				(unsigned long long)records);
-		else
-			find(finding, MISSING,
-				"a trial gave no event: set HEAPLEDGER_LIBRARY to the "
-				"libheapledger.so of this version");
-	}
-	trace_close(&trace);
-}
-
-/* The whole way: record something and read it back. The shell allocates; true does not. */
-static void check_recording(struct finding *finding)
-{
-	const char *temporary = getenv("TMPDIR");
-	char folder[PATH_MAX - 16], path[PATH_MAX];
-	char self[] = "/proc/self/exe", record[] = "record", option[] = "-o", shell[] = "/bin/sh";
-	char kernel[] = "--kernel", off[] = "off", end[] = "--", command[] = "-c", script[] = ":";
-	char *argv[] = {self, record, option, path, kernel, off, end, shell, command, script, NULL};
-	struct child child;
-
-	snprintf(folder, sizeof(folder), "%s/heapledger-doctor-XXXXXX",
-		temporary && *temporary ? temporary : "/tmp");
-	if (!mkdtemp(folder)) {
-		find(finding, MISSING, "%s: %s: set TMPDIR to a folder that can be written", folder,
-			strerror(errno));
-		return;
-	}
-	snprintf(path, sizeof(path), "%s/trace", folder);
-	if (run(&child, argv, NULL))
-		find(finding, MISSING, "a trial failed: %s", child.said);
-	else
-		judge_recording(finding, path);
-	remove_trace(folder);
+		doctor_find(finding, DOCTOR_OK, "can be preloaded (tried with /bin/true)");
 }
 
 static void check_shm(struct finding *finding)
@@ -197,26 +131,26 @@ static void check_shm(struct finding *finding)
 	int rc = session_create(&session, POOL_BYTES, HL_ON_FULL_WAIT, 0);
 
 	if (rc) {
-		find(finding, MISSING,
+		doctor_find(finding, DOCTOR_MISSING,
 			"no room for the recording's buffers in " SHM ": %s; mount a tmpfs there",
 			strerror(-rc));
 		return;
 	}
 	session_destroy(&session);
 	if (statvfs(SHM, &fs)) {
-		find(finding, LIMITED, SHM ": %s", strerror(errno));
+		doctor_find(finding, DOCTOR_LIMITED, SHM ": %s", strerror(errno));
 		return;
 	}
 	uint64_t room = (uint64_t)fs.f_bavail * fs.f_frsize;
 	tool_format_size(size, sizeof(size), room);
 	if (room < SHM_ENOUGH_BYTES)
-		find(finding, LIMITED,
+		doctor_find(finding, DOCTOR_LIMITED,
 			SHM
 			" has %s free: programs may have to wait for the recorder; make it larger "
 			"(docker run --shm-size=256m; mount -o remount,size=256m " SHM ")",
 			size);
 	else
-		find(finding, OK, SHM " has %s free", size);
+		doctor_find(finding, DOCTOR_OK, SHM " has %s free", size);
 }
 
 static uint64_t monotonic_ns(void)
@@ -251,13 +185,14 @@ static void check_clock(struct finding *finding)
 	struct session session;
 
 	if (session_create(&session, POOL_BYTES, HL_ON_FULL_WAIT, 0)) {
-		find(finding, LIMITED, "not known: see shared memory");
+		doctor_find(finding, DOCTOR_LIMITED, "not known: see shared memory");
 		return;
 	}
 	if (session.map->clock == HL_CLOCK_TSC)
-		find(finding, OK, "time stamp counter, %.0f MHz", (double)session.tick_hz / 1e6);
+		doctor_find(finding, DOCTOR_OK, "time stamp counter, %.0f MHz",
+			(double)session.tick_hz / 1e6);
 	else
-		find(finding, LIMITED,
+		doctor_find(finding, DOCTOR_LIMITED,
 			"clock_gettime, %.0f ns each time: the kernel does not trust the time "
 			"stamp "
 			"counter here; it is read at every 128th event, and for blocks that pass "
@@ -278,33 +213,118 @@ static const char *privilege(void)
 			break;
 	if (file)
 		fclose(file);
-	if (mask >> 21 & 1)
-		return "CAP_SYS_ADMIN";
 	if ((mask >> 38 & 1) && (mask >> 39 & 1))
 		return "CAP_BPF and CAP_PERFMON";
-	return NULL;
+	return mask >> 21 & 1 ? "CAP_SYS_ADMIN" : NULL;
+}
+
+static const char *caller; /* who called for root; NULL: nobody */
+
+static void check_user(struct finding *finding)
+{
+	if (caller != NULL)
+		doctor_find(finding, DOCTOR_OK,
+			"programs are recorded as %s, who called for root; traces are theirs",
+			caller);
+	else if (geteuid() == 0)
+		doctor_find(finding, DOCTOR_OK, "programs are recorded as root");
+	else
+		doctor_find(finding, DOCTOR_OK, "programs are recorded as the user %u",
+			(unsigned)geteuid());
 }
 
 static void check_btf(struct finding *finding)
 {
 	if (access("/sys/kernel/btf/vmlinux", R_OK))
-		find(finding, LIMITED,
+		doctor_find(finding, DOCTOR_LIMITED,
 			"the kernel has no BTF: verify has only /proc; a kernel with "
 			"CONFIG_DEBUG_INFO_BTF has it");
 	else
-		find(finding, OK, "/sys/kernel/btf/vmlinux");
+		doctor_find(finding, DOCTOR_OK, "/sys/kernel/btf/vmlinux");
+}
+
+/* Tried first, since it takes privileges, which nothing else does. */
+static struct finding probe_finding;
+
+/* The command that would give what is missing. */
+static void prescribe(char *why)
+{
+	char self[PATH_MAX] = "heapledger", *advice = strstr(why, " (");
+	struct statvfs fs;
+	ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	bool useless = statvfs("/proc/self/exe", &fs) == 0 && (fs.f_flag & ST_NOSUID) != 0;
+
+	if (length > 0)
+		self[length] = '\0';
+	if (advice != NULL)
+		*advice = '\0';
+	doctor_find(&probe_finding, DOCTOR_LIMITED,
+		"%s: %s%.300s%s. Without it recording works; verify has only /proc", why,
+		useless ? "" : "sudo setcap cap_bpf,cap_perfmon+ep ", useless ? "" : self,
+		useless ? "sudo heapledger record" : ", or sudo heapledger record");
+}
+
+static void try_probe(void)
+{
+	const char *with;
+	char why[256];
+	int rc;
+
+	privilege_raise();
+	with = privilege();
+	rc = probe_try(why, sizeof(why));
+	privilege_lower();
+	if (rc && !with && (rc == -EPERM || rc == -EACCES))
+		prescribe(why);
+	else if (rc)
+		doctor_find(&probe_finding, DOCTOR_LIMITED,
+			"%s. Recording works; verify has only /proc", why);
+	else
+		doctor_find(&probe_finding, DOCTOR_OK,
+			"sees a system call of our own (by %s), with %s", why,
+			with ? with : "what this user has");
 }
 
 static void check_probe(struct finding *finding)
 {
-	const char *with = privilege();
-	char why[256];
+	*finding = probe_finding;
+}
 
-	if (probe_try(why, sizeof(why)))
-		find(finding, LIMITED, "%s. Recording works; verify has only /proc", why);
+/* Of pages that were just touched, and of others. */
+static void check_page_map(struct finding *finding)
+{
+	const size_t page = 4096, pages = 16, touched = 5;
+	char *memory = mmap(
+		NULL, pages * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint64_t start = (uint64_t)(uintptr_t)memory;
+	struct look_range range = {.start = start, .end = start + pages * page};
+	struct look look = {.range = &range, .count = 1};
+	struct look_resident resident = {0};
+	int rc;
+
+	if (memory == MAP_FAILED) {
+		doctor_find(finding, DOCTOR_LIMITED, "not known: no memory for a trial");
+		return;
+	}
+	madvise(memory, pages * page, MADV_NOHUGEPAGE);
+	for (size_t i = 0; i < touched; i++)
+		memory[i * page] = 1;
+	rc = look_count_resident(&resident, &look, getpid());
+	munmap(memory, pages * page);
+	if (rc)
+		doctor_find(finding, DOCTOR_LIMITED,
+			"/proc/PID/pagemap or smaps_rollup: %s. Without the kernel probe verify "
+			"cannot check resident memory",
+			strerror(-rc));
+	else if (resident.present != touched * page || resident.anonymous < touched * page)
+		doctor_find(finding, DOCTOR_LIMITED,
+			"pagemap has %llu bytes of a trial as resident, of which %zu were touched, "
+			"smaps_rollup %llu of the process",
+			(unsigned long long)resident.present, touched * page,
+			(unsigned long long)resident.anonymous);
 	else
-		find(finding, OK, "loads and attaches (%s), with %s", why,
-			with ? with : "what this user has");
+		doctor_find(finding, DOCTOR_OK,
+			"pagemap and smaps_rollup tell which pages are resident");
 }
 
 static void check_python(struct finding *finding)
@@ -315,12 +335,12 @@ static void check_python(struct finding *finding)
 	char *argv[] = {python, option, script, NULL};
 	struct child child;
 
-	if (run(&child, argv, NULL))
-		find(finding, LIMITED,
+	if (doctor_run(&child, argv, NULL))
+		doctor_find(finding, DOCTOR_LIMITED,
 			"report and check need Python 3.11 with matplotlib and numpy: "
 			"apt install python3-matplotlib python3-numpy");
 	else
-		find(finding, OK, "%s with matplotlib %s", python, child.said);
+		doctor_find(finding, DOCTOR_OK, "%s with matplotlib %s", python, child.said);
 }
 
 static void read_line(const char *path, char *line, size_t bytes)
@@ -342,14 +362,15 @@ static void check_overcommit(struct finding *finding)
 
 	read_line("/proc/sys/vm/overcommit_memory", mode, sizeof(mode));
 	if (!mode[0])
-		find(finding, LIMITED, "/proc/sys/vm/overcommit_memory cannot be read");
+		doctor_find(
+			finding, DOCTOR_LIMITED, "/proc/sys/vm/overcommit_memory cannot be read");
 	else if (!strcmp(mode, "2"))
-		find(finding, LIMITED,
+		doctor_find(finding, DOCTOR_LIMITED,
 			"mode 2 counts reserved memory: programs with many threads may run out of "
 			"it, with "
 			"or without heapledger; sysctl vm.overcommit_memory=0");
 	else
-		find(finding, OK, "mode %s: reserved memory is free", mode);
+		doctor_find(finding, DOCTOR_OK, "mode %s: reserved memory is free", mode);
 }
 
 static void check_huge_pages(struct finding *finding)
@@ -360,17 +381,17 @@ static void check_huge_pages(struct finding *finding)
 	mode = strchr(modes, '[');
 	end = mode ? strchr(mode, ']') : NULL;
 	if (!mode || !end) {
-		find(finding, OK, "the kernel has none");
+		doctor_find(finding, DOCTOR_OK, "the kernel has none");
 		return;
 	}
 	*end = '\0';
 	if (!strcmp(mode + 1, "always"))
-		find(finding, LIMITED,
+		doctor_find(finding, DOCTOR_LIMITED,
 			"always: resident memory grows 2 MiB at a time and varies between runs; "
 			"for steady "
 			"budgets echo madvise > /sys/kernel/mm/transparent_hugepage/enabled");
 	else
-		find(finding, OK, "%s", mode + 1);
+		doctor_find(finding, DOCTOR_OK, "%s", mode + 1);
 }
 
 /* ---- the table ------------------------------------------------------------------------------ */
@@ -384,10 +405,15 @@ struct check {
 static const struct check checks[] = {
 	{"library", check_library, true},
 	{"shared memory", check_shm, true},
-	{"recording", check_recording, true},
+	{"user", check_user, false},
+	{"recording", doctor_record, true},
+	{"observing", doctor_observe, false},
+	{"call stacks", doctor_stacks, false},
+	{"symbols", doctor_symbols, false},
 	{"clock", check_clock, false},
 	{"kernel types", check_btf, false},
 	{"kernel probe", check_probe, false},
+	{"page map", check_page_map, false},
 	{"reports", check_python, false},
 	{"overcommit", check_overcommit, false},
 	{"huge pages", check_huge_pages, false},
@@ -420,22 +446,33 @@ static void print_wrapped(const char *text)
 int cmd_doctor(int argc, char **argv)
 {
 	static const char *const words[] = {
-		[OK] = "ok", [LIMITED] = "limited", [MISSING] = "MISSING"};
+		[DOCTOR_OK] = "ok", [DOCTOR_LIMITED] = "limited", [DOCTOR_MISSING] = "MISSING"};
 	bool can_record = true;
+	char why[256];
 
 	(void)argv;
 	if (argc != 1)
 		return tool_fail(TOOL_USAGE, COMMAND, "no arguments are needed");
+	if (privilege_begin(&caller, why, sizeof(why)))
+		return tool_fail(TOOL_USAGE, COMMAND, "%s", why);
+	try_probe();
+	if (privilege_give_up())
+		return tool_fail(TOOL_USAGE, COMMAND, "privileges cannot be given up");
+	/* Now there is nothing in this process that its user may not see. */
+	prctl(PR_SET_DUMPABLE, 1L, 0L, 0L, 0L);
 	for (size_t i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
 		struct finding finding;
+		char text[2 * sizeof(finding.text)];
 
 		fflush(stdout);
 		checks[i].run(&finding);
 		printf("%-*s %-*s ", NAME_WIDTH, checks[i].name, WORD_WIDTH, words[finding.state]);
-		print_wrapped(finding.text);
-		if (checks[i].needed && finding.state == MISSING)
+		escape_copy(text, sizeof(text), finding.text, strlen(finding.text));
+		print_wrapped(text);
+		if (checks[i].needed && finding.state == DOCTOR_MISSING)
 			can_record = false;
 	}
+	doctor_trial_end();
 	puts(can_record ? "\nPrograms can be recorded here."
 			: "\nPrograms cannot be recorded here until what is MISSING is there.");
 	return can_record ? TOOL_OK : TOOL_FINDING;

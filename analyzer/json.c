@@ -506,8 +506,8 @@ int json_write(const struct analysis *analysis, const char *path)
 	json_t *root = out ? build(analysis) : NULL;
 	int rc = root ? writer_open(out, path) : -ENOMEM;
 	if (!rc) {
-		int failed = json_dump_callback(
-			root, to_output, out, JSON_INDENT(1) | JSON_REAL_PRECISION(10));
+		int failed = json_dump_callback(root, to_output, out,
+			JSON_INDENT(1) | JSON_ENSURE_ASCII | JSON_REAL_PRECISION(10));
 		writer_char(out, '\n');
 		rc = writer_close(out, !failed);
 		if (failed && !rc)

@@ -3,6 +3,7 @@
  * The command `heapledger`: a table of commands, and their help. The commands themselves are in the
  * files named for them; `report` and `check` are Python scripts beside us.
  */
+#include "privilege.h"
 #include "script.h"
 #include "tool.h"
 
@@ -147,6 +148,19 @@ static void hold_standard_descriptors(void)
 			return;
 }
 
+/* Set-user-ID would let anybody read and write as its owner. And capabilities of the file are for
+ * the probe: `record` and `doctor` see to them. */
+static int check_privileges(const char *name, const struct command *command)
+{
+	if (getuid() != geteuid() || getgid() != getegid())
+		return tool_fail(TOOL_USAGE, name,
+			"not with the rights of a set-user-ID or set-group-ID program; for the "
+			"kernel probe setcap cap_bpf,cap_perfmon+ep is enough");
+	if (command->run == cmd_record || command->run == cmd_doctor || !privilege_give_up())
+		return TOOL_OK;
+	return tool_fail(TOOL_USAGE, name, "privileges cannot be given up");
+}
+
 int main(int argc, char **argv)
 {
 	hold_standard_descriptors();
@@ -167,6 +181,9 @@ int main(int argc, char **argv)
 	const struct command *command = find(name);
 	if (!command)
 		return tool_fail(TOOL_USAGE, name, "no such command; see heapledger --help");
+	int code = check_privileges(name, command);
+	if (code != TOOL_OK)
+		return code;
 	if (wants_help)
 		return help(command);
 	/* `record --help` is record's own: what follows may be the program's. */

@@ -5,6 +5,7 @@
  * support them.
  */
 #include "analysis.h"
+#include "escape.h"
 #include "names.h"
 #include "tool.h"
 
@@ -88,10 +89,14 @@ static const char *duration(uint64_t ns)
 	return buffer;
 }
 
-/* Breaks it at spaces to fit; the lines after the first are indented by `more` columns. */
-static void print_broken(const char *text, size_t more)
+/* Breaks it at spaces to fit; the lines after the first are indented by `more` columns. It may hold
+ * names that others chose. */
+static void print_broken(const char *sentence, size_t more)
 {
+	char escaped[2048];
+	const char *text = escaped;
 	size_t indent = 2;
+	escape_copy(escaped, sizeof(escaped), sentence, strlen(sentence));
 	while (*text) {
 		size_t length = strlen(text), room = COLUMNS - indent;
 		if (length > room) {

@@ -9,9 +9,12 @@
 #include <elfutils/libdw.h>
 #include <elfutils/libdwfl.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <libiberty/demangle.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define PARENTS_MOST 10000 /* forks of forks */
 #define INLINED_MOST 64
@@ -108,15 +111,34 @@ static bool same_build(const struct object *object)
 	       memcmp(bits, object->build_id, object->build_id_bytes) == 0;
 }
 
+/* The path is the trace's: what it names need not be a file. */
+static int open_file(const char *path)
+{
+	struct stat status;
+	int fd = path[0] != '/' ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd >= 0 && (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode))) {
+		close(fd);
+		fd = -1;
+	}
+	return fd;
+}
+
 static void open_object(struct object *object)
 {
+	int fd = open_file(object->path);
+
 	object->why = "cannot be read";
-	object->dwfl = dwfl_begin(&callbacks);
-	if (object->dwfl == NULL || object->path[0] != '/')
-		return;
-	dwfl_report_begin(object->dwfl);
-	object->module = dwfl_report_elf(object->dwfl, object->path, object->path, -1, 0, true);
-	dwfl_report_end(object->dwfl, NULL, NULL);
+	object->dwfl = fd < 0 ? NULL : dwfl_begin(&callbacks);
+	if (object->dwfl != NULL) {
+		dwfl_report_begin(object->dwfl);
+		object->module =
+			dwfl_report_elf(object->dwfl, object->path, object->path, fd, 0, true);
+		dwfl_report_end(object->dwfl, NULL, NULL);
+	}
+	/* With a module it is elfutils'. */
+	if (fd >= 0 && object->module == NULL)
+		close(fd);
 	if (object->module != NULL && !same_build(object)) {
 		object->module = NULL;
 		object->why = "has changed since";

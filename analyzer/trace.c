@@ -30,6 +30,13 @@ static bool is_stream_name(const char *name)
 	       !strcmp(name + length - suffix, HL_TRACE_SUFFIX);
 }
 
+/* Names come from whoever made the directory, and go into tables. */
+static bool is_plain(const char *name)
+{
+	return name[strspn(name, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+				 "._-")] == '\0';
+}
+
 int trace_stream_open(struct trace *trace, const struct trace_stream *stream,
 	struct stream_reader **reader, int *fd)
 {
@@ -147,7 +154,10 @@ static int scan_directory(struct trace *trace)
 	int rc = 0;
 	for (struct dirent *entry; !rc && (entry = readdir(directory));)
 		if (is_stream_name(entry->d_name))
-			rc = add_stream(trace, entry->d_name);
+			rc = is_plain(entry->d_name)
+				     ? add_stream(trace, entry->d_name)
+				     : fail(trace, -EBADMSG, entry->d_name,
+					       "is no name of a stream (letters, digits, . _ -)");
 	closedir(directory);
 	return rc;
 }
@@ -157,7 +167,12 @@ static void read_session(struct trace *trace)
 	char *path;
 	if (asprintf(&path, "%s/" HL_TRACE_SESSION_FILE, trace->path) < 0)
 		return;
-	trace->session = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+	struct stat status;
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (fd >= 0 && !fstat(fd, &status) && S_ISREG(status.st_mode))
+		trace->session = json_loadfd(fd, JSON_REJECT_DUPLICATES, NULL);
+	if (fd >= 0)
+		close(fd);
 	free(path);
 	const char *schema = json_string_value(json_object_get(trace->session, "schema"));
 	if (!schema || strcmp(schema, HL_TRACE_SESSION_SCHEMA)) {

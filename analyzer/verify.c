@@ -12,6 +12,7 @@
  * so.
  */
 #include "verify.h"
+#include "escape.h"
 
 #include "heapledger/session.h"
 #include "names.h"
@@ -39,10 +40,14 @@ static const char *absence(const struct trace *trace)
 	const json_t *kernel = json_object_get(trace->session, "kernel");
 	const char *why = json_string_value(json_object_get(kernel, "why"));
 	const char *state = json_string_value(json_object_get(kernel, "state"));
+	static char text[512];
 
 	if (state && !strcmp(state, "recorded"))
 		return "the kernel's stream was recorded, and is not there";
-	return why ? why : "the reason was not recorded";
+	if (!why)
+		return "the reason was not recorded";
+	escape_copy(text, sizeof(text), why, strlen(why));
+	return text;
 }
 
 static uint64_t lost(const struct verify *verify)

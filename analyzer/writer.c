@@ -4,6 +4,9 @@
  */
 #include "writer.h"
 
+#include "record/escape.h"
+#include "record/stranger.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,6 +14,27 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* A pipe, /dev/stdout: nothing to replace, and a rename would remove it. Not what somebody else has
+ * laid there. */
+static int open_special(struct writer *out, const char *path)
+{
+	struct stat status;
+	if (lstat(path, &status))
+		return -errno;
+	if (S_ISBLK(status.st_mode) || (!S_ISCHR(status.st_mode) && stranger_owns(&status)))
+		return -EPERM;
+	out->fd = open(path, O_WRONLY | O_CLOEXEC);
+	out->path = out->fd < 0 ? NULL : strdup(path);
+	return out->fd < 0 ? -errno : 0;
+}
+
+static mode_t usual_mode(void)
+{
+	mode_t mask = umask(0);
+	umask(mask);
+	return 0666 & ~mask;
+}
 
 int writer_open(struct writer *out, const char *path)
 {
@@ -21,21 +45,21 @@ int writer_open(struct writer *out, const char *path)
 	if (!strcmp(path, "-"))
 		return 0;
 	struct stat status;
-	if (!stat(path, &status) && !S_ISREG(status.st_mode)) {
-		/* A pipe, /dev/stdout: nothing to replace, and a rename would remove it. */
-		out->fd = open(path, O_WRONLY | O_CLOEXEC);
-		out->path = out->fd < 0 ? NULL : strdup(path);
-		return out->fd < 0 ? -errno : 0;
-	}
+	if (!stat(path, &status) && !S_ISREG(status.st_mode))
+		return open_special(out, path);
 	out->path = strdup(path);
-	if (!out->path || asprintf(&out->temporary, "%s.tmp.%d", path, (int)getpid()) < 0) {
+	if (!out->path || asprintf(&out->temporary, "%s.XXXXXX", path) < 0) {
 		free(out->path);
 		return -ENOMEM;
 	}
-	out->fd = open(out->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-	if (out->fd >= 0)
+	out->fd = mkostemp(out->temporary, O_CLOEXEC);
+	if (out->fd >= 0 && !fchmod(out->fd, usual_mode()))
 		return 0;
 	int rc = -errno;
+	if (out->fd >= 0) {
+		close(out->fd);
+		unlink(out->temporary);
+	}
 	free(out->path);
 	free(out->temporary);
 	return rc;
@@ -75,8 +99,18 @@ void writer_text(struct writer *out, const char *text)
 
 void writer_printable(struct writer *out, const char *text)
 {
-	for (; *text; text++)
-		writer_char(out, (unsigned char)*text < ' ' || *text == 0x7f ? '?' : *text);
+	for (size_t left = strlen(text); left;) {
+		size_t plain = escape_plain(text, left), taken = plain ? plain : 1;
+		char escaped[ESCAPE_MOST];
+		if (plain) {
+			writer_write(out, text, plain);
+		} else {
+			escape_byte(escaped, *text);
+			writer_write(out, escaped, ESCAPE_MOST);
+		}
+		text += taken;
+		left -= taken;
+	}
 }
 
 void writer_char(struct writer *out, char c)

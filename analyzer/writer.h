@@ -27,7 +27,7 @@ int writer_open(struct writer *out, const char *path);
 
 void writer_write(struct writer *out, const char *bytes, size_t length);
 void writer_text(struct writer *out, const char *text);
-/* Text of a file: control characters, which a terminal would obey, become '?'. */
+/* Text of a file: what a terminal would obey is escaped (record/escape.h). */
 void writer_printable(struct writer *out, const char *text);
 void writer_char(struct writer *out, char c);
 void writer_u64(struct writer *out, uint64_t value);

@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/utsname.h>
 #include <time.h>
 #include <unistd.h>
@@ -43,7 +44,9 @@ struct probe {
 	struct stream *stream;
 	uint64_t events;
 	uint64_t last_ns;
-	int error; /* the first failure to write, -errno */
+	int error;        /* the first failure to write, -errno */
+	uint64_t awaited; /* without a stream: the break that we ask for ourselves ... */
+	bool seen;        /* ... and whether the kernel told */
 };
 
 static int silent(enum libbpf_print_level level, const char *format, va_list arguments)
@@ -191,6 +194,12 @@ static int take_event(void *context, void *data, size_t bytes)
 
 	if (bytes < sizeof(*event) || probe->error)
 		return 0;
+	if (probe->stream == NULL) {
+		probe->seen = probe->seen ||
+			      (event->kind == HL_KIND_brk && event->tgid == (uint32_t)getpid() &&
+				      event->argument[0] == probe->awaited);
+		return 0;
+	}
 	fill_record(&out.record, event);
 	rc = stream_append(probe->stream, event->tid, out.slots, 3);
 	if (rc != 0) {
@@ -242,7 +251,7 @@ static void detach(struct probe *probe)
 /* HEAPLEDGER_PROBE_RING is a size in bytes, for tests of what happens when the ring is full. */
 static int set_ring(struct probe_bpf *bpf)
 {
-	const char *wish = getenv("HEAPLEDGER_PROBE_RING");
+	const char *wish = secure_getenv("HEAPLEDGER_PROBE_RING");
 
 	if (wish == NULL)
 		return 0;
@@ -349,7 +358,7 @@ static int start(struct probe *probe, bool use_tracefs)
 /* HEAPLEDGER_PROBE=raw or tracefs chooses the way, for tests and for comparing what they cost. */
 static int start_best(struct probe *probe, char *why, size_t why_bytes)
 {
-	const char *wish = getenv("HEAPLEDGER_PROBE");
+	const char *wish = secure_getenv("HEAPLEDGER_PROBE");
 	libbpf_print_fn_t print;
 	int rc = check_machine(why, why_bytes);
 
@@ -470,11 +479,18 @@ static int settle(struct probe *probe, struct probe_account *account)
 
 /* ---- probe.h ------------------------------------------------------------------------------- */
 
+static int follow(const struct probe *probe, pid_t root)
+{
+	uint32_t tgid = (uint32_t)root;
+	struct event_process none = {0};
+	int fd = bpf_map__fd(probe->bpf->maps.processes);
+
+	return bpf_map_update_elem(fd, &tgid, &none, BPF_ANY) != 0 ? -errno : 0;
+}
+
 int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_bytes)
 {
 	struct probe *probe = calloc(1, sizeof(*probe));
-	uint32_t tgid = (uint32_t)root;
-	struct event_process none = {0};
 	int rc;
 
 	if (probe == NULL)
@@ -487,9 +503,8 @@ int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_
 		snprintf(why, why_bytes, "cannot create the kernel's stream: %s", strerror(-rc));
 		goto fail;
 	}
-	rc = bpf_map_update_elem(bpf_map__fd(probe->bpf->maps.processes), &tgid, &none, BPF_ANY);
+	rc = follow(probe, root);
 	if (rc != 0) {
-		rc = -errno;
 		snprintf(why, why_bytes, "cannot name the process to the probe: %s", strerror(-rc));
 		stream_close(probe->stream, 0, HL_TRACE_END_DETACHED, 0, 0, 0, NULL, 0);
 		goto fail;
@@ -500,6 +515,16 @@ fail:
 	unload(probe);
 	free(probe);
 	return rc;
+}
+
+bool probe_asks_privilege(const struct probe *probe)
+{
+	struct event_process process;
+	uint32_t nobody = 0;
+
+	return bpf_map_lookup_elem(bpf_map__fd(probe->bpf->maps.processes), &nobody, &process) !=
+		       0 &&
+	       errno == EPERM;
 }
 
 int probe_poll(struct probe *probe)
@@ -526,11 +551,32 @@ int probe_close(struct probe *probe, struct probe_account *account)
 	return rc;
 }
 
+/* Moves the break up and down, past malloc, which must not notice. */
+static int see_ourselves(struct probe *probe, char *why, size_t why_bytes)
+{
+	uint64_t now = (uint64_t)syscall(SYS_brk, 0);
+	int rc = follow(probe, getpid());
+
+	probe->awaited = now + (uint64_t)sysconf(_SC_PAGESIZE);
+	if (rc == 0) {
+		syscall(SYS_brk, probe->awaited);
+		syscall(SYS_brk, now);
+		rc = ring_buffer__consume(probe->ring);
+	}
+	if (rc < 0)
+		return say(why, why_bytes, rc, "the probe loads, but cannot be read");
+	return probe->seen ? 0
+			   : say(why, why_bytes, -ENODATA,
+				     "the probe loads, but does not see our own system calls");
+}
+
 int probe_try(char *why, size_t why_bytes)
 {
 	struct probe probe = {0};
 	int rc = start_best(&probe, why, why_bytes);
 
+	if (rc == 0)
+		rc = see_ourselves(&probe, why, why_bytes);
 	if (rc == 0)
 		snprintf(why, why_bytes, "%s",
 			probe.links != NULL ? "tracepoints of the calls" : "raw tracepoints");

@@ -8,6 +8,7 @@
 #ifndef HEAPLEDGER_PROBE_H
 #define HEAPLEDGER_PROBE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -36,6 +37,10 @@ struct probe_account {
  * then the recording goes on without the kernel's side. */
 int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_bytes);
 
+/* Whether the kernel asks for CAP_BPF at every call about the probe, as before Linux 5.19 where
+ * kernel.unprivileged_bpf_disabled is set. Tried with what is in effect now. */
+bool probe_asks_privilege(const struct probe *probe);
+
 /* Takes what has gathered, without waiting. Call it every 50 ms or more often: the ring holds
  * about 140,000 calls, and what does not fit is counted as lost. 0, or -errno if the stream
  * cannot be written. */
@@ -45,8 +50,8 @@ int probe_poll(struct probe *probe);
  * when it fails, as far as it goes. */
 int probe_close(struct probe *probe, struct probe_account *account);
 
-/* Loads and attaches the probe as probe_open would, then lets go. For `heapledger doctor`; `why`
- * gets the reason of a failure, or how the probe is attached. */
+/* Loads and attaches the probe as probe_open would, has it see a system call of our own, then lets
+ * go. For `heapledger doctor`; `why` gets the reason of a failure, or how the probe is attached. */
 int probe_try(char *why, size_t why_bytes);
 
 #endif

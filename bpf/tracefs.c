@@ -45,7 +45,7 @@ static int open_root(void)
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
 		int fd = open(places[i], O_PATH | O_DIRECTORY | O_CLOEXEC);
 
-		if (fd >= 0 && faccessat(fd, "events/syscalls", R_OK, 0) == 0)
+		if (fd >= 0 && faccessat(fd, "events/syscalls", R_OK, AT_EACCESS) == 0)
 			return fd;
 		if (fd >= 0)
 			close(fd);

@@ -57,6 +57,7 @@ static char alone_variable[PATH_MAX + sizeof(HL_RAW_ENV)];
 static struct settings alone_settings;
 static dev_t alone_device; /* of the file, to know it again */
 static ino_t alone_inode;
+static uid_t alone_serials_owner;
 static struct stat alone_stderr; /* as it was at the start */
 
 static bool alone_failed(int64_t result)
@@ -94,6 +95,8 @@ static const char *alone_reason(int error)
 		{ENOTDIR, "not a directory"},
 		{EACCES, "permission denied"},
 		{EPERM, "not permitted"},
+		{ELOOP, "a symbolic link is in its place"},
+		{ENXIO, "a pipe is in its place"},
 		{EROFS, "read-only file system"},
 		{ENOSPC, "no space left on device"},
 		{EDQUOT, "disk quota exceeded"},
@@ -163,7 +166,8 @@ static void alone_complain(const char *path, int error)
 		line_text(&line, "errno ");
 		line_number(&line, (uintptr_t)error, 10);
 	}
-	line_text(&line, "; the program runs on unrecorded\n");
+	line_text(&line, "; the program runs on unrecorded");
+	line.text[line.used++] = '\n';
 	alone_write(&line);
 }
 
@@ -635,19 +639,33 @@ static void alone_name_file(uint32_t pid, uint32_t serial)
 	alone_append(alone_path, at, sizeof(alone_path), HL_RAW_SUFFIX);
 }
 
+/* In a directory that others write to, such as /tmp, the name may be a pipe, or a second one of a
+ * file elsewhere. */
+static bool alone_is_plain(int64_t fd)
+{
+	struct stat status;
+
+	if (attach_early(HL_KIND_other, SYS_fstat, (uint64_t)fd, alone_address(&status), 0, 0, 0,
+		    0) != 0)
+		return false;
+	alone_serials_owner = status.st_uid;
+	return S_ISREG(status.st_mode) && status.st_nlink == 1;
+}
+
 /* Where the byte that a process appends comes to lie is its serial: nobody else's, and higher than
  * its parent's. A negative errno if that fails. */
 static int64_t alone_take_serial(void)
 {
-	int64_t fd, result;
+	int64_t fd, result = -EPERM;
 
 	alone_name(HL_RAW_SERIALS);
 	fd = attach_early(HL_KIND_other, SYS_openat, (uint64_t)AT_FDCWD, alone_address(alone_path),
-		O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666, 0, 0);
+		O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600, 0, 0);
 	if (alone_failed(fd))
 		return fd;
-	result = attach_early(
-		HL_KIND_other, SYS_write, (uint64_t)fd, alone_address("\n"), 1, 0, 0, 0);
+	if (alone_is_plain(fd))
+		result = attach_early(
+			HL_KIND_other, SYS_write, (uint64_t)fd, alone_address("\n"), 1, 0, 0, 0);
 	if (result == 1)
 		result = attach_early(
 			HL_KIND_other, SYS_lseek, (uint64_t)fd, 0, 1 /* SEEK_CUR */, 0, 0, 0);
@@ -672,7 +690,7 @@ static int64_t alone_open_new(uint32_t *serial)
 		alone_name_file(pid, *serial);
 		fd = attach_early(HL_KIND_other, SYS_openat, (uint64_t)AT_FDCWD,
 			alone_address(alone_path),
-			O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666, 0, 0);
+			O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600, 0, 0);
 	}
 	return fd;
 }
@@ -706,6 +724,9 @@ static int64_t alone_fill_file(int64_t fd, uint32_t serial)
 	int64_t map = attach_early(
 		HL_KIND_other, SYS_fstat, (uint64_t)fd, alone_address(&status), 0, 0, 0, 0);
 
+	/* Serials of a stranger would be of his choice; root's are not. */
+	if (map == 0 && alone_serials_owner != status.st_uid && alone_serials_owner != 0)
+		map = -EPERM;
 	if (map == 0)
 		map = alone_reserve(NULL, fd, 0, HL_RAW_HEADER_BYTES);
 	if (map == 0)

@@ -186,16 +186,28 @@ static void count_unregistered(int64_t fd)
 	attach_raw(SYS_munmap, (uint64_t)map, sizeof(struct hl_session), 0, 0, 0, 0);
 }
 
+/* The name outlives the file: when it is gone anybody can lay another one there. */
+static bool is_ours(int64_t fd)
+{
+	struct stat status = {0};
+	int64_t user = attach_early(HL_KIND_other, SYS_geteuid, 0, 0, 0, 0, 0, 0);
+
+	return attach_early(HL_KIND_other, SYS_fstat, (uint64_t)fd, address_of(&status), 0, 0, 0,
+		       0) == 0 &&
+	       S_ISREG(status.st_mode) && status.st_uid == (uid_t)user;
+}
+
 static struct hl_session *map_session(void)
 {
 	struct hl_session header;
 	int64_t map = -ENOENT;
 	int64_t fd = attach_early(HL_KIND_other, SYS_openat, (uint64_t)AT_FDCWD,
-		address_of(session_path), O_RDWR | O_CLOEXEC, 0, 0, 0);
+		address_of(session_path), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0, 0, 0);
 
 	if (fd < 0)
 		return NULL;
-	if (attach_early(HL_KIND_other, SYS_pread64, (uint64_t)fd, address_of(&header),
+	if (is_ours(fd) &&
+		attach_early(HL_KIND_other, SYS_pread64, (uint64_t)fd, address_of(&header),
 		    sizeof(header), 0, 0, 0) == sizeof(header) &&
 		sound(&header)) {
 		map = attach_early(HL_KIND_mmap, SYS_mmap, 0, header.session_bytes,

@@ -19,12 +19,23 @@ struct line {
 	size_t used; /* the last byte is kept for the line's end */
 };
 
+/* Controls would be obeyed by a terminal; those of 8 bits are UTF-8's c2 80 to c2 9f. */
+static inline bool line_is_control(const char *text, size_t left)
+{
+	unsigned char c = (unsigned char)text[0];
+
+	return c < ' ' || c == 0x7f ||
+	       (c == 0xc2 && left > 1 && (unsigned char)text[1] < 0xa0);
+}
+
 static inline void line_add(struct line *line, const char *text, size_t bytes)
 {
-	if (bytes > LINE_BYTES - 1 - line->used)
-		bytes = LINE_BYTES - 1 - line->used;
-	memcpy(line->text + line->used, text, bytes);
-	line->used += bytes;
+	for (size_t i = 0; i < bytes && line->used < LINE_BYTES - 1; i++) {
+		bool control = line_is_control(text + i, bytes - i);
+
+		line->text[line->used++] = control ? '?' : text[i];
+		i += control && (unsigned char)text[i] == 0xc2;
+	}
 }
 
 static inline void line_text(struct line *line, const char *text)

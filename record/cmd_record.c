@@ -4,10 +4,12 @@
  * (shared memory), launch.c (the program), collector.c (the loop) and manifest.c (session.json).
  */
 #include "collector.h"
+#include "escape.h"
 #include "kernel.h"
 #include "launch.h"
 #include "manifest.h"
 #include "output.h"
+#include "privilege.h"
 #include "session.h"
 #include "tool.h"
 #include "tuning.h"
@@ -51,6 +53,7 @@ struct options {
 	const char *heap_option;  /* one that is about our allocator */
 	struct settings settings; /* of the program's heap */
 	char **command;
+	const char *caller; /* of sudo, who we are now; NULL: nobody */
 };
 
 static const char usage[] =
@@ -325,9 +328,10 @@ static int leave_like(int status)
 static void print_summary(const struct collector *collector, int terminal)
 {
 	const struct processes *all = &collector->processes;
-	char size[32], lost[40] = "", each[40] = "", older[100] = "";
+	char size[32], lost[40] = "", each[40] = "", older[100] = "", name[PATH_MAX];
 	uint64_t bytes = all->bytes + stacks_file_bytes(all->stacks);
 
+	escape_copy(name, sizeof(name), collector->directory, strlen(collector->directory));
 	if (all->lost > 0)
 		snprintf(lost, sizeof(lost), ", %" PRIu64 " lost", all->lost);
 	if (all->events > 0 && !collector->failed && all->overwritten == 0)
@@ -345,10 +349,10 @@ static void print_summary(const struct collector *collector, int terminal)
 		"heapledger: next: heapledger analyze %s\n",
 		all->events, lost, all->streams, all->streams == 1 ? "" : "s",
 		(double)(collector->ended_ns - collector->started_ns) / 1e9, older,
-		tool_format_size(size, sizeof(size), bytes), collector->directory, each,
+		tool_format_size(size, sizeof(size), bytes), name, each,
 		collector->stopped ? "heapledger: the recording has ended, the program runs on\n"
 				   : "",
-		collector->directory);
+		name);
 }
 
 /* `live` is the terminal that the live line was for, or -1. */
@@ -402,15 +406,24 @@ static int run(struct collector *collector, struct manifest *manifest, struct ke
 	return collector->child_status;
 }
 
+/* From then on we have no privilege that the recording can do without. */
 static int open_kernel(
 	struct kernel *kernel, struct collector *collector, const struct options *options)
 {
+	struct privilege_needs needs = {.program = collector->child, .directory = collector->dirfd};
+	int rc;
+
 	kernel->wanted = strcmp(options->kernel, "off") != 0;
 	collector->probe = kernel_open(kernel, collector->dirfd, collector->child);
 	collector->session.map->time_calls = options->observe && collector->probe != NULL;
-	if (collector->probe != NULL || strcmp(options->kernel, "require") != 0)
-		return 0;
-	return tool_fail(TOOL_NO_EVIDENCE, "record", "no kernel record: %s", kernel->why);
+	if (collector->probe == NULL && strcmp(options->kernel, "require") == 0)
+		return tool_fail(TOOL_NO_EVIDENCE, "record", "no kernel record: %s", kernel->why);
+	privilege_lower();
+	needs.memory = collector->probe == NULL || collector->residency_ns != 0;
+	needs.probe = collector->probe != NULL && probe_asks_privilege(collector->probe);
+	rc = privilege_settle(&needs);
+	return rc == 0 ? 0
+		       : tool_fail(TOOL_CANNOT_RUN, "record", "privileges: %s", strerror(-rc));
 }
 
 /* With the child forked and waiting: output, probe, go. Returns an exit code, or -1 when the
@@ -435,15 +448,16 @@ static int start(struct launch *launch, struct collector *collector, const struc
 	collector->dirfd = output_open(directory, options->force, &created, why, sizeof(why));
 	if (collector->dirfd < 0) {
 		launch_cancel(launch);
-		return tool_fail(TOOL_USAGE, "record", "%s", why);
+		if (options->caller == NULL)
+			return tool_fail(TOOL_USAGE, "record", "%s", why);
+		return tool_fail(TOOL_USAGE, "record", "%s (as %s, who called for root)", why,
+			options->caller);
 	}
 	collector->child = launch->pid;
 	collector->directory = directory;
-	rc = collector_open(collector);
-	if (rc != 0)
+	rc = open_kernel(&kernel, collector, options); /* before there are other threads */
+	if (rc == 0 && (rc = collector_open(collector)) != 0)
 		rc = tool_fail(TOOL_CANNOT_RUN, "record", "%s", strerror(-rc));
-	if (rc == 0)
-		rc = open_kernel(&kernel, collector, options);
 	if (rc == 0 && (rc = manifest_write(&manifest)) != 0)
 		rc = tool_fail(TOOL_USAGE, "record", "writing to %s: %s", directory, strerror(-rc));
 	if (rc == 0)
@@ -465,6 +479,19 @@ static int start(struct launch *launch, struct collector *collector, const struc
 	collector_close(collector);
 	close(collector->dirfd);
 	return rc;
+}
+
+/* The rest is done as the user who called sudo, from looking for the program on. */
+static int begin(struct options *options)
+{
+	char why[256];
+
+	if (privilege_begin(&options->caller, why, sizeof(why)) != 0)
+		return tool_fail(TOOL_USAGE, "record", "%s", why);
+	if (options->caller != NULL && !options->quiet && isatty(STDERR_FILENO))
+		tool_fail(TOOL_OK, "record", "%s runs as %s, who called for root",
+			options->command[0], options->caller);
+	return 0;
 }
 
 /* The kernel's record is of the whole run: of a part, `verify` would find the rest missing. */
@@ -496,6 +523,8 @@ int cmd_record(int argc, char **argv)
 		fputs(usage, stdout);
 		return TOOL_OK;
 	}
+	if (rc == 0)
+		rc = begin(&options);
 	if (rc == 0)
 		rc = find_program(&launch, &options, library, sizeof(library));
 	if (rc == 0 && options.ring_bytes != 0 && options.start_after_ns != 0)

@@ -10,6 +10,7 @@
 #include "output.h"
 #include "raw_reader.h"
 #include "running.h"
+#include "stranger.h"
 #include "stream.h"
 #include "tool.h"
 
@@ -626,12 +627,17 @@ static void remove_folder(int dirfd)
 
 static int open_folder(struct import *import)
 {
+	struct stat status;
+
 	remove_folder(import->dirfd); /* of an import that was killed */
-	if (mkdirat(import->dirfd, FOLDER, 0777) == 0) {
+	if (mkdirat(import->dirfd, FOLDER, 0700) == 0) {
 		import->folder = openat(
 			import->dirfd, FOLDER, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-		if (import->folder >= 0)
+		/* Who owns the directory can put another in its place. */
+		if (import->folder >= 0 && fstat(import->folder, &status) == 0 &&
+			!stranger_owns(&status))
 			return TOOL_OK;
+		errno = import->folder >= 0 ? EPERM : errno;
 	}
 	return fail(import,
 		"%s: its raw files (*" HL_RAW_SUFFIX ") must be imported once, in a directory that "
@@ -639,18 +645,27 @@ static int open_folder(struct import *import)
 		import->path, strerror(errno));
 }
 
-static int publish(struct import *import)
+static int publish_stream(const struct import *import, const struct raw_file *file)
 {
 	char name[64];
+	int fd;
+
+	snprintf(name, sizeof(name), "%u.%u" HL_TRACE_SUFFIX, file->pid, file->serial);
+	fd = openat(import->folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (fd < 0)
+		return -errno;
+	output_hand_over(import->dirfd, fd);
+	close(fd);
+	return renameat(import->folder, name, import->dirfd, name) != 0 ? -errno : 0;
+}
+
+static int publish(struct import *import)
+{
 	int rc = 0;
 
-	for (size_t i = 0; rc == 0 && i < import->count; i++) {
-		const struct raw_file *file = &import->files[i];
-
-		snprintf(name, sizeof(name), "%u.%u" HL_TRACE_SUFFIX, file->pid, file->serial);
-		if (file->begun && renameat(import->folder, name, import->dirfd, name) != 0)
-			rc = -errno;
-	}
+	for (size_t i = 0; rc == 0 && i < import->count; i++)
+		if (import->files[i].begun)
+			rc = publish_stream(import, &import->files[i]);
 	if (rc == 0)
 		rc = write_session(import);
 	/* What replaces the raw files is on the disk before they go. */

@@ -3,6 +3,7 @@
  * See kernel.h.
  */
 #include "kernel.h"
+#include "privilege.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +17,7 @@ struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root)
 		snprintf(kernel->why, sizeof(kernel->why), "switched off with --kernel off");
 		return NULL;
 	}
+	privilege_raise();
 	if (probe_open(&probe, dirfd, root, kernel->why, sizeof(kernel->why)) != 0)
 		return NULL;
 	kernel->recorded = true;

@@ -17,7 +17,8 @@ struct kernel {
 	struct probe_account account; /* when it was closed */
 };
 
-/* NULL when there is no kernel side; kernel->why says why. */
+/* NULL when there is no kernel side; kernel->why says why. Privileges are raised for it, and left
+ * so: the caller gives them up. */
 struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root);
 void kernel_poll(struct probe *probe);
 void kernel_close(struct kernel *kernel, struct probe *probe);

@@ -3,6 +3,7 @@
  * See manifest.h.
  */
 #include "manifest.h"
+#include "output.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -386,13 +387,20 @@ static int write_all(int fd, const char *bytes, size_t length)
 	return 0;
 }
 
+/* A file of a name that others may know: what is there by that name goes. */
+static int create_temporary(int dirfd)
+{
+	unlinkat(dirfd, TEMPORARY, 0);
+	return openat(dirfd, TEMPORARY, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+}
+
 static int replace_file(int dirfd, const char *bytes)
 {
-	int fd = openat(dirfd, TEMPORARY, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-	int rc;
+	int fd = create_temporary(dirfd), rc;
 
 	if (fd < 0)
 		return -errno;
+	output_hand_over(dirfd, fd);
 	rc = write_all(fd, bytes, strlen(bytes));
 	if (rc == 0)
 		rc = write_all(fd, "\n", 1);
@@ -407,7 +415,7 @@ static int replace_file(int dirfd, const char *bytes)
 
 int manifest_replace(int dirfd, const json_t *root)
 {
-	char *bytes = root == NULL ? NULL : json_dumps(root, JSON_INDENT(2));
+	char *bytes = root == NULL ? NULL : json_dumps(root, JSON_INDENT(2) | JSON_ENSURE_ASCII);
 	int rc = bytes == NULL ? -ENOMEM : replace_file(dirfd, bytes);
 
 	free(bytes);

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define ANSWER_MS 5000
@@ -29,7 +30,8 @@ int mark_open(int dirfd)
 
 	if (fd < 0)
 		return -errno;
-	if (bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+	/* The mode of a socket is that of its descriptor when it gets a name. */
+	if (fchmod(fd, 0600) == 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
 		return fd;
 	rc = -errno;
 	close(fd);

@@ -4,6 +4,7 @@
  */
 #include "output.h"
 #include "mark.h"
+#include "stranger.h"
 
 #include "heapledger/callstack.h"
 #include "heapledger/raw.h"
@@ -16,6 +17,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define PRIVATE_DIRECTORY 0700
 
 static bool ends_with(const char *name, const char *suffix)
 {
@@ -88,6 +91,32 @@ static int remove_trace(int dirfd)
 	return rc;
 }
 
+/* A directory of our own, whoever may have made the name of it. */
+static int open_own(const char *path, char *why, size_t why_bytes)
+{
+	struct stat status;
+	int fd = stranger_links(path) ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc;
+
+	if (fd < 0 || fstat(fd, &status) != 0) {
+		rc = stranger_links(path) ? -EPERM : -errno;
+		snprintf(why, why_bytes, "%s: %s", path,
+			rc == -EPERM ? "is a link of another user, --force does not follow it"
+				     : strerror(-rc));
+	} else if (status.st_uid != geteuid()) {
+		rc = -EPERM;
+		snprintf(why, why_bytes, "%s belongs to the user %u, --force does not replace it",
+			path, (unsigned)status.st_uid);
+	} else {
+		/* The trace is its owner's alone; where modes cannot be changed it stays as it is.
+		 */
+		(void)!fchmod(fd, PRIVATE_DIRECTORY);
+		return fd;
+	}
+	if (fd >= 0)
+		close(fd);
+	return rc;
+}
+
 static int open_existing(const char *path, bool force, char *why, size_t why_bytes)
 {
 	char foreign[256];
@@ -100,12 +129,9 @@ static int open_existing(const char *path, bool force, char *why, size_t why_byt
 			path);
 		return -EEXIST;
 	}
-	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (fd < 0) {
-		rc = -errno;
-		snprintf(why, why_bytes, "%s: %s", path, strerror(-rc));
-		return rc;
-	}
+	fd = open_own(path, why, why_bytes);
+	if (fd < 0)
+		return fd;
 	rc = holds_trace(fd, foreign, sizeof(foreign));
 	if (rc == 0)
 		snprintf(why, why_bytes,
@@ -126,16 +152,24 @@ int output_open(const char *path, bool force, bool *created, char *why, size_t w
 {
 	int fd, rc;
 
-	*created = mkdir(path, 0777) == 0;
+	*created = mkdir(path, PRIVATE_DIRECTORY) == 0;
 	if (!*created && errno == EEXIST)
 		return open_existing(path, force, why, why_bytes);
 	rc = *created ? 0 : -errno;
-	fd = rc != 0 ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fd = rc != 0 ? -1 : open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	if (rc == 0 && fd < 0)
 		rc = -errno;
 	if (rc != 0)
 		snprintf(why, why_bytes, "cannot create %s: %s", path, strerror(-rc));
 	return rc != 0 ? rc : fd;
+}
+
+void output_hand_over(int dirfd, int fd)
+{
+	struct stat status;
+
+	if (geteuid() == 0 && fstat(dirfd, &status) == 0 && status.st_uid != 0)
+		(void)!fchown(fd, status.st_uid, status.st_gid);
 }
 
 void output_remove(const char *path, int dirfd, bool created)

@@ -17,6 +17,9 @@ int output_open(const char *path, bool force, bool *created, char *why, size_t w
 /* The entries of a directory, from the first on; NULL and errno. dirfd stays open. */
 DIR *output_list(int dirfd);
 
+/* What root makes in a directory of another user, as when importing, is that user's. */
+void output_hand_over(int dirfd, int fd);
+
 /* Removes what output_open and the recording made, for a program that could not be started. */
 void output_remove(const char *path, int dirfd, bool created);
 

@@ -284,7 +284,7 @@ int stacks_file_create(struct stacks_file **out, const struct session *session, 
 	file->zstd = ZSTD_createCCtx();
 	if (file->column.data != NULL && file->zstd != NULL) {
 		file->fd = openat(
-			dirfd, HL_STACKS_FILE, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+			dirfd, HL_STACKS_FILE, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 		rc = file->fd < 0 ? -errno : write_header(file);
 	}
 	if (rc != 0) {

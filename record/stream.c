@@ -155,7 +155,7 @@ int stream_create_as(struct stream **out, int dirfd, const char *name,
 		return -ENOMEM;
 	stream->header = *header;
 	stream->level = ZSTD_LEVEL;
-	stream->fd = openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+	stream->fd = openat(dirfd, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	int rc = stream->fd < 0 ? -errno : stream_start(stream, command);
 	if (rc) {
 		if (stream->fd >= 0) {

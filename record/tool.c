@@ -3,6 +3,7 @@
  * See tool.h: messages and sizes, for every command.
  */
 #include "tool.h"
+#include "escape.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -18,20 +19,17 @@
 
 int tool_fail(enum tool_exit code, const char *command, const char *format, ...)
 {
-	char line[4096];
-	int prefix = snprintf(line, sizeof(line) - 1, "heapledger: %s: ", command);
+	char text[4096], line[sizeof(text) * 2];
+	int prefix = snprintf(text, sizeof(text), "heapledger: %s: ", command);
 	va_list arguments;
-	int text;
 	size_t length;
 
-	if (prefix < 0 || (size_t)prefix >= sizeof(line) - 1)
+	if (prefix < 0 || (size_t)prefix >= sizeof(text))
 		prefix = 0;
 	va_start(arguments, format);
-	text = vsnprintf(line + prefix, sizeof(line) - 1 - (size_t)prefix, format, arguments);
+	vsnprintf(text + prefix, sizeof(text) - (size_t)prefix, format, arguments);
 	va_end(arguments);
-	length = (size_t)prefix + (text < 0 ? 0 : (size_t)text);
-	if (length > sizeof(line) - 2)
-		length = sizeof(line) - 2;
+	length = escape_copy(line, sizeof(line) - 1, text, strlen(text));
 	line[length++] = '\n';
 	/* One write, so that lines of several processes do not mix; nothing to do if it fails. */
 	if (write(STDERR_FILENO, line, length) < 0)

@@ -21,7 +21,8 @@ enum tool_exit {
 	TOOL_NOT_FOUND = 127,
 };
 
-/* Prints "heapledger: <command>: <message>\n" to stderr in one write; returns `code`. */
+/* Prints "heapledger: <command>: <message>\n" to stderr in one write, whatever names the message
+ * holds on one line (escape.h); returns `code`. */
 int tool_fail(enum tool_exit code, const char *command, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 

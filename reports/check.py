@@ -13,6 +13,7 @@ sys.dont_write_bytecode = True  # an installed or read-only folder is left as it
 
 import budget
 import command
+import plain
 import units
 from load import FINDING, NO_EVIDENCE, OK, load
 
@@ -201,7 +202,7 @@ def main():
     results = [judge(limit, analysis) for limit in limits]
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     code, last = verdict(results, analysis, options.budget)
-    print("\n".join(table(results, analysis, colour) + [last]))
+    print("\n".join(table(results, analysis, colour) + [plain.escaped(last)]))
     unrecorded = analysis.unrecorded
     if unrecorded and code != NO_EVIDENCE:
         command.say("check", f"{units.counted(unrecorded, 'process', 'processes')} of this run "

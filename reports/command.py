@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 
+import plain
 from load import Failure, USAGE
 
 
@@ -22,8 +23,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def say(command, message):
-    text = f"heapledger: {command}: {message}\n"
-    sys.stderr.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    sys.stderr.write(f"heapledger: {command}: {plain.escaped(message)}\n")
 
 
 def run(command, main):

@@ -175,7 +175,10 @@ def _cell(key, text):
 def read_session(directory):
     """session.json of the trace directory, for the date; a trace is readable without it."""
     try:
-        with open(os.path.join(directory, "session.json"), encoding="utf-8") as file:
+        path = os.path.join(directory, "session.json")
+        if not os.path.isfile(path):  # a pipe would never end
+            return {}
+        with open(path, encoding="utf-8") as file:
             session = json.load(file)
     except (OSError, ValueError):
         return {}

@@ -5,6 +5,7 @@
 
 import contextlib
 import os
+import stat
 import tempfile
 
 from load import Failure, USAGE
@@ -14,6 +15,7 @@ _HEAD_BYTES = 4096
 
 def guard(path, mark, force):
     """Refuses a path that holds something else than an earlier output with `mark` in its head."""
+    stranger(path)
     if os.path.isdir(path):
         raise Failure(USAGE, f"{path}: is a directory")
     if os.path.exists(path) and not os.path.isfile(path):
@@ -28,6 +30,16 @@ def guard(path, mark, force):
     if mark not in head:
         raise Failure(USAGE, f"{path}: exists and was not written by heapledger report: "
                              "choose another name or give --force")
+
+
+def stranger(path):
+    """Refuses a link of another user: in a directory that others write to anybody can lay one."""
+    try:
+        status = os.lstat(path.rstrip("/") or path)
+    except OSError:
+        return
+    if stat.S_ISLNK(status.st_mode) and status.st_uid not in (0, os.geteuid()):
+        raise Failure(USAGE, f"{path}: is a link of another user")
 
 
 @contextlib.contextmanager

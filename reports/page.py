@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 
+import plain
 import style
 import units
 import words
@@ -41,7 +42,7 @@ MODES = {"allocator": "heapledger's own allocator served the program",
 
 
 def escape(text):
-    return html.escape(str(text), quote=True)
+    return html.escape(plain.replaced(str(text)), quote=True)
 
 
 def prose(text):
@@ -263,10 +264,7 @@ def phases(analysis):
 
 
 def phase_name(name):
-    """Characters that no page can show are shown as such."""
-    if name is None:
-        return "before the first mark"
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return "before the first mark" if name is None else name
 
 
 def processes(analysis):

@@ -10,6 +10,7 @@ sys.dont_write_bytecode = True  # an installed or read-only folder is left as it
 
 import command
 import output
+import plain
 from load import Failure, OK, USAGE, load
 
 HTML_MARK = b'name="generator" content="heapledger'
@@ -39,6 +40,7 @@ def figure_modules():
 
 def write_pngs(analysis, modules, folder, force):
     import style
+    output.stranger(folder)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -75,7 +77,7 @@ def main():
         write_pngs(analysis, modules, options.png, options.force)
     if path:
         write_html(analysis, modules, path)
-        print(path)
+        print(plain.escaped(path))
     return OK
 
 

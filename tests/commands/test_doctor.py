@@ -8,9 +8,10 @@ import re
 import pytest
 
 from conftest import run
+from probe_fixture import skip_without_probe
 
-NAMES = ['library', 'shared memory', 'recording', 'clock', 'kernel types', 'kernel probe', 'reports',
-         'overcommit', 'huge pages']
+NAMES = ['library', 'shared memory', 'user', 'recording', 'observing', 'call stacks', 'symbols', 'clock',
+         'kernel types', 'kernel probe', 'page map', 'reports', 'overcommit', 'huge pages']
 
 
 def doctor(heapledger, **env):
@@ -26,7 +27,8 @@ def doctor(heapledger, **env):
 def test_where_it_works(heapledger):
     status, found, text = doctor(heapledger)
     assert status == 0, text
-    assert found['library'] == found['recording'] == found['shared memory'] == 'ok', text
+    for name in 'library', 'recording', 'shared memory', 'observing', 'call stacks', 'page map':
+        assert found[name] == 'ok', text
     assert 'Programs can be recorded here.' in text
 
 
@@ -78,7 +80,40 @@ def test_without_privilege(heapledger):
     if not text:
         pytest.skip('the build folder is closed to other users')
     assert 'kernel probe  limited' in text, text
-    assert 'CAP_BPF' in text
+    said = ' '.join(text.split())
+    if 'are missing' in said:
+        assert (f'CAP_BPF and CAP_PERFMON are missing: sudo setcap cap_bpf,cap_perfmon+ep {heapledger}, '
+                'or sudo heapledger record.') in said, text
+    else:
+        assert 'no permission' not in said, text
+    assert 'page map      ok' in text and 'observing     ok' in text, text
+
+
+def test_it_sees_a_call_of_its_own(build, heapledger):
+    skip_without_probe(build)
+    for way in 'raw', 'tracefs':
+        status, found, text = doctor(heapledger, HEAPLEDGER_PROBE=way)
+        assert status == 0 and found['kernel probe'] == 'ok', text
+        assert 'sees a system call of our own' in ' '.join(text.split())
+
+
+def test_what_the_probe_lacks_is_named(build, heapledger):
+    """A ring that cannot be, and no types of the kernel."""
+    skip_without_probe(build)
+    _, found, text = doctor(heapledger, HEAPLEDGER_PROBE_RING='much')
+    assert found['kernel probe'] == 'limited' and 'does not take the probe' in ' '.join(text.split())
+    outcome = run(['unshare', '-m', 'sh', '-c', 'mount -t tmpfs none /sys/kernel/btf && exec "$@"', 'sh',
+                   heapledger, 'doctor'])
+    assert outcome.status == 0
+    assert re.search(r'kernel types +limited', outcome.stdout.decode())
+    assert re.search(r'kernel probe +limited', outcome.stdout.decode())
+
+
+def test_a_library_for_the_other_mode(build, heapledger):
+    library = build / 'interposer' / 'libheapledger-observe.so'
+    status, found, text = doctor(heapledger, HEAPLEDGER_LIBRARY=str(library))
+    assert status == 0 and (found['recording'], found['observing']) == ('limited', 'ok'), text
+    assert 'another library than libheapledger.so' in ' '.join(text.split())
 
 
 def test_wrong_usage(heapledger):
