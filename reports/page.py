@@ -52,7 +52,7 @@ def prose(text):
 
 def render(analysis, modules):
     command = command_text(analysis)
-    body = [header(analysis, command), facts(analysis), found(analysis)]
+    body = [header(analysis, command), facts(analysis), advice(analysis), found(analysis)]
     body += [figure_section(analysis, module) for module in modules]
     body += [phases(analysis), processes(analysis), method(analysis)]
     return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -132,6 +132,20 @@ def facts(analysis):
         cells.append(f'<div><dt>{escape(name)}</dt><dd{missing} title="{escape(exact(value))}">'
                      f"{escape(shown(analysis, form, value))}</dd><p>{escape(note)}</p></div>\n")
     return f'<dl class="facts">\n{"".join(cells)}</dl>\n'
+
+
+def advice(analysis):
+    """The analyzer's findings (docs/findings.md), the largest first."""
+    items = "".join(
+        f"<li><p>{prose(finding['sentence'])}</p>"
+        + (f"<p class=\"remedy\">{prose(finding['remedy'])}</p>" if finding["remedy"] else "")
+        + "</li>\n" for finding in analysis.get("findings", []))
+    if not items:
+        return ""
+    of = f", process {escape(analysis.get('main_stream'))}" if len(
+        analysis.get("processes", [])) > 1 else ""
+    return (f"<section>\n<h2>What to make of it</h2>\n<p>The heap at its end{of}; the largest part "
+            f'first.</p>\n<ol class="advice">\n{items}</ol>\n</section>\n')
 
 
 def found(analysis):

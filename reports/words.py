@@ -237,7 +237,8 @@ def _why_kept(analysis):
                      f"free before it.")
     elif at_break:
         parts.append(f"{size(at_break)} of the heap lay at the break, which can only shrink from "
-                     f"its top: one live block near the top keeps everything free below it.")
+                     f"its top: one block near the top, live or kept by a thread's cache, keeps everything "
+                     f"free below it.")
         if trims:
             parts.append(f"The top was trimmed {counted(trims, 'time')} during the run.")
         else:

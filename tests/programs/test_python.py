@@ -29,9 +29,13 @@ def without_times(text):
 
 
 @pytest.mark.parametrize('malloc', ['default', 'malloc'])
-@pytest.mark.parametrize('modules', [OBJECTS, THREADS], ids=['objects', 'threads'])
-def test_own_suite(preload, modules, malloc):
-    own_suite(preload, modules, malloc)
+def test_own_suite(preload, malloc):
+    own_suite(preload, OBJECTS, malloc)
+
+
+def test_own_suite_of_threads(preload):
+    """Mostly waiting; with every object from malloc there is more to do in between."""
+    own_suite(preload, THREADS, 'malloc')
 
 
 def test_own_suite_of_processes(preload):
