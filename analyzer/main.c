@@ -28,6 +28,7 @@ static const struct command commands[] = {
 		"Runs COMMAND with heapledger's allocator and writes a trace directory.\n"
 		"`heapledger record --help` lists the options; the exit status is COMMAND's "
 		"own.\n"},
+	{"attach", cmd_attach, NULL, "[OPTION...] PID", "follow a process that runs already", NULL},
 	{"mark", cmd_mark, NULL, "DIR NAME", "begin a phase in a recording that runs",
 		"Begins the phase NAME, of up to 79 bytes, in every process that is being "
 		"recorded\n"
