@@ -37,22 +37,22 @@ static const char usage[] =
 	"usage: heapledger attach [-o DIR] [--force] [--duration TIME] [--interval MS]\n"
 	"                         [--malloc] [--kernel auto|require|off] [-q] PID\n"
 	"\n"
-	"Follows a process that runs already, and what it starts: system calls, page faults\n"
-	"and resident memory. Ends with Ctrl-C, the duration or the process. The process is\n"
-	"not stopped, signalled or changed.\n"
+	"Follows a process that runs already, and what it starts: system calls, page\n"
+	"faults and resident memory. Ends with Ctrl-C, the duration or the process,\n"
+	"which is not stopped, signalled or changed.\n"
 	"\n"
 	"  -o, --output DIR    the trace (default: heapledger.<program>.<pid>)\n"
 	"      --force         replace DIR if it holds a trace\n"
 	"      --duration TIME ends after this long, as in 500ms, 10s or 2m\n"
 	"      --interval MS   between two samples of resident memory (default: 10)\n"
-	"      --malloc        record the calls of its allocator, too, by probes which cost it\n"
-	"                      time at each call; what they cost is measured and said\n"
-	"      --kernel MODE   the kernel's record of the system calls: auto (if possible),\n"
-	"                      require, off (default: auto)\n"
+	"      --malloc        record the calls of its allocator, too, by probes that\n"
+	"                      cost it time at each call; how much is measured and said\n"
+	"      --kernel MODE   the kernel's record of the system calls: auto (if it can\n"
+	"                      be had), require, off (default: auto)\n"
 	"  -q, --quiet         no live line and no summary\n"
 	"\n"
-	"Exits with 0; 2 wrong usage, 4 no kernel record with --kernel require or --malloc,\n"
-	"126 the process cannot be followed, 127 there is none.\n";
+	"Exits with 0; 2 wrong usage, 4 no kernel record with --kernel require or\n"
+	"--malloc, 126 the process cannot be followed, 127 there is none.\n";
 
 static const struct option long_options[] = {
 	{"output", required_argument, NULL, 'o'},
