@@ -196,8 +196,8 @@ static json_t *stream_array(const struct processes *all)
 
 	for (uint32_t i = 0; i < all->by_serial_size; i++)
 		if (all->by_serial[i] != NULL && !all->by_serial[i]->removed)
-			json_array_append_new(array,
-				stream_object(all->by_serial[i], all->residency != NULL));
+			json_array_append_new(
+				array, stream_object(all->by_serial[i], all->residency != NULL));
 	return array;
 }
 
@@ -298,7 +298,8 @@ static json_t *note_array(const struct manifest *manifest)
 		note(notes, "no kernel side: %s", manifest->kernel->why);
 	if (manifest->attach != NULL && manifest->attach->has_operators)
 		note(notes,
-			"operator new of %s is not recorded: a probe on its return would be in the way "
+			"operator new of %s is not recorded: a probe on its return would be in the "
+			"way "
 			"of the exception that it may throw",
 			manifest->attach->allocator);
 	return notes;
@@ -374,8 +375,9 @@ static json_t *attach_object(const struct manifest_attach *attach)
 	json_t *object = json_object();
 
 	json_object_set_new(object, "allocator",
-		attach->allocator != NULL ? text(attach->allocator, strlen(attach->allocator))
-					  : json_null());
+		attach->allocator != NULL
+			? manifest_text(attach->allocator, strlen(attach->allocator))
+			: json_null());
 	json_object_set_new(
 		object, "hits", account != NULL ? hits_object(&account->cost) : json_null());
 	json_object_set_new(object, "seconds",
