@@ -3,6 +3,7 @@
  * `heapledger attach`: options, the order of things, the exit status. The work is in target.c (what
  * the process is), follow.c (the loop) and manifest.c (session.json).
  */
+#include "escape.h"
 #include "follow.h"
 #include "manifest.h"
 #include "output.h"
@@ -186,15 +187,16 @@ static void print_calls(const struct follow *follow, int terminal, double second
 	const struct allocator_account *account = &follow->account;
 	const struct allocator_cost *cost = &account->cost;
 	uint64_t hits = 0, calls = follow->root->events - follow->root->syscalls;
+	const char *file = base_name(follow->target->name);
 	double spent = allocator_seconds(cost);
-	char lost[48] = "";
+	char lost[48] = "", name[256];
 
 	for (int i = 0; i < EVENT_HITS; i++)
 		hits += cost->hits[i];
 	if (account->lost > 0)
 		snprintf(lost, sizeof(lost), ", %" PRIu64 " records lost", account->lost);
-	dprintf(terminal, "heapledger: %" PRIu64 " allocator calls of %s%s\n", calls,
-		base_name(follow->target->name), lost);
+	escape_copy(name, sizeof(name), file, strlen(file));
+	dprintf(terminal, "heapledger: %" PRIu64 " allocator calls of %s%s\n", calls, name, lost);
 	if (hits > 0)
 		dprintf(terminal,
 			"heapledger: %" PRIu64
