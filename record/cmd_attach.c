@@ -209,8 +209,9 @@ static void print_summary(const struct follow *follow, int terminal)
 	const struct collector *collector = &follow->collector;
 	const struct processes *all = &collector->processes;
 	double seconds = (double)(collector->ended_ns - collector->started_ns) / 1e9;
-	char size[32], text[48] = "system calls unknown";
+	char size[32], text[48] = "system calls unknown", name[PATH_MAX];
 
+	escape_copy(name, sizeof(name), collector->directory, strlen(collector->directory));
 	if (follow->kernel.recorded)
 		snprintf(text, sizeof(text), "%" PRIu64 " system call%s", all->syscalls,
 			all->syscalls == 1 ? "" : "s");
@@ -223,9 +224,8 @@ static void print_summary(const struct follow *follow, int terminal)
 		"heapledger: %s in %s\n"
 		"%s"
 		"heapledger: next: heapledger analyze %s\n",
-		tool_format_size(size, sizeof(size), all->bytes), collector->directory,
-		collector->stopped ? "heapledger: detached, the process runs on\n" : "",
-		collector->directory);
+		tool_format_size(size, sizeof(size), all->bytes), name,
+		collector->stopped ? "heapledger: detached, the process runs on\n" : "", name);
 }
 
 static void warn(const struct follow *follow)
