@@ -91,6 +91,8 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	result->phases.start_tick = first;
 	struct ledger_copy copy = {process->forked_by, stream->info.header.pid};
 	result->observed = stream->info.header.mode != HL_MODE_ALLOCATOR;
+	result->attached = stream->info.header.mode >= HL_MODE_ATTACHED;
+	result->calls_unknown = stream->info.header.mode == HL_MODE_ATTACHED;
 	result->syscalls_unknown = result->observed;
 	if (parent)
 		rc = ledger_fork(ledger, parent, &copy, result, &stream->clock);
@@ -213,6 +215,19 @@ static int observe(
 	return observed_before(analysis->observed, process->index, &process->ledger, event);
 }
 
+/* What was there when it was attached to, the first stream has before its begin mark, and a fork
+ * has from its parent; an exec begins with nothing. */
+static bool knows_mapped(const struct analysis *analysis, const struct process *process)
+{
+	const struct analysis_stream *entry = &analysis->streams[process->index];
+	const struct hl_trace_header *header = &entry->stream->info.header;
+	if (entry->result.syscalls_unknown || entry->result.orphan)
+		return false;
+	if (header->serial == 1 && !entry->stream->begin_tick)
+		return false;
+	return observed_maps(analysis->observed, process->index);
+}
+
 /* Before, the ledger was only told what there is. */
 static void settle_observed(struct analysis *analysis, const struct process *process)
 {
@@ -220,6 +235,8 @@ static void settle_observed(struct analysis *analysis, const struct process *pro
 	if (result->observed && analysis->observed)
 		result->syscalls_unknown = !observed_knows(analysis->observed, process->index,
 			analysis->unknown_why, sizeof(analysis->unknown_why));
+	result->mapped_unknown =
+		result->attached ? !knows_mapped(analysis, process) : result->syscalls_unknown;
 }
 
 /* ---- moments --------------------------------------------------------------------------------- */
@@ -450,6 +467,8 @@ static int add_counts(struct ledger_result *total, const struct ledger_result *r
 	total->observed |= result->observed;
 	total->syscalls_unknown |= result->syscalls_unknown;
 	total->foreign_calls += result->foreign_calls;
+	total->attached |= result->attached;
+	total->unseen_freed += result->unseen_freed;
 	total->returned.break_bytes += result->returned.break_bytes;
 	total->returned.arena_bytes += result->returned.arena_bytes;
 	total->returned.block_bytes += result->returned.block_bytes;
@@ -489,14 +508,22 @@ static void sort_causes(struct tally_causes *causes)
 /* Of the two the one whose heap is shown: by what it had mapped, if that is known. */
 static bool is_larger(const struct ledger_result *a, const struct ledger_result *b)
 {
-	if (a->syscalls_unknown || b->syscalls_unknown)
+	if (a->mapped_unknown || b->mapped_unknown)
 		return a->peak.requested > b->peak.requested;
 	return a->peak.mapped > b->peak.mapped;
+}
+
+/* Who attaches to a process asks about that one, be its children larger. */
+static bool may_be_main(const struct analysis *analysis, const struct analysis_stream *entry)
+{
+	return !entry->result.attached || entry->stream->info.header.pid ==
+						  analysis->streams[0].stream->info.header.pid;
 }
 
 static int add_up(struct analysis *analysis)
 {
 	struct ledger_result *total = &analysis->total;
+	bool calls_unknown = analysis->count > 0;
 	analysis->first_ns = UINT64_MAX;
 	json_t *session = analysis->trace->session;
 	analysis->complete = analysis->count > 0 && !analysis->trace->missing_count &&
@@ -511,7 +538,8 @@ static int add_up(struct analysis *analysis)
 		total->lost += analysis_lost(entry);
 		analysis->trace_bytes += info->size;
 		analysis->complete = analysis->complete && analysis_stream_complete(entry);
-		if (is_larger(&entry->result, &analysis->streams[analysis->main].result))
+		if (may_be_main(analysis, entry) &&
+			is_larger(&entry->result, &analysis->streams[analysis->main].result))
 			analysis->main = i;
 		if (!info->records)
 			continue;
@@ -523,6 +551,8 @@ static int add_up(struct analysis *analysis)
 	if (analysis->first_ns > analysis->last_ns)
 		analysis->first_ns = analysis->last_ns = 0;
 	sort_causes(&total->causes);
+	for (size_t i = 0; i < analysis->count; i++)
+		calls_unknown = calls_unknown && analysis->streams[i].result.calls_unknown;
 	if (analysis->count) {
 		const struct ledger_result *most = &analysis->streams[analysis->main].result;
 		total->peak = most->peak;
@@ -533,6 +563,9 @@ static int add_up(struct analysis *analysis)
 		total->last_sample = most->last_sample;
 		total->phases = most->phases;
 		total->usable_unknown = most->usable_unknown;
+		total->first_sample = most->first_sample;
+		total->mapped_unknown = most->mapped_unknown;
+		total->calls_unknown = calls_unknown;
 	}
 	return 0;
 }

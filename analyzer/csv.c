@@ -21,12 +21,6 @@ static void comma(struct writer *out, uint64_t value)
 	writer_u64(out, value);
 }
 
-static void comma_signed(struct writer *out, int64_t value)
-{
-	writer_char(out, ',');
-	writer_i64(out, value);
-}
-
 /* Empty unless it is known. */
 static void comma_known(struct writer *out, bool known, int64_t value)
 {
@@ -46,11 +40,12 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 	for (uint32_t i = 0; i < entry->timeline.rows; i++) {
 		const struct timeline_row *row = &entry->timeline.row[i];
 		const struct memory *memory = &row->memory;
-		bool ours = !entry->result.observed, mapped = !entry->result.syscalls_unknown;
+		bool ours = !entry->result.observed, mapped = !entry->result.mapped_unknown;
+		bool whole = !entry->result.attached;
 		writer_text(out, entry->stream->name);
 		bool times = trace_has_times(entry->stream);
 		comma_known(out, times, (int64_t)clock_ns(&entry->stream->clock, row->tick));
-		comma_signed(out, memory->requested);
+		comma_known(out, whole, memory->requested);
 		comma_known(out, ours, memory->chunk);
 		comma_known(out, mapped, memory_mapped(memory));
 		comma_known(out, mapped, memory->break_bytes);
@@ -58,8 +53,8 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 		comma_known(out, ours, memory->block_bytes);
 		comma_known(out, ours, memory_free(memory));
 		comma_known(out, ours, (int64_t)row->returned_bytes);
-		comma_signed(out, memory->live_blocks);
-		comma_signed(out, row->peak_requested);
+		comma_known(out, whole, memory->live_blocks);
+		comma_known(out, whole, row->peak_requested);
 		comma_known(out, mapped, row->peak_mapped);
 		comma_known(out, !times, (int64_t)row->tick);
 		writer_char(out, '\n');
@@ -141,7 +136,7 @@ static void size_rows(struct writer *out, const struct analysis_stream *entry)
 static void stream_rows(struct writer *out, const struct analysis_stream *entry)
 {
 	writer_text(out, entry->stream->name);
-	comma(out, analysis_calls(&entry->result));
+	comma_known(out, !entry->result.calls_unknown, (int64_t)analysis_calls(&entry->result));
 	comma_known(out, !entry->result.syscalls_unknown,
 		(int64_t)analysis_all_syscalls(&entry->result));
 	comma(out, analysis_lost(entry));

@@ -54,7 +54,7 @@ const char *decode_check_command(const uint8_t *bytes, const struct hl_trace_hea
 		return "the header is damaged (checksum)";
 	if (header->source > HL_TRACE_KERNEL || header->clock > HL_CLOCK_EVENTS)
 		return "the header names an unknown source or clock";
-	if (header->mode > HL_MODE_IMPORTED || header->policy > 2)
+	if (header->mode > HL_MODE_ATTACHED_CALLS || header->policy > 2)
 		return "the header names an unknown mode or policy";
 	if (!header->tick_hz)
 		return "the header gives no tick rate";

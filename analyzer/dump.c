@@ -216,8 +216,12 @@ static void put_syscall_arguments(
 static void put_kernel_words(
 	struct writer *out, unsigned kind, const struct hl_syscall_record *record)
 {
+	unsigned call = record->cause & 0xff;
+
 	if (kind == HL_KIND_mmap || kind == HL_KIND_mremap)
 		put_number(out, " flags=", record->cause_size);
+	if (call)
+		put_named(out, " call=", name_kind(call), call);
 	put_number(out, " pid=", record->cause >> 32);
 	put_number(out, " image=", record->trim_threshold >> 32);
 	put_number(out, " cpu=", record->trim_threshold & UINT32_MAX);

@@ -86,10 +86,10 @@ static json_t *events(const struct ledger_result *result, uint64_t lost)
 	json_t *object = json_object();
 	uint64_t calls = analysis_calls(result), syscalls = analysis_all_syscalls(result);
 	put_count(object, "total", calls + syscalls);
-	put_count(object, "calls", calls);
+	put_known(object, "calls", !result->calls_unknown, (int64_t)calls);
 	put_known(object, "syscalls", !result->syscalls_unknown, (int64_t)syscalls);
 	put_count(object, "lost", lost);
-	put(object, "by_call", by_call(result->calls));
+	put(object, "by_call", result->calls_unknown ? NULL : by_call(result->calls));
 	return object;
 }
 
@@ -130,7 +130,8 @@ static json_t *syscalls(
 		put_known(object, name_kind(kind), known, (int64_t)analysis_syscalls(result, kind));
 	put_known(object, "total", known, (int64_t)analysis_all_syscalls(result));
 	put_known(object, "time_ns", known, (int64_t)clock_span(clock, ticks));
-	put_known(object, "foreign", result->observed && known, (int64_t)result->foreign_calls);
+	put_known(object, "foreign", result->observed && !result->attached && known,
+		(int64_t)result->foreign_calls);
 	put_known(object, "recorder", !imported, (int64_t)result->recorder_calls);
 	put(object, "by_cause", known ? causes_array(result, clock) : NULL);
 	return object;
@@ -140,10 +141,11 @@ static json_t *syscalls(
 static json_t *memory_object(const struct memory *memory, const struct ledger_result *result)
 {
 	json_t *object = json_object();
-	bool ours = !result->observed, mapped = !result->syscalls_unknown;
-	put_int(object, "requested_bytes", memory->requested);
-	put_int(object, "live_blocks", memory->live_blocks);
-	put_known(object, "usable_bytes", result->observed && !result->usable_unknown,
+	bool ours = !result->observed, mapped = !result->mapped_unknown;
+	bool whole = !result->attached;
+	put_known(object, "requested_bytes", whole, memory->requested);
+	put_known(object, "live_blocks", whole, memory->live_blocks);
+	put_known(object, "usable_bytes", result->observed && whole && !result->usable_unknown,
 		memory->chunk - memory->live_blocks * (int64_t)HL_OBSERVED_HEADER_BYTES);
 	put_known(object, "slack_bytes", ours, memory->chunk - memory->requested);
 	put_known(object, "free_bytes", ours, memory_free(memory));
@@ -170,9 +172,13 @@ static json_t *peak_object(const struct ledger_result *result, struct trace_stre
 {
 	const struct ledger_peak *peak = &result->peak;
 	json_t *object = json_object();
-	bool sampled = result->samples > 0, mapped = !result->syscalls_unknown;
-	put_int(object, "requested_bytes", peak->requested);
-	put_time(object, "requested_at_ns", stream, peak->requested_tick);
+	bool sampled = result->samples > 0, mapped = !result->mapped_unknown;
+	bool whole = !result->attached;
+	put_known(object, "requested_bytes", whole, peak->requested);
+	if (whole)
+		put_time(object, "requested_at_ns", stream, peak->requested_tick);
+	else
+		put(object, "requested_at_ns", NULL);
 	put_known(object, "requested_at_event", !trace_has_times(stream),
 		(int64_t)peak->requested_tick);
 	put_known(object, "mapped_bytes", mapped, peak->mapped);
@@ -182,7 +188,7 @@ static json_t *peak_object(const struct ledger_result *result, struct trace_stre
 	put(object, "rss_at_ns",
 		sampled ? json_integer((json_int_t)clock_ns(&stream->clock, peak->rss_tick))
 			: NULL);
-	put_int(object, "live_blocks", peak->live_blocks);
+	put_known(object, "live_blocks", whole, peak->live_blocks);
 	put(object, "stream", json_string(stream->name));
 	put(object, "at_mapped", mapped ? memory_object(&peak->at_mapped, result) : NULL);
 	return object;
@@ -274,8 +280,11 @@ static json_t *anomalies_object(const struct ledger_anomalies *anomalies)
 	return object;
 }
 
-static json_t *phase_object(const struct phases_row *row, struct trace_stream *stream, bool known)
+static json_t *phase_object(
+	const struct phases_row *row, struct trace_stream *stream, const struct ledger_result *result)
 {
+	bool known = !result->syscalls_unknown, mapped = !result->mapped_unknown;
+	bool whole = !result->attached;
 	json_t *object = json_object(), *peak = json_object(), *end = json_object();
 	json_t *syscalls = json_object();
 	uint64_t calls = 0, total = 0;
@@ -290,15 +299,15 @@ static json_t *phase_object(const struct phases_row *row, struct trace_stream *s
 	put_count(object, "start_ns", clock_ns(&stream->clock, row->first_tick));
 	put_count(object, "end_ns", clock_ns(&stream->clock, row->end_tick));
 	put_count(object, "events", calls + total);
-	put_count(object, "calls", calls);
-	put(object, "by_call", by_call(row->calls));
+	put_known(object, "calls", !result->calls_unknown, (int64_t)calls);
+	put(object, "by_call", result->calls_unknown ? NULL : by_call(row->calls));
 	put(object, "syscalls", syscalls);
-	put_int(peak, "requested_bytes", row->peak_requested);
-	put_known(peak, "mapped_bytes", known, row->peak_mapped);
+	put_known(peak, "requested_bytes", whole, row->peak_requested);
+	put_known(peak, "mapped_bytes", mapped, row->peak_mapped);
 	put(peak, "rss_bytes", row->samples ? json_integer((json_int_t)row->peak_rss) : NULL);
 	put(object, "peak", peak);
-	put_int(end, "requested_bytes", row->end.requested);
-	put_known(end, "mapped_bytes", known, memory_mapped(&row->end));
+	put_known(end, "requested_bytes", whole, row->end.requested);
+	put_known(end, "mapped_bytes", mapped, memory_mapped(&row->end));
 	put(object, "end", end);
 	return object;
 }
@@ -309,7 +318,7 @@ static json_t *phases_array(const struct ledger_result *result, struct trace_str
 	json_t *array = json_array();
 	for (size_t i = 0; i < phases->count; i++)
 		json_array_append_new(
-			array, phase_object(&phases->row[i], stream, !result->syscalls_unknown));
+			array, phase_object(&phases->row[i], stream, result));
 	return array;
 }
 
@@ -331,6 +340,43 @@ static json_t *thrash_object(const struct thrash *thrash, const struct clock *cl
 	return object;
 }
 
+static uint64_t allocated_blocks(const struct ledger_result *result)
+{
+	uint64_t count = 0;
+	for (unsigned kind = 0; kind < HL_KIND_LIMIT; kind++)
+		if (HL_KIND_ALLOCATES(kind))
+			count += result->calls[kind].count - result->calls[kind].failed;
+	return count;
+}
+
+static uint64_t allocated_bytes(const struct ledger_result *result)
+{
+	uint64_t bytes = 0;
+	for (unsigned kind = 0; kind < HL_KIND_LIMIT; kind++)
+		if (HL_KIND_ALLOCATES(kind))
+			bytes += result->calls[kind].bytes;
+	return bytes;
+}
+
+/* Of a process that ran before, what can be told is what came since. */
+static json_t *since_attach(const struct ledger_result *result)
+{
+	const struct hl_sample_record *first = &result->first_sample, *last = &result->last_sample;
+	bool calls = !result->calls_unknown;
+	json_t *object = json_object();
+	put_known(object, "minor_faults", result->samples > 1,
+		(int64_t)(last->minor_faults - first->minor_faults));
+	put_known(object, "major_faults", result->samples > 1,
+		(int64_t)(last->major_faults - first->major_faults));
+	put_known(object, "allocated_blocks", calls, (int64_t)allocated_blocks(result));
+	put_known(object, "allocated_bytes", calls, (int64_t)allocated_bytes(result));
+	put_known(object, "live_blocks", calls, result->end.live_blocks);
+	put_known(object, "live_bytes", calls, result->end.requested);
+	put_known(object, "peak_live_bytes", calls, result->peak.requested);
+	put_known(object, "unseen_blocks_freed", calls, (int64_t)result->unseen_freed);
+	return object;
+}
+
 /* The objects that the whole trace and each stream have alike. */
 static void put_figures(json_t *object, const struct analysis *analysis,
 	const struct analysis_stream *entry, const struct ledger_result *result,
@@ -345,9 +391,12 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 		(int64_t)ledger_returned_bytes(&result->returned));
 	put(object, "returned", result->observed ? NULL : returned_object(&result->returned));
 	put(ratios, "mapped",
-		result->syscalls_unknown ? NULL
-					 : ratio_object(&result->mapped_ratio, "at_peak_mapped"));
-	put(ratios, "resident", ratio_object(&result->resident_ratio, "at_peak_resident"));
+		result->mapped_unknown || result->attached
+			? NULL
+			: ratio_object(&result->mapped_ratio, "at_peak_mapped"));
+	put(ratios, "resident",
+		result->attached ? NULL
+				 : ratio_object(&result->resident_ratio, "at_peak_resident"));
 	put(object, "fragmentation", ratios);
 	put(object, "free_to_return", result->observed ? NULL : free_to_return(result));
 	put(object, "thrash",
@@ -357,6 +406,7 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 	put_count(object, "phases_beyond", result->phases.beyond);
 	put(object, "moments", json_moments(analysis, entry));
 	put_count(object, "moments_left_out", entry ? entry->moments.left_out : 0);
+	put(object, "since_attach", result->attached ? since_attach(result) : NULL);
 	put(object, "anomalies", anomalies_object(&result->anomalies));
 }
 
@@ -412,8 +462,15 @@ static json_t *notes_array(const struct analysis *analysis)
 		json_array_append_new(notes, json_text(note, strlen(note)));
 	if (analysis->total.syscalls_unknown)
 		json_array_append_new(notes,
-			json_pack("s+", "system calls of the program's allocator are not known: ",
+			json_pack("s+",
+				analysis->total.attached
+					? "system calls are not known: "
+					: "system calls of the program's allocator are not known: ",
 				analysis->unknown_why));
+	if (analysis->total.attached && !analysis->total.calls_unknown && analysis->count > 1)
+		json_array_append_new(notes,
+			json_string("allocator calls are those of the process that was attached "
+				    "to, not of what it started"));
 	return notes;
 }
 

@@ -340,7 +340,9 @@ static bool take_block(struct ledger *ledger, uint64_t addr, struct live_block *
 		count_block(ledger, block, false);
 		return true;
 	}
-	if (ledger->result->orphan)
+	if (ledger->result->attached)
+		ledger->result->unseen_freed++;
+	else if (ledger->result->orphan)
 		anomalies->inherited++;
 	else
 		anomalies->unknown_frees++;
@@ -430,13 +432,23 @@ static int realloc_end(struct ledger *ledger, uint32_t tid, const struct hl_call
 	return rc;
 }
 
+/* The highest that the kernel has seen; of a process that ran before, only if it rose since. */
+static uint64_t peak_since(
+	const struct ledger_result *result, const struct hl_sample_record *sample)
+{
+	bool older = result->attached &&
+		     (!result->samples || sample->rss_peak == result->first_sample.rss_peak);
+	return older ? 0 : sample->rss_peak;
+}
+
 static int sampled(struct ledger *ledger, const struct hl_sample_record *sample)
 {
 	struct ledger_result *result = ledger->result;
 	struct ledger_ratio *ratio = &result->resident_ratio;
 	struct ledger_peak *peak = &result->peak;
 	uint64_t rss = sample->rss_anon + sample->rss_file + sample->rss_shmem;
-	uint64_t best = rss > sample->rss_peak ? rss : sample->rss_peak;
+	uint64_t highest = peak_since(result, sample);
+	uint64_t best = rss > highest ? rss : highest;
 	uint64_t own = rss - (sample->recorder < rss ? sample->recorder : rss);
 
 	best -= sample->recorder < best ? sample->recorder : best;
@@ -453,6 +465,8 @@ static int sampled(struct ledger *ledger, const struct hl_sample_record *sample)
 		ratio->max_held = (double)sample->rss_anon;
 		ratio->at_peak_held = ratio_of(ratio->max_held, (double)ledger->memory.requested);
 	}
+	if (!result->samples)
+		result->first_sample = *sample;
 	result->samples++;
 	phases_sampled(&result->phases, own);
 	result->last_sample = *sample;
@@ -591,6 +605,8 @@ static int recording_begins(struct ledger *ledger, uint64_t tick)
 	result->observed = before.observed;
 	result->syscalls_unknown = before.syscalls_unknown;
 	result->usable_unknown = before.usable_unknown;
+	result->attached = before.attached;
+	result->calls_unknown = before.calls_unknown;
 	result->phases.start_tick = tick;
 	result->thrash.window = before.thrash.window;
 	ledger->freed_count = 0;

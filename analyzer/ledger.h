@@ -93,6 +93,13 @@ struct ledger_result {
 	bool syscalls_unknown;
 	bool usable_unknown;    /* of some block nobody could say how large it is */
 	uint64_t foreign_calls; /* observed: system calls outside of allocator calls */
+	/* The process ran before it was attached to (observed, too): what it had asked for by then
+	 * is not known, so `memory` has what was asked for since. */
+	bool attached;
+	bool calls_unknown;    /* its allocator was not probed */
+	bool mapped_unknown;   /* as when syscalls_unknown; or memory that others have a hand in */
+	uint64_t unseen_freed; /* blocks that were given up and not seen being made */
+	struct hl_sample_record first_sample;
 };
 
 struct ledger_realloc {

@@ -28,6 +28,7 @@ static const struct command commands[] = {
 		"Runs COMMAND with heapledger's allocator and writes a trace directory.\n"
 		"`heapledger record --help` lists the options; the exit status is COMMAND's "
 		"own.\n"},
+	{"attach", cmd_attach, NULL, "[OPTION...] PID", "follow a process that runs already", NULL},
 	{"mark", cmd_mark, NULL, "DIR NAME", "begin a phase in a recording that runs",
 		"Begins the phase NAME, of up to 79 bytes, in every process that is being "
 		"recorded\n"
@@ -149,14 +150,15 @@ static void hold_standard_descriptors(void)
 }
 
 /* Set-user-ID would let anybody read and write as its owner. And capabilities of the file are for
- * the probe: `record` and `doctor` see to them. */
+ * the probe: `record` and `doctor` see to them, and `attach` needs them to its end. */
 static int check_privileges(const char *name, const struct command *command)
 {
 	if (getuid() != geteuid() || getgid() != getegid())
 		return tool_fail(TOOL_USAGE, name,
 			"not with the rights of a set-user-ID or set-group-ID program; for the "
 			"kernel probe setcap cap_bpf,cap_perfmon+ep is enough");
-	if (command->run == cmd_record || command->run == cmd_doctor || !privilege_give_up())
+	if (command->run == cmd_record || command->run == cmd_attach ||
+		command->run == cmd_doctor || !privilege_give_up())
 		return TOOL_OK;
 	return tool_fail(TOOL_USAGE, name, "privileges cannot be given up");
 }

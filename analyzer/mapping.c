@@ -9,6 +9,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
 static unsigned region_of(const struct hl_syscall_record *record)
 {
 	return record->cause >> 16 & 0xff;
@@ -380,6 +384,29 @@ bool mapping_succeeded(const struct hl_syscall_record *record)
 	       !absurd(record);
 }
 
+/* `wrong`: it changed nothing. */
+static int count_call(struct ledger *ledger, const struct hl_syscall_record *record, bool *wrong)
+{
+	unsigned kind = hl_kind_of(record->kind_addr);
+	*wrong = failed(kind, record); /* a refused call may have asked for anything */
+	if (!*wrong && absurd(record)) {
+		ledger->result->anomalies.impossible++;
+		*wrong = true;
+		return 0;
+	}
+	struct tally_cause cause = {
+		.syscall = (uint8_t)kind,
+		.reason = (uint8_t)reason_of(record),
+		.call = (uint8_t)record->cause,
+		.count = 1,
+		.failed = *wrong,
+		.bytes = *wrong ? 0 : bytes_of(kind, record),
+		.ticks = record->duration,
+	};
+	int rc = tally_cause(&ledger->result->causes, &cause);
+	return rc ? rc : timeline_add_cause(&ledger->timeline, &cause);
+}
+
 int mapping_apply(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
 {
 	unsigned kind = hl_kind_of(record->kind_addr);
@@ -389,25 +416,76 @@ int mapping_apply(struct ledger *ledger, uint32_t tid, const struct hl_syscall_r
 		ledger->result->recorder_calls++;
 		return 0;
 	}
-	bool wrong = failed(kind, record); /* a refused call may have asked for anything */
-	if (!wrong && absurd(record)) {
-		ledger->result->anomalies.impossible++;
-		return 0;
-	}
-	struct tally_cause cause = {
-		.syscall = (uint8_t)kind,
-		.reason = (uint8_t)reason_of(record),
-		.call = (uint8_t)record->cause,
-		.count = 1,
-		.failed = wrong,
-		.bytes = wrong ? 0 : bytes_of(kind, record),
-		.ticks = record->duration,
-	};
-	int rc = tally_cause(&ledger->result->causes, &cause);
-	if (!rc)
-		rc = timeline_add_cause(&ledger->timeline, &cause);
+	bool wrong;
+	int rc = count_call(ledger, record, &wrong);
 	if (!rc && !wrong)
 		rc = call_succeeded(ledger, tid, kind, record);
+	ledger_note_mapped(ledger, record->tick);
+	return rc;
+}
+
+/* ---- any call of a process ----------------------------------------------------------------- */
+
+/* Other mappings than those that are counted can be protected, too. */
+static int protect_any(struct ledger *ledger, const struct hl_syscall_record *record)
+{
+	uint64_t start = hl_addr_of(record->kind_addr), end = start + record->length;
+	int rc = 0;
+	for (size_t i = 0; !rc && i < ledger->arena_mapped.count; i++) {
+		struct range range = ledger->arena_mapped.list[i];
+		uint64_t from = range.start > start ? range.start : start;
+		uint64_t to = range.end < end ? range.end : end;
+		if (from < to)
+			rc = arena_protect(ledger, from, to - from, record->argument);
+	}
+	return rc;
+}
+
+static int move_any(struct ledger *ledger, const struct hl_syscall_record *record, uint64_t flags)
+{
+	uint64_t from = hl_addr_of(record->kind_addr), to = (uint64_t)record->result;
+	bool counted = ranges_has(&ledger->arena_mapped, from);
+	bool open = ranges_has(&ledger->arena_open, from);
+	int rc = ledger_unmapped(ledger, to, record->argument);
+	if (!rc && counted && !(flags & MREMAP_DONTUNMAP))
+		rc = ledger_unmapped(ledger, from, record->length);
+	if (!rc && counted)
+		rc = arena_protect(ledger, to, record->argument, open ? PROT_READ : PROT_NONE);
+	return rc;
+}
+
+static int change_any(struct ledger *ledger, const struct hl_syscall_record *record, uint64_t flags)
+{
+	bool anonymous = (flags & MAP_ANONYMOUS) && (flags & MAP_TYPE) == MAP_PRIVATE;
+	switch (hl_kind_of(record->kind_addr)) {
+	case HL_KIND_brk:
+		if (hl_addr_of(record->kind_addr))
+			change(ledger, &ledger->memory.break_bytes,
+				(int64_t)((uint64_t)record->result -
+					  hl_addr_of(record->kind_addr)));
+		return 0;
+	case HL_KIND_mmap:
+		return anonymous
+			       ? arena_protect(ledger, (uint64_t)record->result, record->length,
+					 record->argument)
+			       : ledger_unmapped(ledger, (uint64_t)record->result, record->length);
+	case HL_KIND_munmap:
+		return ledger_unmapped(ledger, hl_addr_of(record->kind_addr), record->length);
+	case HL_KIND_mremap:
+		return move_any(ledger, record, flags);
+	case HL_KIND_mprotect:
+		return protect_any(ledger, record);
+	default:
+		return 0;
+	}
+}
+
+int mapping_apply_any(struct ledger *ledger, const struct hl_syscall_record *record, uint64_t flags)
+{
+	bool wrong;
+	int rc = count_call(ledger, record, &wrong);
+	if (!rc && !wrong)
+		rc = change_any(ledger, record, flags);
 	ledger_note_mapped(ledger, record->tick);
 	return rc;
 }

@@ -10,6 +10,10 @@
 
 int mapping_apply(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record);
 
+/* A system call of a process that was attached to, as the kernel saw it with `flags`: whoever made
+ * it, what is private and anonymous is counted. 0 or -ENOMEM. */
+int mapping_apply_any(struct ledger *ledger, const struct hl_syscall_record *record, uint64_t flags);
+
 /* For observed.c: a range is not mapped any more, if it was. 0 or -ENOMEM. */
 int ledger_unmapped(struct ledger *ledger, uint64_t start, uint64_t length);
 

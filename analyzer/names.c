@@ -67,7 +67,8 @@ const char *name_policy(unsigned policy)
 
 const char *name_mode(unsigned mode)
 {
-	static const char *const names[] = {"allocator", "observe", "imported"};
+	static const char *const names[] = {
+		"allocator", "observe", "imported", "attached", "attached"};
 	return LOOK_UP(names, mode);
 }
 

@@ -40,7 +40,8 @@ struct share {
 	struct call *next, *end;
 	uint32_t image;
 	bool found;
-	uint64_t doubtful; /* calls that lay half inside an allocator call */
+	uint64_t by_others; /* attached: calls by children that share the memory */
+	uint64_t doubtful;  /* calls that lay half inside an allocator call */
 	uint64_t
 		unlogged; /* calls by a child that shares the process's memory, or was not logged */
 };
@@ -51,12 +52,14 @@ struct observed {
 	size_t count;
 	size_t capacity;
 	struct share *share; /* as trace->streams */
+	bool attached;       /* every call of a process counts, and its stream says from when on */
 };
 
-static bool is_observed(const struct trace *trace)
+static bool has_mode(const struct trace *trace, unsigned least)
 {
 	for (size_t i = 0; i < trace->stream_count; i++)
-		if (trace->streams[i].info.header.mode == HL_MODE_OBSERVE)
+		if (trace->streams[i].info.header.mode >= least &&
+			trace->streams[i].info.header.mode != HL_MODE_IMPORTED)
 			return true;
 	return false;
 }
@@ -93,7 +96,7 @@ static int add(struct observed *observed, const struct stream_event *event)
 	observed->call[observed->count++] = (struct call){
 		.record = *record,
 		.pid = (uint32_t)(record->cause >> 32),
-		.image = (uint32_t)(record->trim_threshold >> 32),
+		.image = observed->attached ? 0 : (uint32_t)(record->trim_threshold >> 32),
 		.tid = event->tid,
 	};
 	return 0;
@@ -207,9 +210,73 @@ static void to_ticks(struct share *share, const struct clock *clock)
 	}
 }
 
+/* ---- of processes that were attached to ----------------------------------------------------- */
+
+/* The first call of a process that is not before this time, or where it would be. */
+static struct call *first_from(const struct observed *observed, uint32_t pid, uint64_t tick)
+{
+	struct call wanted = {.pid = pid, .record.tick = tick};
+	size_t low = 0, high = observed->count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (by_image(&observed->call[middle], &wanted) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return observed->call + low;
+}
+
+/* Ticks of such streams are the kernel's nanoseconds. One that was not closed has no end; the
+ * next of the same process takes over then. */
+static void find_attached(struct observed *observed, size_t stream)
+{
+	struct share *share = &observed->share[stream];
+	const struct trace *trace = observed->trace;
+	const struct hl_trace_header *header = &trace->streams[stream].info.header;
+	uint64_t until = header->end_tick ? header->end_tick : UINT64_MAX;
+
+	for (size_t i = stream + 1; !header->end_tick && i < trace->stream_count; i++)
+		if (trace->streams[i].info.header.pid == header->pid &&
+			trace->streams[i].info.header.start_tick < until)
+			until = trace->streams[i].info.header.start_tick;
+	share->found = true;
+	share->next = first_from(observed, header->pid, header->start_tick);
+	share->end = first_from(observed, header->pid, until);
+}
+
+static struct share *parent_share(struct observed *observed, size_t stream)
+{
+	const struct share *parent = parent_of(observed, stream);
+	return parent ? &observed->share[parent - observed->share] : NULL;
+}
+
+static void share_out_attached(struct observed *observed)
+{
+	const struct trace *trace = observed->trace;
+	for (size_t i = 0; i < trace->stream_count; i++)
+		find_attached(observed, i);
+	for (size_t i = 0; i < trace->stream_count; i++) {
+		struct share *parent = parent_share(observed, i);
+		if (parent && !trace->streams[i].info.header.fork_id)
+			parent->by_others +=
+				(uint64_t)(observed->share[i].end - observed->share[i].next);
+	}
+}
+
+bool observed_maps(const struct observed *observed, size_t stream)
+{
+	return observed && !observed->share[stream].by_others;
+}
+
 static void share_out(struct observed *observed)
 {
 	struct call *end = observed->call + observed->count;
+	if (observed->attached) {
+		share_out_attached(observed);
+		return;
+	}
 	for (size_t i = 0; i < observed->trace->stream_count; i++)
 		find_share(observed, i);
 	for (struct call *at = observed->call; at < end; at = image_end(observed, at))
@@ -225,7 +292,7 @@ int observed_read(struct observed **out, struct trace *trace, char *why, size_t 
 	int rc = 0;
 
 	*out = NULL;
-	if (!is_observed(trace))
+	if (!has_mode(trace, HL_MODE_OBSERVE))
 		return 0;
 	if (wrong) {
 		snprintf(why, why_bytes, "%s", wrong);
@@ -240,6 +307,7 @@ int observed_read(struct observed **out, struct trace *trace, char *why, size_t 
 		return -ENOMEM;
 	}
 	observed->trace = trace;
+	observed->attached = has_mode(trace, HL_MODE_ATTACHED);
 	for (size_t i = 0; !rc && i < trace->kernel_count; i++)
 		rc = read_kernel(observed, &trace->kernel[i]);
 	if (rc) {
@@ -270,6 +338,8 @@ bool observed_knows(const struct observed *observed, size_t stream, char *why, s
 
 	if (!share->found)
 		wrong = "the kernel's record does not have this process";
+	else if (observed->attached)
+		return true;
 	else if (from->info.header.lost)
 		wrong = "events of the log are lost";
 	else if (share->unlogged)
@@ -347,6 +417,32 @@ static int take(struct ledger *ledger, const struct call *call, uint64_t page_by
 	return ledger_apply(ledger, &event);
 }
 
+static uint64_t page_up(uint64_t bytes, uint64_t page_bytes)
+{
+	return (bytes + page_bytes - 1) / page_bytes * page_bytes;
+}
+
+/* As mappings have it: in whole pages, the break too. */
+static int take_any(struct ledger *ledger, const struct call *call, uint64_t page_bytes)
+{
+	struct hl_syscall_record record = call->record;
+	unsigned kind = hl_kind_of(record.kind_addr);
+	uint64_t flags = record.cause_size;
+
+	record.cause =
+		hl_cause_pack((unsigned)record.cause & 0xff, HL_REASON_unknown, HL_REGION_none, 0);
+	record.length = page_up(record.length, page_bytes);
+	if (kind == HL_KIND_mremap)
+		record.argument = page_up(record.argument, page_bytes);
+	if (kind == HL_KIND_brk) {
+		record.kind_addr = hl_kind_addr(
+			HL_KIND_brk, page_up(hl_addr_of(record.kind_addr), page_bytes));
+		record.argument = page_up(record.argument, page_bytes);
+		record.result = (int64_t)page_up((uint64_t)record.result, page_bytes);
+	}
+	return mapping_apply_any(ledger, &record, flags);
+}
+
 /* The program's own, or an allocator's at the end of a thread: it may give back what is mapped. */
 static int pass_by(struct ledger *ledger, const struct call *call)
 {
@@ -375,13 +471,17 @@ int observed_before(struct observed *observed, size_t stream, struct ledger *led
 	while (!rc && share->next < share->end &&
 		share->next->record.tick + share->next->record.duration < until) {
 		const struct call *call = share->next++;
+		if (observed->attached) {
+			rc = take_any(ledger, call, from->info.header.page_bytes);
+			continue;
+		}
 		if (call->owner == OWNER_RECORDER || is_log_page(call))
 			continue;
 		rc = call->owner == OWNER_ALLOCATOR
 			     ? take(ledger, call, from->info.header.page_bytes)
 			     : pass_by(ledger, call);
 	}
-	if (event)
+	if (event && !observed->attached)
 		look_at(share, event, clock_ticks(&from->clock, CLOCK_CLOSE_NS));
 	return rc;
 }

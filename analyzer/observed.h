@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The system calls of processes that kept their own allocator: the kernel's record of them, and
- * which of them were made while an allocator call of their thread was under way. Called by
+ * which of them were made while an allocator call of their thread was under way; of processes that
+ * were attached to, all of them. Called by
  * analysis.c between a process's own events; the ledger takes what is the allocator's.
  */
 #ifndef HEAPLEDGER_OBSERVED_H
@@ -19,6 +20,9 @@ void observed_free(struct observed *observed);
 
 /* Whether all system calls of a stream are there; else why not. */
 bool observed_knows(const struct observed *observed, size_t stream, char *why, size_t why_bytes);
+
+/* Of a process that was attached to: that nobody else has changed its mappings. */
+bool observed_maps(const struct observed *observed, size_t stream);
 
 /* Before the event of a stream, or with NULL at its end, gives the ledger the calls that were over
  * by then. 0 or -ENOMEM. */

@@ -23,6 +23,12 @@ static size_t find(const struct ranges *ranges, uint64_t addr)
 	return low;
 }
 
+bool ranges_has(const struct ranges *ranges, uint64_t address)
+{
+	size_t at = find(ranges, address + 1);
+	return at < ranges->count && ranges->list[at].start <= address;
+}
+
 /* Replaces list[from, to) by `count` ranges. */
 static int splice(
 	struct ranges *ranges, size_t from, size_t to, const struct range *with, size_t count)

@@ -6,6 +6,7 @@
 #ifndef HEAPLEDGER_RANGES_H
 #define HEAPLEDGER_RANGES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,6 +25,8 @@ struct ranges {
 /* [start, end) is in (or out) from now on; *changed = bytes that were not before. 0 or -ENOMEM. */
 int ranges_add(struct ranges *ranges, uint64_t start, uint64_t end, uint64_t *changed);
 int ranges_remove(struct ranges *ranges, uint64_t start, uint64_t end, uint64_t *changed);
+
+bool ranges_has(const struct ranges *ranges, uint64_t address);
 
 int ranges_copy(struct ranges *to, const struct ranges *from);
 void ranges_free(struct ranges *ranges);

@@ -210,21 +210,25 @@ static void print_identity(const struct analysis *analysis)
 
 	printf("%sheapledger%s  ", bold, plain);
 	print_command(first, COLUMNS - 12);
-	if (header->mode)
+	if (header->mode >= HL_MODE_ATTACHED)
+		say("mode attached: the process ran before, on its own allocator, whose inside is "
+		    "not known");
+	else if (header->mode)
 		say("mode observe: the program's own allocator, whose inside is not known");
 	else
 		say("mode allocator, policy %s, growth and return as in %s",
 			name_policy(header->policy), model ? model : ANALYSIS_MODEL);
 	if (!header->mode)
 		print_tunables(analysis->trace->session);
-	say("%s allocator calls, %s system calls, %s, %zu process%s", number(calls),
+	say("%s allocator calls, %s system calls, %s, %zu process%s",
+		analysis->total.calls_unknown ? "unknown" : number(calls),
 		analysis->total.syscalls_unknown ? "unknown" : number(total - calls),
 		duration(analysis->last_ns - analysis->first_ns), analysis->count,
 		analysis->count == 1 ? "" : " images");
 	if (older > 0)
 		say("of %s older events only the heap that they left is kept (record --ring)",
 			number(older));
-	else if (program->begin_tick)
+	else if (program->begin_tick && !analysis->total.attached)
 		say("the recording began later than the program, with the heap as it was then");
 	if (header->end == HL_TRACE_END_SIGNAL)
 		say("the program was killed by signal %d (%s)", header->end_status,
@@ -292,7 +296,7 @@ static void print_known(bool known, const char *label, int64_t peak, int64_t end
 static void print_memory(const struct analysis *analysis)
 {
 	const struct ledger_result *result = &analysis->total;
-	bool ours = !result->observed, mapped = !result->syscalls_unknown;
+	bool ours = !result->observed, mapped = !result->mapped_unknown;
 	const struct memory *peak = mapped ? &result->peak.at_mapped : &result->peak.at_requested;
 	const struct memory *end = &result->end;
 	bool breakless =
@@ -304,7 +308,8 @@ static void print_memory(const struct analysis *analysis)
 	else
 		heading("Where the memory is");
 	printf("  %-19s %12s %12s\n", "", "at the peak", "at the end");
-	print_column("requested", peak->requested, end->requested, "asked for, not freed");
+	print_known(!result->attached, "requested", peak->requested, end->requested,
+		"asked for, not freed");
 	print_known(ours, "slack", peak->chunk - peak->requested, end->chunk - end->requested,
 		"headers and rounding");
 	print_known(ours, "free", memory_free(peak), memory_free(end), "mapped, in no block");
@@ -330,6 +335,8 @@ static void print_memory(const struct analysis *analysis)
 			"highest and last, by the kernel");
 	else
 		printf("  %-19s %12s\n", "resident", "not measured");
+	if (result->attached)
+		return;
 	const struct trace_stream *stream = analysis->streams[analysis->main].stream;
 	char when[48] = "";
 	if (!trace_has_times(stream))
@@ -351,6 +358,30 @@ static void print_live(
 							: " as far as the trace goes");
 }
 
+static void print_since_attach(const struct analysis *analysis, const struct ledger_result *result)
+{
+	const struct hl_sample_record *first = &result->first_sample, *last = &result->last_sample;
+	uint64_t major = last->major_faults - first->major_faults;
+
+	heading(analysis->count > 1 ? "Since the attach, in the same process" : "Since the attach");
+	if (result->samples > 1)
+		say("%s page faults, %s of them from the disk.",
+			number(last->minor_faults - first->minor_faults + major), number(major));
+	if (result->calls_unknown) {
+		say("Allocator calls are unknown: attach --malloc records them.");
+		return;
+	}
+	say("%s in %s block%s that %s allocated since %s live at the end; at most %s at a time.",
+		size(result->end.requested), number((uint64_t)result->end.live_blocks),
+		result->end.live_blocks == 1 ? "" : "s",
+		result->end.live_blocks == 1 ? "was" : "were",
+		result->end.live_blocks == 1 ? "is" : "are", size(result->peak.requested));
+	if (result->unseen_freed)
+		say("%s block%s freed that %s not seen being made.", number(result->unseen_freed),
+			result->unseen_freed == 1 ? " was" : "s were",
+			result->unseen_freed == 1 ? "was" : "were");
+}
+
 /* What can be said for certain about memory that is still there at the end. */
 static void print_returns(const struct analysis *analysis)
 {
@@ -360,6 +391,10 @@ static void print_returns(const struct analysis *analysis)
 	int64_t left = memory_free(&result->end);
 	bool ran_on = analysis_ran_on(analysis->streams[analysis->main].stream);
 
+	if (result->attached) {
+		print_since_attach(analysis, result);
+		return;
+	}
 	if (result->observed) {
 		print_live(analysis, result, ran_on);
 		return;
@@ -427,24 +462,31 @@ static void print_syscalls(const struct analysis *analysis)
 
 	for (size_t i = 0; i < result->causes.count; i++)
 		ticks += result->causes.list[i].ticks;
-	heading("What it cost in system calls");
+	heading(result->attached ? "Its system calls for memory" : "What it cost in system calls");
 	if (result->syscalls_unknown) {
 		say("Unknown: %s.", analysis->unknown_why);
 		return;
 	}
-	if (result->observed)
+	if (result->observed && !result->attached)
 		say("Beside these the process made %s that were in no allocator call.",
 			number(result->foreign_calls));
 	if (!total) {
-		say("None were made by the allocator.");
+		say(result->attached ? "None were made." : "None were made by the allocator.");
 		return;
 	}
 	printf("  ");
 	for (unsigned kind = HL_KIND_brk; kind <= HL_KIND_mprotect; kind++)
 		printf("%s %s%s", name_kind(kind), number(analysis_syscalls(result, kind)),
 			kind < HL_KIND_mprotect ? ", " : "\n");
-	say("%s in all, %s in the kernel, one for every %s allocator calls", number(total),
-		duration(clock_span(clock, ticks)), number(calls / total));
+	if (result->attached) {
+		say("%s in all, %s in the kernel", number(total),
+			duration(clock_span(clock, ticks)));
+		if (result->calls_unknown)
+			return; /* nor in which call each was made */
+	} else {
+		say("%s in all, %s in the kernel, one for every %s allocator calls", number(total),
+			duration(clock_span(clock, ticks)), number(calls / total));
+	}
 	for (size_t i = 0; i < result->causes.count && i < CAUSES_SHOWN; i++) {
 		const struct tally_cause *cause = &result->causes.list[i];
 		const char *text = name_reason_text(cause->reason);

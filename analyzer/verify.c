@@ -351,9 +351,18 @@ static int judge(struct verify *verify)
 static bool is_observed(const struct trace *trace)
 {
 	for (size_t i = 0; i < trace->stream_count; i++)
-		if (trace->streams[i].info.header.mode == HL_MODE_OBSERVE)
+		if (trace->streams[i].info.header.mode != HL_MODE_ALLOCATOR)
 			return true;
 	return false;
+}
+
+static const char *observed_text(const struct trace *trace)
+{
+	if (trace->stream_count && trace->streams[0].info.header.mode >= HL_MODE_ATTACHED)
+		return "the process was attached to (heapledger attach): its system calls are "
+		       "known from the kernel alone";
+	return "the program's own allocator was observed (record --observe): its system calls are "
+	       "known from the kernel alone";
 }
 
 static int verify_trace(struct trace *trace)
@@ -362,11 +371,8 @@ static int verify_trace(struct trace *trace)
 	int code;
 
 	if (is_observed(trace))
-		return print_unverified(trace,
-			trace->kernel_count
-				? "the program's own allocator was observed (record --observe): "
-				  "its system calls are known from the kernel alone"
-				: absence(trace));
+		return print_unverified(
+			trace, trace->kernel_count ? observed_text(trace) : absence(trace));
 	if (verify_read(&verify))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace->error);
 	else if (!trace->kernel_count && verify_read_proc(&verify))

@@ -14,7 +14,7 @@
  * more. EVENT_KINDS is a power of two, for the verifier. */
 #define EVENT_FIRST_KIND 32
 #define EVENT_KINDS 32
-#define EVENT_PROCESS_FORK 58 /* argument: child */
+#define EVENT_PROCESS_FORK 58 /* argument: child, 1 if it shares the parent's memory */
 #define EVENT_PROCESS_EXEC 59
 #define EVENT_PROCESS_EXIT 60 /* argument: wait status, faults */
 #define EVENT_MEMORY 61       /* argument: faults; pages of file, anonymous, swap, shared */
@@ -30,8 +30,8 @@ struct event {
 	__u32 kind; /* enum hl_kind */
 	__u32 tgid;
 	__u32 tid;
-	__u32 image; /* changes with each exec */
-	__u32 padding;
+	__u32 image;      /* changes with each exec */
+	__u32 allocating; /* enum hl_kind of the allocator call under way in the thread, 0 = none */
 };
 
 /* The call a thread is in. `number` ties its end to its beginning; EVENT_NO_CALL between calls: the
@@ -43,6 +43,50 @@ struct event_call {
 	__u64 number;
 };
 #define EVENT_NO_CALL (~0ULL)
+
+/* The allocator call that a thread is in (allocator.bpf.c), and what is kept of it between its
+ * calls. `stack` is the stack pointer where it began: calls further down are calls within. */
+struct event_allocating {
+	__u64 stack;
+	__u64 caller;
+	__u64 size;
+	__u64 alignment;
+	__u64 result; /* posix_memalign: where it puts the block */
+	__u32 kind;   /* 0 between calls */
+	__u32 lost;   /* events since the last one that there was room for */
+};
+
+/* What allocator.bpf.c hands to allocator.c. */
+struct event_allocation {
+	__u64 time_ns; /* after a block was made, before one is given up */
+	__u64 addr;
+	__u64 size;
+	__u64 alignment;
+	__u64 caller;
+	__u32 kind; /* enum hl_kind */
+	__u32 tid;
+	__u32 lost; /* by this thread, just before */
+	__u32 padding;
+};
+
+/* The cookie of a probe: the kind of call in the low byte, and what else is known of its place. */
+#define EVENT_COOKIE_STEPPED 0x100
+#define EVENT_COOKIE_SHARED 0x200
+#define EVENT_COOKIE_SKIPPED_SHIFT 16
+
+#define EVENT_REALLOCARRAY 0x83 /* a realloc with the size in two arguments; no kind of record */
+
+/* Probe hits by what they cost (allocator.h). */
+#define EVENT_HIT_EMULATED 0 /* the kernel does the instruction's work itself ... */
+#define EVENT_HIT_STEPPED 1  /* ... or has the processor do it, with two traps more */
+#define EVENT_HIT_RETURN 2
+#define EVENT_HITS 3
+
+struct event_allocator_counters {
+	__u64 hit[EVENT_HITS];
+	__u64 made; /* events, those lost included */
+	__u64 lost; /* no room in the ring or the table, or a call whose end was not seen */
+};
 
 /* Always counted: ended = events in the ring + dropped. What is no system call ends at once. */
 struct event_total {

@@ -120,6 +120,17 @@ struct {
 	__type(value, struct event_counters);
 } counters SEC(".maps");
 
+/* The allocator call each thread is in, if a process's allocator is probed; filled by
+ * allocator.bpf.c, and looked at only then. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, THREADS);
+	__type(key, __u32);
+	__type(value, struct event_allocating);
+} allocating SEC(".maps");
+
+const volatile bool with_allocator = false;
+
 static __always_inline struct event_counters *own_counters(void)
 {
 	__u32 zero = 0;
@@ -188,6 +199,16 @@ static __always_inline int begun(struct event_call *call, __u64 number)
 	return 0;
 }
 
+static __always_inline __u32 kind_under_way(__u32 tid)
+{
+	struct event_allocating *call;
+
+	if (!with_allocator)
+		return 0;
+	call = bpf_map_lookup_elem(&allocating, &tid);
+	return call ? call->kind : 0;
+}
+
 /* Everything that happens is counted here, and whether there was room for it. */
 static __always_inline void send(__u32 kind, const struct event_call *call, __s64 result,
 	__u64 end_ns, struct event_counters *own)
@@ -212,9 +233,19 @@ static __always_inline void send(__u32 kind, const struct event_call *call, __s6
 	event->tgid = id >> 32;
 	event->tid = (__u32)id;
 	event->image = bpf_get_current_task_btf()->self_exec_id;
-	event->padding = 0;
+	event->allocating = kind_under_way(event->tid);
 	bpf_ringbuf_submit(
 		event, BPF_RB_NO_WAKEUP); /* probe.c polls: the program pays no wake-up */
+}
+
+/* Whether a call that ends in a thread without an entry is the first one that is seen of it: it
+ * began before its process was followed, and is not counted. A thread that finds no room for an
+ * entry has one missing. */
+static __always_inline bool began_before(__u32 tid)
+{
+	struct event_call none = {.number = EVENT_NO_CALL};
+
+	return bpf_map_update_elem(&calls, &tid, &none, BPF_NOEXIST) == 0;
 }
 
 static __always_inline int end(__u64 number, __s64 result)
@@ -231,7 +262,7 @@ static __always_inline int end(__u64 number, __s64 result)
 	if (paired) {
 		send(kind, call, result, end_ns, own);
 		call->number = EVENT_NO_CALL;
-	} else {
+	} else if (call || !began_before(tid)) {
 		own->unpaired++;
 		send(kind, NULL, result, end_ns, own);
 	}
@@ -364,7 +395,7 @@ int BPF_PROG(follow, struct task_struct *parent, struct task_struct *child)
 {
 	__u32 tgid = child->tgid;
 	struct event_process none = {};
-	struct event_call what = {.argument = {tgid}};
+	struct event_call what = {.argument = {tgid, child->mm == parent->mm}};
 	struct event_counters *own;
 
 	if (tgid == (__u32)parent->tgid || !is_recorded(parent->tgid))

@@ -47,6 +47,7 @@ struct probe {
 	int error;        /* the first failure to write, -errno */
 	uint64_t awaited; /* without a stream: the break that we ask for ourselves ... */
 	bool seen;        /* ... and whether the kernel told */
+	struct probe_sink sink;
 };
 
 static int silent(enum libbpf_print_level level, const char *format, va_list arguments)
@@ -175,7 +176,8 @@ static void fill_record(struct hl_syscall_record *record, const struct event *ev
 	}
 	record->tick = event->start_ns;
 	record->duration = event->end_ns - event->start_ns;
-	record->cause = hl_cause_pack(0, HL_REASON_unknown, HL_REGION_none, event->tgid);
+	record->cause =
+		hl_cause_pack(event->allocating, HL_REASON_unknown, HL_REGION_none, event->tgid);
 	record->mmap_threshold = event->sequence;
 	record->trim_threshold = (uint64_t)event->image << 32 | event->cpu;
 }
@@ -192,7 +194,7 @@ static int take_event(void *context, void *data, size_t bytes)
 	} out;
 	int rc;
 
-	if (bytes < sizeof(*event) || probe->error)
+	if (bytes < sizeof(*event))
 		return 0;
 	if (probe->stream == NULL) {
 		probe->seen = probe->seen ||
@@ -201,6 +203,10 @@ static int take_event(void *context, void *data, size_t bytes)
 		return 0;
 	}
 	fill_record(&out.record, event);
+	if (probe->sink.event != NULL)
+		probe->sink.event(probe->sink.context, event->tid, &out.record);
+	if (probe->error)
+		return 0;
 	rc = stream_append(probe->stream, event->tid, out.slots, 3);
 	if (rc != 0) {
 		probe->error = rc;
@@ -267,6 +273,7 @@ static int load(struct probe *probe, bool use_tracefs)
 	probe->bpf = probe_bpf__open();
 	if (probe->bpf == NULL)
 		return -errno;
+	probe->bpf->rodata->with_allocator = probe->sink.with_allocator;
 	rc = set_ring(probe->bpf);
 	if (rc != 0)
 		return rc;
@@ -488,13 +495,15 @@ static int follow(const struct probe *probe, pid_t root)
 	return bpf_map_update_elem(fd, &tgid, &none, BPF_ANY) != 0 ? -errno : 0;
 }
 
-int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_bytes)
+int probe_follow(struct probe **out, int dirfd, pid_t root, const struct probe_sink *sink,
+	char *why, size_t why_bytes)
 {
 	struct probe *probe = calloc(1, sizeof(*probe));
 	int rc;
 
 	if (probe == NULL)
 		return say(why, why_bytes, -ENOMEM, "out of memory");
+	probe->sink = *sink;
 	rc = start_best(probe, why, why_bytes);
 	if (rc != 0)
 		goto fail;
@@ -525,6 +534,16 @@ bool probe_asks_privilege(const struct probe *probe)
 	return bpf_map_lookup_elem(bpf_map__fd(probe->bpf->maps.processes), &nobody, &process) !=
 		       0 &&
 	       errno == EPERM;
+}
+
+int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_bytes)
+{
+	return probe_follow(out, dirfd, root, &(struct probe_sink){0}, why, why_bytes);
+}
+
+int probe_allocating(const struct probe *probe)
+{
+	return bpf_map__fd(probe->bpf->maps.allocating);
 }
 
 int probe_poll(struct probe *probe)

@@ -13,7 +13,16 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct hl_syscall_record;
 struct probe;
+
+/* Who is told of each event besides the stream, as it is taken: for a process that is followed from
+ * outside, and so is known by these alone. */
+struct probe_sink {
+	void (*event)(void *context, uint32_t tid, const struct hl_syscall_record *record);
+	void *context;
+	bool with_allocator; /* allocator.h will be used: calls tell in which call they were made */
+};
 
 /* What the kernel's side counted of one kind of event on one CPU, whether or not there was room for
  * it: ended = events + dropped. */
@@ -40,6 +49,13 @@ int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_
 /* Whether the kernel asks for CAP_BPF at every call about the probe, as before Linux 5.19 where
  * kernel.unprivileged_bpf_disabled is set. Tried with what is in effect now. */
 bool probe_asks_privilege(const struct probe *probe);
+
+/* The same for a process that runs, with all its threads: calls that it is in now are not counted. */
+int probe_follow(struct probe **out, int dirfd, pid_t root, const struct probe_sink *sink,
+	char *why, size_t why_bytes);
+
+/* For allocator.c: the map of calls under way. */
+int probe_allocating(const struct probe *probe);
 
 /* Takes what has gathered, without waiting. Call it every 50 ms or more often: the ring holds
  * about 140,000 calls, and what does not fit is counted as lost. 0, or -errno if the stream

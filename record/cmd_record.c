@@ -148,18 +148,6 @@ static int parse_ring(struct options *options, const char *text)
 	return 0;
 }
 
-static int parse_interval(struct options *options, const char *text)
-{
-	char *end;
-	double ms = strtod(text, &end);
-
-	if (end == text || *end != '\0' || !(ms >= 1 && ms <= 3600000))
-		return tool_fail(TOOL_USAGE, "record",
-			"--interval: milliseconds from 1 to 3600000 are needed, not %s", text);
-	options->interval_ns = (uint64_t)(ms * 1e6);
-	return 0;
-}
-
 static int parse_stacks(struct options *options, const char *text)
 {
 	char *end;
@@ -222,7 +210,7 @@ static int parse_option(struct options *options, int letter)
 	case 'b':
 		return parse_buffer(options, optarg);
 	case 'i':
-		return parse_interval(options, optarg);
+		return tool_parse_interval("record", optarg, &options->interval_ns);
 	case 'R':
 		return parse_residency(options, optarg);
 	case 'S':

@@ -9,7 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root)
+struct probe *kernel_follow(
+	struct kernel *kernel, int dirfd, pid_t root, const struct probe_sink *sink)
 {
 	struct probe *probe = NULL;
 
@@ -18,10 +19,15 @@ struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root)
 		return NULL;
 	}
 	privilege_raise();
-	if (probe_open(&probe, dirfd, root, kernel->why, sizeof(kernel->why)) != 0)
+	if (probe_follow(&probe, dirfd, root, sink, kernel->why, sizeof(kernel->why)) != 0)
 		return NULL;
 	kernel->recorded = true;
 	return probe;
+}
+
+struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root)
+{
+	return kernel_follow(kernel, dirfd, root, &(struct probe_sink){0});
 }
 
 void kernel_poll(struct probe *probe)

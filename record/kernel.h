@@ -20,6 +20,9 @@ struct kernel {
 /* NULL when there is no kernel side; kernel->why says why. Privileges are raised for it, and left
  * so: the caller gives them up. */
 struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root);
+/* The same for a process that runs. */
+struct probe *kernel_follow(
+	struct kernel *kernel, int dirfd, pid_t root, const struct probe_sink *sink);
 void kernel_poll(struct probe *probe);
 void kernel_close(struct kernel *kernel, struct probe *probe);
 void kernel_free(struct kernel *kernel);

@@ -53,17 +53,28 @@ static bool is_ours(int terminal)
 	       (mode.c_lflag & ICANON) != 0 && (mode.c_lflag & ECHO) != 0;
 }
 
-void live_open(struct live *live, bool quiet)
+static void open_terminal(struct live *live)
 {
-	*live = (struct live){.terminal = -1, .next_ns = UINT64_MAX};
-	if (quiet || !can_erase() || getpgrp() != getpid() || !goes_elsewhere(STDOUT_FILENO) ||
-		!goes_elsewhere(STDERR_FILENO))
-		return;
 	live->terminal = open("/dev/tty", O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
 	if (live->terminal < 0)
 		return;
 	live->drawn_ns = session_monotonic();
 	live->next_ns = live->drawn_ns + REFRESH_NS;
+}
+
+void live_open(struct live *live, bool quiet)
+{
+	*live = (struct live){.terminal = -1, .next_ns = UINT64_MAX};
+	if (!quiet && can_erase() && getpgrp() == getpid() && goes_elsewhere(STDOUT_FILENO) &&
+		goes_elsewhere(STDERR_FILENO))
+		open_terminal(live);
+}
+
+void live_open_beside(struct live *live, bool quiet)
+{
+	*live = (struct live){.terminal = -1, .next_ns = UINT64_MAX};
+	if (!quiet && can_erase() && isatty(STDERR_FILENO))
+		open_terminal(live);
 }
 
 void live_set_resident(struct live *live, uint64_t rss, uint64_t now)

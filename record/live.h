@@ -34,6 +34,10 @@ struct live {
  */
 void live_open(struct live *live, bool quiet);
 
+/* For a program that was not started by us and has its own output: the terminal is ours if it is
+ * that of standard error and we are in its foreground. */
+void live_open_beside(struct live *live, bool quiet);
+
 /* What a round of samples found resident. */
 void live_set_resident(struct live *live, uint64_t rss, uint64_t now);
 

@@ -74,6 +74,7 @@ static int read_text(pid_t pid, const char *name, char **out)
 struct line {
 	uint64_t start, end, inode;
 	char shared; /* 's', or 'p' */
+	bool accessible;
 	const char *name;
 };
 
@@ -87,6 +88,7 @@ static int parse(const char *text, struct line *line)
 		    &line->inode, &name) < 4)
 		return -EINVAL;
 	line->shared = rights[3];
+	line->accessible = rights[0] == 'r' || rights[1] == 'w';
 	line->name = text + name;
 	return 0;
 }
@@ -173,6 +175,26 @@ int look_take(struct look *look, pid_t pid, const char *session, enum look_range
 	look_free(look);
 	*look = taken;
 	return 0;
+}
+
+int look_each(struct look *look, pid_t pid, look_taker *take, void *context)
+{
+	struct line line;
+	char *text = NULL, *rest;
+	int rc;
+
+	look->from_ns = session_monotonic();
+	rc = read_text(pid, "maps", &text);
+	look->to_ns = session_monotonic();
+	rest = text;
+	for (char *at; rc == 0 && (at = strsep(&rest, "\n")) != NULL && at[0] != '\0';) {
+		rc = parse(at, &line);
+		if (rc == 0 && is_heaps(&line))
+			take(context, &(struct look_mapping){line.start, line.end,
+					      strcmp(line.name, "[heap]") == 0, line.accessible});
+	}
+	free(text);
+	return rc;
 }
 
 void look_free(struct look *look)

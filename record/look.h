@@ -44,6 +44,17 @@ enum look_ranges { LOOK_PRIVATE, LOOK_HEAP_AND_SESSION };
  * look is as it was. */
 int look_take(struct look *look, pid_t pid, const char *session, enum look_ranges ranges);
 
+/* Each private anonymous mapping of a process that is not recorded from within, the main thread's
+ * stack left out; sets only the times of the look. */
+struct look_mapping {
+	uint64_t start;
+	uint64_t end;
+	bool at_break;
+	bool accessible;
+};
+typedef void look_taker(void *context, const struct look_mapping *mapping);
+int look_each(struct look *look, pid_t pid, look_taker *take, void *context);
+
 /* smaps_rollup, and pagemap for the ranges of a look. Takes 10 ms for 100 MiB. */
 int look_count_resident(struct look_resident *resident, const struct look *look, pid_t pid);
 

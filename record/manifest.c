@@ -196,8 +196,8 @@ static json_t *stream_array(const struct processes *all)
 
 	for (uint32_t i = 0; i < all->by_serial_size; i++)
 		if (all->by_serial[i] != NULL && !all->by_serial[i]->removed)
-			json_array_append_new(array,
-				stream_object(all->by_serial[i], all->residency != NULL));
+			json_array_append_new(
+				array, stream_object(all->by_serial[i], all->residency != NULL));
 	return array;
 }
 
@@ -296,6 +296,12 @@ static json_t *note_array(const struct manifest *manifest)
 				(int)all->by_serial[i]->pid);
 	if (manifest->kernel->wanted && !manifest->kernel->recorded)
 		note(notes, "no kernel side: %s", manifest->kernel->why);
+	if (manifest->attach != NULL && manifest->attach->has_operators)
+		note(notes,
+			"operator new of %s is not recorded: a probe on its return would be in the "
+			"way "
+			"of the exception that it may throw",
+			manifest->attach->allocator);
 	return notes;
 }
 
@@ -308,17 +314,75 @@ static bool whole(const struct manifest *manifest)
 
 /* Whose heap it is and how it is set. Of a program's own allocator, settings == NULL, we know
  * nothing of that. */
-static void put_heap(json_t *root, const struct settings *settings)
+static void put_heap(json_t *root, const struct settings *settings, const char *otherwise)
 {
 	bool ours = settings != NULL;
 
-	json_object_set_new(root, "mode", json_string(ours ? "allocator" : "observe"));
+	json_object_set_new(root, "mode", json_string(ours ? "allocator" : otherwise));
 	json_object_set_new(root, "policy",
 		ours ? json_string(settings_policy_name(settings->policy)) : json_null());
 	json_object_set_new(root, "tunables", ours ? tunables_object(settings) : json_null());
 	json_object_set_new(root, "tunables_set", ours ? given_array(settings) : json_null());
 	json_object_set_new(root, "check", ours ? integer(settings->check) : json_null());
 	json_object_set_new(root, "model", ours ? json_string("glibc 2.36") : json_null());
+}
+
+static json_t *integer_or_null(uint64_t value)
+{
+	return value != 0 ? integer(value) : json_null();
+}
+
+static json_t *options_object(const struct manifest *manifest)
+{
+	const struct collector *collector = manifest->collector;
+
+	return json_pack("{s:s, s:s, s:I, s:I, s:o, s:i, s:o, s:o, s:o}", "on_full",
+		manifest->on_full, "kernel", manifest->kernel_mode, "buffer_bytes",
+		(json_int_t)manifest->buffer_bytes, "interval_ns",
+		(json_int_t)collector->interval_ns, "residency_ns",
+		integer_or_null(collector->residency_ns), "stacks",
+		(int)collector->session.map->stack_depth, "start_after_ns",
+		integer_or_null(collector->start_after_ns), "duration_ns",
+		integer_or_null(collector->duration_ns), "ring_bytes",
+		integer_or_null(collector->ring_bytes));
+}
+
+static json_t *attach_options(const struct manifest *manifest)
+{
+	const struct collector *collector = manifest->collector;
+
+	return json_pack("{s:s, s:I, s:o, s:b}", "kernel", manifest->kernel_mode, "interval_ns",
+		(json_int_t)collector->interval_ns, "duration_ns",
+		integer_or_null(collector->duration_ns), "malloc", (int)manifest->attach->calls);
+}
+
+/* Hits of probes by kind: how many, and what each was measured to cost. */
+static json_t *hits_object(const struct allocator_cost *cost)
+{
+	static const char *const names[EVENT_HITS] = {"emulated", "stepped", "return"};
+	json_t *object = json_object();
+
+	for (int i = 0; i < EVENT_HITS; i++)
+		json_object_set_new(object, names[i],
+			json_pack("{s:I, s:f}", "count", (json_int_t)cost->hits[i], "ns_each",
+				cost->hit_ns[i]));
+	return object;
+}
+
+static json_t *attach_object(const struct manifest_attach *attach)
+{
+	const struct allocator_account *account = attach->account;
+	json_t *object = json_object();
+
+	json_object_set_new(object, "allocator",
+		attach->allocator != NULL
+			? manifest_text(attach->allocator, strlen(attach->allocator))
+			: json_null());
+	json_object_set_new(
+		object, "hits", account != NULL ? hits_object(&account->cost) : json_null());
+	json_object_set_new(object, "seconds",
+		account != NULL ? json_real(allocator_seconds(&account->cost)) : json_null());
+	return object;
 }
 
 json_t *manifest_build(const struct manifest *manifest)
@@ -336,7 +400,7 @@ json_t *manifest_build(const struct manifest *manifest)
 	json_object_set_new(root, "version", json_string(HEAPLEDGER_VERSION));
 	json_object_set_new(root, "complete", json_boolean(whole(manifest)));
 	json_object_set_new(root, "command", command_array(manifest->command));
-	put_heap(root, manifest->settings);
+	put_heap(root, manifest->settings, manifest->attach != NULL ? "attached" : "observe");
 	json_object_set_new(root, "started", rfc3339(session->realtime_ns));
 	json_object_set_new(root, "clock", json_string(clock));
 	json_object_set_new(root, "tick_hz", integer(session->tick_hz));
@@ -345,20 +409,9 @@ json_t *manifest_build(const struct manifest *manifest)
 			(int)sysconf(_SC_NPROCESSORS_ONLN), "page_bytes",
 			(int)sysconf(_SC_PAGESIZE)));
 	json_object_set_new(root, "options",
-		json_pack("{s:s, s:s, s:I, s:I, s:o, s:i, s:o, s:o, s:o}", "on_full",
-			manifest->on_full, "kernel", manifest->kernel_mode, "buffer_bytes",
-			(json_int_t)manifest->buffer_bytes, "interval_ns",
-			(json_int_t)collector->interval_ns, "residency_ns",
-			collector->residency_ns != 0 ? integer(collector->residency_ns)
-						     : json_null(),
-			"stacks",
-			(int)session->map->stack_depth, "start_after_ns",
-			collector->start_after_ns != 0 ? integer(collector->start_after_ns)
-						       : json_null(),
-			"duration_ns",
-			collector->duration_ns != 0 ? integer(collector->duration_ns) : json_null(),
-			"ring_bytes",
-			collector->ring_bytes != 0 ? integer(collector->ring_bytes) : json_null()));
+		manifest->attach != NULL ? attach_options(manifest) : options_object(manifest));
+	if (manifest->attach != NULL)
+		json_object_set_new(root, "attach", attach_object(manifest->attach));
 	json_object_set_new(root, "exit", exit_object(collector));
 	json_object_set_new(root, "duration_ns",
 		manifest->finished ? integer(collector->ended_ns - collector->started_ns)

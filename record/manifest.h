@@ -9,6 +9,8 @@
 #include "collector.h"
 #include "kernel.h"
 
+#include "bpf/allocator.h"
+
 #include "heapledger/settings.h"
 
 #include <jansson.h>
@@ -23,7 +25,16 @@ struct manifest {
 	const char *on_full;             /* options as given or by default */
 	const char *kernel_mode;
 	uint64_t buffer_bytes;
+	const struct manifest_attach *attach; /* NULL: the program was started by us */
 	bool finished;
+};
+
+/* What is said of a process that ran before. */
+struct manifest_attach {
+	bool calls;            /* of its allocator are recorded, ... */
+	const char *allocator; /* ... which is in this file */
+	bool has_operators;    /* new and delete of its own, which are not */
+	const struct allocator_account *account; /* once it is known */
 };
 
 /* Replaces the file as a whole. 0 or -errno. */

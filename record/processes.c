@@ -160,20 +160,25 @@ static bool has_ended(const struct process *process)
 	return process->pidfd < 0 || poll(&ended, 1, 0) > 0;
 }
 
+static void watch_pid(struct processes *all, struct process *process)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.ptr = process};
+
+	process->pidfd = (int)syscall(SYS_pidfd_open, process->pid, 0);
+	if (process->pidfd >= 0)
+		epoll_ctl(all->poll_fd, EPOLL_CTL_ADD, process->pidfd, &event);
+}
+
 /* A process in another pid namespace names itself by a pid that is somebody else's here, or
  * nobody's. Its end cannot be seen: it is closed when all our descendants have ended. */
 static void watch(struct processes *all, struct process *process)
 {
-	struct epoll_event event = {.events = EPOLLIN, .data.ptr = process};
 	uint64_t its = all->session->table[process->slot].pid_namespace;
 
 	process->pidfd = -1;
 	process->hidden = its != 0 && all->pid_namespace != 0 && its != all->pid_namespace;
-	if (process->hidden)
-		return;
-	process->pidfd = (int)syscall(SYS_pidfd_open, process->pid, 0);
-	if (process->pidfd >= 0)
-		epoll_ctl(all->poll_fd, EPOLL_CTL_ADD, process->pidfd, &event);
+	if (!process->hidden)
+		watch_pid(all, process);
 }
 
 bool processes_visible(const struct processes *all)
@@ -208,6 +213,47 @@ static void mark_replaced(struct processes *all, struct process *process)
 	}
 }
 
+static void enlist(struct processes *all, struct process *process)
+{
+	all->by_serial[process->serial] = process;
+	all->found++;
+	process->alive = true;
+	process->next = all->alive;
+	all->alive = process;
+	all->alive_count++;
+}
+
+static void begin_stream(struct processes *all, struct process *process)
+{
+	int rc = all->error;
+
+	if (rc == 0)
+		rc = stream_create(
+			&process->stream, all->dirfd, &process->header, process->command);
+	note_error(all, rc);
+	if (rc != 0)
+		return;
+	all->streams++;
+	processes_put_clock(all, process);
+}
+
+int processes_add(struct processes *all, const struct process *given)
+{
+	struct process *process;
+	int rc = make_room(all, given->serial);
+
+	if (rc != 0)
+		return rc;
+	process = malloc(sizeof(*process));
+	if (process == NULL)
+		return -ENOMEM;
+	*process = *given;
+	watch_pid(all, process);
+	enlist(all, process);
+	begin_stream(all, process);
+	return all->error;
+}
+
 static void add(struct processes *all, uint32_t number)
 {
 	const struct hl_process *slot = &all->session->table[number];
@@ -228,24 +274,11 @@ static void add(struct processes *all, uint32_t number)
 	process->slot = number;
 	process->serial = serial;
 	process->pid = (pid_t)slot->pid;
-	process->alive = true;
 	fill_header(all, process, slot);
 	watch(all, process);
-	all->by_serial[serial] = process;
-	all->found++;
-	process->next = all->alive;
-	all->alive = process;
-	all->alive_count++;
+	enlist(all, process);
 	mark_replaced(all, process);
-	if (all->error != 0)
-		return;
-	rc = stream_create(&process->stream, all->dirfd, &process->header, process->command);
-	if (rc != 0) {
-		note_error(all, rc);
-		return;
-	}
-	all->streams++;
-	processes_put_clock(all, process);
+	begin_stream(all, process);
 }
 
 void processes_discover(struct processes *all)
@@ -538,6 +571,8 @@ void processes_put_clock(struct processes *all, struct process *process)
 {
 	struct hl_mark_record clock = {.kind_addr = hl_kind_addr(HL_KIND_clock, 0)};
 
+	if (process->header.mode >= HL_MODE_ATTACHED)
+		return; /* its ticks are that clock */
 	clock.tick = session_tick(all->session);
 	clock.size = session_monotonic();
 	processes_put(all, process, &clock, 1);
@@ -621,11 +656,9 @@ static void unlink_alive(struct processes *all, struct process *process)
 	process->alive = false;
 }
 
-static void close_stream(struct processes *all, struct process *process)
+static void close_stream(
+	struct processes *all, struct process *process, bool whole, uint64_t end_tick)
 {
-	bool whole = all->error == 0 && !process->damaged &&
-		     (process->header.end != HL_TRACE_END_DETACHED || all->cut_tick != 0);
-	uint64_t end_tick = all->cut_tick != 0 ? all->cut_tick : session_tick(all->session);
 	int rc;
 
 	if (process->stream == NULL)
@@ -639,7 +672,7 @@ static void close_stream(struct processes *all, struct process *process)
 	rc = stream_flush(process->stream);
 	process->bytes = stream_bytes(process->stream);
 	all->bytes += process->bytes;
-	whole = whole && rc == 0;
+	whole = whole && rc == 0 && all->error == 0;
 	note_error(all, rc);
 	rc = stream_close(process->stream, whole, (enum hl_trace_end)process->header.end,
 		process->header.end_status, end_tick, process->lost, NULL, 0);
@@ -648,19 +681,12 @@ static void close_stream(struct processes *all, struct process *process)
 	process->stream = NULL;
 }
 
-void processes_close(
-	struct processes *all, struct process *process, enum hl_trace_end end, int32_t end_status)
+void processes_finish(
+	struct processes *all, struct process *process, const struct processes_end *how)
 {
-	struct hl_process *slot = &all->session->table[process->slot];
-
-	residency_leave(all->residency, process);
-	take_owned(all, process, end == HL_TRACE_END_DETACHED);
-	process->lost = atomic_load(&slot->lost);
-	if (end == HL_TRACE_END_UNKNOWN && slot->exited != 0)
-		end = HL_TRACE_END_EXIT; /* its exit handlers ran; the status was not seen */
-	process->header.end = end;
-	process->header.end_status = end_status;
-	close_stream(all, process);
+	process->header.end = how->end;
+	process->header.end_status = how->status;
+	close_stream(all, process, how->whole, how->tick);
 	all->events += process->events;
 	all->syscalls += process->syscalls;
 	all->lost += process->lost;
@@ -670,6 +696,22 @@ void processes_close(
 	process->pidfd = -1;
 	free(process->touched);
 	process->touched = NULL;
+}
+
+void processes_close(
+	struct processes *all, struct process *process, enum hl_trace_end end, int32_t end_status)
+{
+	struct hl_process *slot = &all->session->table[process->slot];
+	struct processes_end how = {.end = end, .status = end_status};
+
+	residency_leave(all->residency, process);
+	take_owned(all, process, end == HL_TRACE_END_DETACHED);
+	process->lost = atomic_load(&slot->lost);
+	if (end == HL_TRACE_END_UNKNOWN && slot->exited != 0)
+		how.end = HL_TRACE_END_EXIT; /* its exit handlers ran; the status was not seen */
+	how.tick = all->cut_tick != 0 ? all->cut_tick : session_tick(all->session);
+	how.whole = !process->damaged && (end != HL_TRACE_END_DETACHED || all->cut_tick != 0);
+	processes_finish(all, process, &how);
 	/* A detached process still uses its slot. */
 	if (end != HL_TRACE_END_DETACHED)
 		atomic_store(&slot->state, HL_PROCESS_FREE);

@@ -147,6 +147,20 @@ void processes_remove_early(struct processes *all);
 size_t processes_children(const struct processes *all, const struct process *process,
 	struct compact_child *list);
 
+/* A process that is followed from outside and has no place in the session's table: its header, pid,
+ * serial and command are given, and the command is ours from now on. 0 or -errno. */
+int processes_add(struct processes *all, const struct process *given);
+
+/* Its end, which the caller has seen. `lost` is in the process. */
+struct processes_end {
+	enum hl_trace_end end;
+	int32_t status;
+	uint64_t tick;
+	bool whole; /* nothing of it is missing */
+};
+void processes_finish(
+	struct processes *all, struct process *process, const struct processes_end *how);
+
 const char *processes_file_name(const struct process *process, char name[PROCESS_NAME_BYTES]);
 
 /* Some of its events are in its file no more. */

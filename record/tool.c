@@ -118,6 +118,18 @@ int tool_parse_time(const char *text, uint64_t *ns)
 	return -EINVAL;
 }
 
+int tool_parse_interval(const char *command, const char *text, uint64_t *ns)
+{
+	char *end;
+	double ms = strtod(text, &end);
+
+	if (end == text || *end != '\0' || !(ms >= 1 && ms <= 3600000))
+		return tool_fail(TOOL_USAGE, command,
+			"--interval: milliseconds from 1 to 3600000 are needed, not %s", text);
+	*ns = (uint64_t)(ms * 1e6);
+	return 0;
+}
+
 char *tool_format_size(char *buffer, size_t length, uint64_t bytes)
 {
 	static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

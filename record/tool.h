@@ -36,11 +36,15 @@ int tool_parse_size(const char *text, uint64_t *bytes);
 /* Parses "500ms", "10s", "2m", "1.5h" into nanoseconds, more than 0. 0 or -EINVAL. */
 int tool_parse_time(const char *text, uint64_t *ns);
 
+/* Milliseconds of --interval into nanoseconds; says what is wrong with them. 0 or TOOL_USAGE. */
+int tool_parse_interval(const char *command, const char *text, uint64_t *ns);
+
 /* Formats bytes for people: "640 B", "64.0 KiB", "1.50 GiB". Returns buffer. */
 char *tool_format_size(char *buffer, size_t length, uint64_t bytes);
 
 /* The commands. argv[0] is the command's name. */
 int cmd_record(int argc, char **argv);
+int cmd_attach(int argc, char **argv);
 int cmd_mark(int argc, char **argv);
 int cmd_import(int argc, char **argv);
 int cmd_analyze(int argc, char **argv);

@@ -51,7 +51,7 @@ class Analysis:
     @property
     def observed(self):
         """The program had its own allocator, whose inside is not known."""
-        return self.get("mode") in ("observe", "imported")
+        return self.get("mode") in ("observe", "imported", "attached")
 
     @property
     def imported(self):
@@ -62,6 +62,11 @@ class Analysis:
     def malformed_lines(self):
         """Lines of an imported log that could not be read."""
         return self.get("imported.malformed_lines", 0)
+
+    @property
+    def attached(self):
+        """It ran before, so that of its heap only what came since can be known."""
+        return self.get("mode") == "attached"
 
     @property
     def lost(self):

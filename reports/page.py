@@ -38,7 +38,20 @@ CAPTIONS = {
 
 MODES = {"allocator": "heapledger's own allocator served the program",
          "observe": "the program's own allocator, observed",
-         "imported": "the log of another tool"}
+         "imported": "the log of another tool",
+         "attached": "the process ran before, on its own allocator"}
+
+# Of a process that was attached to, system calls and mappings are all of it, whoever made them.
+ATTACHED_NOTES = {"peak.mapped_bytes": "private and anonymous, at once",
+                  "events.calls": "since the attach", "syscalls.total": "for memory, by the process"}
+ATTACHED_CAPTIONS = {
+    "syscalls": "brk, mmap, munmap, mremap, madvise and mprotect of the process since it was "
+                "attached to, as the kernel saw them.",
+    "memory": "Mapped: private anonymous memory and the break, whoever in the process mapped it. "
+              "Resident: the whole process as the kernel counts it.",
+    "ledger": "Each mapped byte by where it lies: at the break, or in a mapping of any kind. What "
+              "the allocator keeps in it is not known.",
+}
 
 
 def escape(text):
@@ -126,6 +139,7 @@ def facts(analysis):
     for name, path, form, note in FACTS:
         value = analysis.get(path)
         exact = units.exact_size if form is units.size else units.count
+        note = ATTACHED_NOTES.get(path, note) if analysis.attached else note
         if path.startswith("peak.") and len(analysis.get("processes", [])) > 1:
             note = "of the largest process"
         missing = ' class="missing"' if value is None else ""
@@ -162,12 +176,16 @@ def figure_section(analysis, module):
     else:
         drawing = style.svg(figure, escape(module.TITLE))
         inner = (f'<figure>\n<div class="wide">{drawing}</div>\n'
-                 f"<figcaption>{escape(CAPTIONS[module.NAME])}</figcaption>\n</figure>\n")
+                 f"<figcaption>{escape(caption(analysis, module.NAME))}</figcaption>\n</figure>\n")
         style.close(figure)
     table = {"syscalls": syscall_table, "ledger": ledger_table}.get(module.NAME)
     extra = table(analysis) if table and figure is not None else ""
     return (f"<section>\n<h2>{escape(module.TITLE)}</h2>\n{scope(analysis, module)}{inner}{extra}"
             f"</section>\n")
+
+
+def caption(analysis, name):
+    return (ATTACHED_CAPTIONS if analysis.attached else {}).get(name, CAPTIONS[name])
 
 
 def scope(analysis, module):

@@ -24,7 +24,7 @@ KEPT_SHARE = 50          # percent of freed pages that never went back
 
 def findings(analysis):
     """All that is worth saying, the worst first."""
-    judges = (_evidence, _observed, _anomalies, _unrecorded, _failures, _end, _trim, _large_blocks, _time,
+    judges = (_evidence, _observed, _attached, _anomalies, _unrecorded, _failures, _end, _trim, _large_blocks, _time,
               _slack, _kept, _live, _recorder, _notes)
     said = [finding for judge in judges if (finding := judge(analysis))]
     if not any(finding.kind != "fine" for finding in said):
@@ -69,6 +69,8 @@ def by_reason(analysis, *reasons):
 
 def summary(analysis):
     """The run in two or three sentences."""
+    if analysis.attached:
+        return _summary_attached(analysis)
     calls, total = analysis.get("events.calls"), analysis.get("syscalls.total")
     duration = analysis.get("duration_ns")
     text = (f"{'The' if duration is None else f'In {time(duration)} the'} program made "
@@ -88,6 +90,39 @@ def summary(analysis):
     text += (f", and the kernel counted at most {size(rss)} of the whole process as resident."
              if rss is not None else "; resident memory was not measured.")
     return text
+
+
+def _summary_attached(analysis):
+    calls, total = analysis.get("events.calls"), analysis.get("syscalls.total")
+    text = f"In the {time(analysis.get('duration_ns'))} that it was attached to, the process "
+    text += f"made {counted(calls, 'allocator call')} and " if calls is not None else "made "
+    text += (f"{counted(total, 'system call')} for memory. " if total is not None
+             else "an unknown number of system calls for memory. ")
+    mapped, rss = analysis.get("peak.mapped_bytes"), analysis.get("peak.rss_bytes")
+    text += (f"It had at most {size(mapped)} of private memory mapped" if mapped is not None
+             else "How much memory it had mapped is unknown")
+    return text + (f", and at most {size(rss)} of it was resident, files and code included."
+                   if rss is not None else "; resident memory was not measured.")
+
+
+def _attached(analysis):
+    if not analysis.attached:
+        return None
+    since = analysis.get("since_attach", {})
+    text = ("It ran before, so what it had asked for by then is not known, nor what its allocator "
+            "keeps free, in caches or as slack: that is in none of the figures.")
+    faults, major = since.get("minor_faults"), since.get("major_faults")
+    if faults is not None and major is not None:
+        text += f" It had {counted(faults + major, 'page fault')} since."
+    if since.get("live_bytes") is not None:
+        text += (f" Of what was allocated since, {size(since['live_bytes'])} in "
+                 f"{counted(since['live_blocks'], 'block')} were live at the end, at most "
+                 f"{size(since['peak_live_bytes'])} at a time; "
+                 f"{counted(since['unseen_blocks_freed'], 'block')} that were not seen being made "
+                 f"were freed.")
+    else:
+        text += " Its allocator's calls were not recorded (attach --malloc does)."
+    return Finding("fine", "A process that was attached to", text)
 
 
 def _evidence(analysis):
@@ -120,7 +155,7 @@ def _evidence(analysis):
 
 
 def _observed(analysis):
-    if not analysis.observed:
+    if not analysis.observed or analysis.attached:
         return None
     if analysis.imported:
         return _imported(analysis)
@@ -292,6 +327,9 @@ def _time(analysis):
     text = f"{counted(total, 'system call')} took {time(spent)}, {share_text(spent, duration)} of "
     text += "the recorded time" + (" (all processes together)"
                                    if _several(analysis) else "") + ". "
+    if analysis.attached:
+        return Finding("look" if share(spent, duration) >= TIME_SHARE else "fine",
+                       "Time in system calls for memory", text.rstrip())
     text += _main_cause(analysis)
     if share(spent, duration) >= TIME_SHARE:
         return Finding("look", "System calls for the heap take time", text)
@@ -365,6 +403,8 @@ def _live(analysis):
 
 
 def _recorder(analysis):
+    if analysis.attached:
+        return None
     own, buffers = analysis.get("syscalls.recorder"), analysis.get("recorder.peak_rss_bytes")
     if own is None and buffers is None:
         return None

@@ -35,9 +35,16 @@
  * thread ids stay below 1 << 22. */
 #define HL_TID_DEPTH_SHIFT 24
 
-/* The last of both are of imported logs only (docs/imports.md): no process writes them. */
+/* Of traces only, written by no process: imported logs (docs/imports.md), and what ran before it was
+ * attached to, without and with the calls of its allocator. */
 enum hl_clock { HL_CLOCK_MONOTONIC = 0, HL_CLOCK_TSC = 1, HL_CLOCK_EVENTS = 2 };
-enum hl_mode { HL_MODE_ALLOCATOR = 0, HL_MODE_OBSERVE = 1, HL_MODE_IMPORTED = 2 };
+enum hl_mode {
+	HL_MODE_ALLOCATOR = 0,
+	HL_MODE_OBSERVE = 1,
+	HL_MODE_IMPORTED = 2,
+	HL_MODE_ATTACHED = 3,
+	HL_MODE_ATTACHED_CALLS = 4
+};
 enum hl_on_full { HL_ON_FULL_WAIT = 0, HL_ON_FULL_DROP = 1 };
 enum hl_session_state { HL_SESSION_OPEN = 1, HL_SESSION_CLOSED = 2 };
 
