@@ -177,7 +177,7 @@ def test_free_memory_at_the_end_is_explained(situation):
         '1.25 MiB in 2,043 live blocks. 296.0 KiB of it (2.3 %) were whole pages that had been '
         'used and freed; the rest was never used, or lay on pages with live blocks, which cannot '
         'go back. 13.7 MiB of the heap lay at the break, which can only shrink from its top: one '
-        'live block near the top keeps everything free below it. The top was trimmed 7 times '
+        'block near the top, live or kept by a thread\'s cache, keeps everything free below it. The top was trimmed 7 times '
         'during the run. malloc_trim was never called; it is the call that also gives back whole '
         'free pages inside the heap.')
     set_causes(situation.data, causes(trim=0)[:3])
