@@ -21,6 +21,7 @@
 #define COLUMNS 80
 #define CAUSES_SHOWN 6
 #define PHASES_SHOWN 12
+#define PROCESSES_SHOWN 12
 
 static const char *bold = "", *warn = "", *dim = "", *plain = "";
 
@@ -504,9 +505,8 @@ static void print_syscalls(const struct analysis *analysis)
 }
 
 /* Control characters would change the terminal. */
-static void print_name(const struct phases_row *row, int width)
+static void print_cell(const char *name, int width)
 {
-	const char *name = row->named ? row->name : "(before)";
 	int used = 0;
 	for (; *name && used < width; name++, used++) {
 		unsigned char c = (unsigned char)*name;
@@ -524,7 +524,7 @@ static void print_phase(const struct analysis *analysis, const struct phases_row
 		syscalls += row->syscalls[kind];
 	}
 	printf("  ");
-	print_name(row, 15);
+	print_cell(row->named ? row->name : "(before)", 15);
 	bool known = !analysis->total.syscalls_unknown;
 	printf(" %8s %11s %8s %10s %10s",
 		duration(clock_span(clock, row->end_tick - row->first_tick)), number(calls),
@@ -555,6 +555,55 @@ static void print_phases(const struct analysis *analysis)
 			number(phases->beyond));
 }
 
+/* The largest first: by what was mapped, or asked for where that is not known. */
+static int by_peak(const void *left, const void *right)
+{
+	const struct analysis_stream *a = *(const struct analysis_stream *const *)left;
+	const struct analysis_stream *b = *(const struct analysis_stream *const *)right;
+	int64_t of_a = a->result.syscalls_unknown ? a->result.peak.requested : a->result.peak.mapped;
+	int64_t of_b = b->result.syscalls_unknown ? b->result.peak.requested : b->result.peak.mapped;
+	if (of_a != of_b)
+		return of_a > of_b ? -1 : 1;
+	return a->stream->info.header.serial < b->stream->info.header.serial ? -1 : 1;
+}
+
+static void print_process(const struct analysis_stream *entry)
+{
+	const struct ledger_result *result = &entry->result;
+	const char *slash = strrchr(entry->stream->command, '/');
+	bool known = !result->syscalls_unknown;
+	printf("  ");
+	print_cell(slash ? slash + 1 : entry->stream->command, 13);
+	printf(" %-10.10s %11s %8s %10s %10s %10s\n", entry->stream->name,
+		number(analysis_calls(result)), known ? number(analysis_all_syscalls(result)) : "-",
+		size(result->peak.requested), known ? size(result->peak.mapped) : "-",
+		result->samples ? usize(result->peak.rss) : "-");
+}
+
+static void print_processes(const struct analysis *analysis)
+{
+	const struct analysis_stream **order = calloc(analysis->count, sizeof(*order));
+	const struct ledger_result *total = &analysis->total;
+	if (analysis->count < 2 || !order) {
+		free(order);
+		return;
+	}
+	for (size_t i = 0; i < analysis->count; i++)
+		order[i] = &analysis->streams[i];
+	qsort(order, analysis->count, sizeof(*order), by_peak);
+	heading("Processes");
+	printf("  %-13s %-10s %11s %8s %10s %10s %10s\n", "", "stream", "calls", "syscalls",
+		"requested", "mapped", "resident");
+	for (size_t i = 0; i < analysis->count && i < PROCESSES_SHOWN; i++)
+		print_process(order[i]);
+	if (analysis->count > PROCESSES_SHOWN)
+		say("... and %zu more (--json, processes)", analysis->count - PROCESSES_SHOWN);
+	printf("  %s%-13s %10s %11s %8s%s\n", bold, "= all", "", number(analysis_calls(total)),
+		total->syscalls_unknown ? "-" : number(analysis_all_syscalls(total)), plain);
+	say("Memory is the most of each; those of several do not add up.");
+	free(order);
+}
+
 void summary_print(const struct analysis *analysis)
 {
 	set_colours();
@@ -571,5 +620,6 @@ void summary_print(const struct analysis *analysis)
 	print_returns(analysis);
 	print_syscalls(analysis);
 	print_phases(analysis);
+	print_processes(analysis);
 	print_findings(analysis);
 }

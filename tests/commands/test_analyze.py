@@ -70,6 +70,17 @@ def test_a_child_starts_from_its_parents_heap(heapledger, build, tmp_path):
     assert orphan['anomalies']['inherited'] == 1 and orphan['anomalies']['unknown_frees'] == 0
 
 
+def test_several_processes_are_a_table(heapledger, build, tmp_path):
+    trace = make_trace(build, tmp_path / 'both', SCRIPT + CHILD)
+    lines = run([heapledger, 'analyze', trace]).stdout.decode().splitlines()
+    at = lines.index('Processes')
+    rows = [line.split() for line in lines[at + 2:at + 5]]
+    assert max(map(len, lines)) <= 80
+    assert [row[:4] for row in rows[:2]] == [
+        ['program', '--opt', '100.1', '8'], ['program', '--opt', '101.2', '2']]
+    assert rows[2] == ['=', 'all', '10', '8']
+
+
 # Thread 7 forks at 2000; thread 9 works on until the kernel makes the copy, and after it.
 BUSY_PARENT = '''
 command program

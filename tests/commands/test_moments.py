@@ -427,3 +427,51 @@ def test_the_mapped_peak_is_the_fullest_and_the_first(moments):
               .malloc(BASE + 16, 24, 32))
     found, = [moment for moment in moments(script) if moment['moment'] == 'mapped_peak']
     assert found['at_ns'] == 20 and found['ledger']['live_blocks'] == 1
+
+
+# ---- what would go back does ---------------------------------------------------------------------
+
+
+def scattered():
+    """Blocks of two callers over 64 pages: one for what stays in small pieces, one for the rest."""
+    script, addr = Script().brk(BASE, BASE + 64 * 4096), BASE + 16
+    blocks = []
+    for number in range(250):
+        caller = 0x2000 if number % 7 == 0 else 0x1000
+        script.malloc(addr, 1000, 1008, caller=caller)
+        blocks.append((addr, caller))
+        addr += 1008
+    for number, (block, caller) in enumerate(blocks):
+        if caller == 0x1000 and number % 5:
+            script.free(block)
+    return script, [block for number, block in enumerate(blocks) if block[1] == 0x2000 or number % 5 == 0]
+
+
+@pytest.mark.parametrize('count', [1, 3, 8, 16])
+def test_the_break_comes_down_by_what_its_holders_promise(moments, count):
+    script, _ = scattered()
+    holders = last(moments(script, 'before'))['break']['holders'][:count]
+    for holder in holders:
+        script.free(int(holder['address'], 16))
+    after = last(moments(script, 'after'))
+    free = after['ledger']['top_pages']
+    assert sum(free.values()) == holders[-1]['returned_bytes']
+    assert after['break']['top_bytes'] >= holders[-1]['returned_bytes']
+
+
+def test_pages_that_a_place_has_alone_become_whole(moments):
+    script, blocks = scattered()
+    before = last(moments(script, 'before'))
+    site = next(site for site in before['sites'] if site['caller'] == '0x2000')
+    assert site['alone_pages'] > 0
+    for block, caller in blocks:
+        if caller == 0x2000:
+            script.free(block)
+    after = last(moments(script, 'after'))
+
+    def whole(moment):
+        return moment['pages']['whole'] + sum(moment['ledger']['top_pages'].values()) // 4096
+
+    # Those that were its alone; pages where only its own blocks met are more.
+    assert whole(after) - whole(before) >= site['alone_pages']
+    assert after['pages']['used'] == before['pages']['used'] - (whole(after) - whole(before))
