@@ -427,7 +427,10 @@ def test_live_line(at_terminal, trace, victim, tmp_path, columns, fields):
     assert 2 <= len(lines) <= is_summary(rest, trace) * 4 + 1
     for line in lines:
         shown = line.split(', ') if line else []
-        assert len(shown) >= fields and len(line) < (columns or 80), line
+        assert len(line) < (columns or 80), line
+        if '0 processes' in shown:  # and nothing of them is known yet
+            continue
+        assert len(shown) >= fields, line
         for pattern, field in zip(FIELDS, shown):
             assert re.match(pattern.format('[0-9.]+( [kM])?( [KM]iB)?'), field), line
     if fields == 5:

@@ -106,9 +106,11 @@ def sizes_of(lines):
 
 
 def test_the_same_count_as_without(heapledger, tmp_path, victim):
-    words = [victim, 'churn', 1, 700000, 100]
-    assert record(heapledger, tmp_path / 'whole', words).status == 0
-    assert record(heapledger, tmp_path / 'ring', words, '--ring', '1M').status == 0
+    """At fixed addresses: an arena that happens to be mapped where it should be takes one munmap less."""
+    for name, options in ('whole', []), ('ring', ['--ring', '1M']):
+        outcome = run(['setarch', '-R', heapledger, 'record', '-q', '-o', tmp_path / name, *options, '--',
+                       victim, 'churn', 1, 700000, 100])
+        assert outcome.status == 0, outcome
     whole, ring = sound(heapledger, tmp_path / 'whole'), sound(heapledger, tmp_path / 'ring')
     assert all_events(tmp_path / 'ring') == whole['events']['total']
     assert session(tmp_path / 'whole')['overwritten_events'] == 0
@@ -267,7 +269,7 @@ def test_a_full_disk(heapledger, tmp_path, victim):
         outcome = record(heapledger, disk / 'trace', [victim, 'churn', 1, 3000000, 100], '--ring', '1M')
         assert outcome.status == 0 and outcome.stderr.count(b'\n') == 1, outcome
         assert b'No space left' in outcome.stderr
-        result = analyze(heapledger, disk / 'trace')
+        result = json.loads(run([heapledger, 'analyze', '--json', '-', disk / 'trace']).stdout)
         assert result['complete'] is False and result['events']['calls'] > 10000
     finally:
         subprocess.run(['umount', disk], check=True)
