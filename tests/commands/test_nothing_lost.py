@@ -320,6 +320,13 @@ def test_no_descriptor_for_the_program(heapledger, record, trace, witness, victi
     assert_same_calls(witness, assert_whole(heapledger, trace))
 
 
+def test_four_descriptors_at_exec(heapledger, record, trace, witness, victim):
+    """The least with which a dynamic program starts at all: ld.so needs one for each library."""
+    status, _, stderr = record('/bin/sh', '-c', f'ulimit -n 4; exec {victim} count 1000')
+    assert (status, stderr) == (0, '')
+    assert_same_calls(witness, assert_whole(heapledger, trace))
+
+
 @pytest.mark.parametrize('limit', range(3, 24))
 def test_few_descriptors_for_the_recorder(heapledger, victim, tmp_path, limit):
     """Either it says that it cannot, and why, or what it makes is whole or marked."""
