@@ -3,6 +3,7 @@
  * `heapledger record`: options, the order of things, the exit status. The work is in session.c
  * (shared memory), launch.c (the program), collector.c (the loop) and manifest.c (session.json).
  */
+#include "cgroup.h"
 #include "collector.h"
 #include "escape.h"
 #include "kernel.h"
@@ -27,6 +28,7 @@
 #include <unistd.h>
 
 #define BUFFER_BYTES (UINT64_C(512) << 20)
+#define BUFFER_SHARE 8 /* of what the control group allows, the default is one part in this at most */
 #define BUFFER_LEAST_BYTES (UINT64_C(1) << 20)
 #define BUFFER_MOST_BYTES (UINT64_C(64) << 30)
 #define RING_LEAST_BYTES (UINT64_C(1) << 20)
@@ -495,11 +497,21 @@ static int settle_kernel(struct options *options)
 	return 0;
 }
 
+/* In a container with little memory the buffers must leave it to the program. */
+static uint64_t default_buffer(void)
+{
+	uint64_t bytes = cgroup_memory_limit() / BUFFER_SHARE;
+
+	if (bytes > BUFFER_BYTES)
+		return BUFFER_BYTES;
+	return bytes < BUFFER_LEAST_BYTES ? BUFFER_LEAST_BYTES : bytes;
+}
+
 int cmd_record(int argc, char **argv)
 {
 	struct options options = {.on_full = "wait",
 		.kernel = "auto",
-		.buffer_bytes = BUFFER_BYTES,
+		.buffer_bytes = default_buffer(),
 		.interval_ns = INTERVAL_NS,
 		.residency_ns = RESIDENCY_NS};
 	struct collector collector = {.dirfd = -1, .signal_fd = -1, .poll_fd = -1, .mark_fd = -1};

@@ -349,6 +349,41 @@ def test_few_descriptors_for_the_recorder(heapledger, victim, tmp_path, limit):
         assert result['complete']
 
 
+@pytest.fixture
+def memory_group():
+    """A control group that allows so many bytes, as a folder."""
+    made = []
+
+    def of(limit):
+        for root, file in (('/sys/fs/cgroup/memory', 'memory.limit_in_bytes'), ('/sys/fs/cgroup', 'memory.max')):
+            folder = Path(root) / f'heapledger-test-{os.getpid()}'
+            try:
+                folder.mkdir()
+            except OSError:
+                continue
+            made.append(folder)
+            if (folder / file).exists():
+                (folder / file).write_text(str(limit))
+                return folder
+        pytest.skip('no memory control group can be made here')
+    yield of
+    for folder in made:
+        folder.rmdir()
+
+
+@pytest.mark.parametrize('mib', [24, 256])
+def test_little_memory_in_a_container(heapledger, victim, trace, memory_group, mib):
+    """The buffers are an eighth of it at most, and the program is not killed for them."""
+    group = memory_group(mib << 20)
+    outcome = run(['/bin/sh', '-c', f'echo $$ > {group}/cgroup.procs; exec "$@"', 'sh', heapledger, 'record', '-q',
+                   '--kernel', 'off', '-o', trace, '--', victim, 'threads', 200000, 4])
+    assert outcome.status == 0 and outcome.stderr == b'', outcome
+    assert session(trace)['options']['buffer_bytes'] == (mib << 20) // 8
+    result = analyze(heapledger, trace)
+    assert result['complete'] and result['events']['lost'] == 0
+    assert result['events']['by_call']['posix_memalign']['count'] == 4 * 200000
+
+
 def small_shared_memory(size):
     return in_namespace(f'mount -t tmpfs -o size={size} none /dev/shm || exit 99; exec "$@"')
 
