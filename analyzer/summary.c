@@ -445,7 +445,7 @@ static void print_findings(const struct analysis *analysis)
 	else
 		heading("What to make of it");
 	for (size_t i = 0; i < findings->count; i++) {
-		char number[8];
+		char number[24];
 		snprintf(number, sizeof(number), "%zu.", i + 1);
 		print_sentence(number, findings->list[i].sentence);
 		if (findings->list[i].remedy[0])
