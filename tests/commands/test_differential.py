@@ -13,7 +13,7 @@ import pytest
 
 from conftest import run
 
-SEEDS = int(os.environ.get('HEAPLEDGER_SEEDS', 6000))
+SEEDS = int(os.environ.get('HEAPLEDGER_SEEDS', 4000))
 POLICIES = ['brk', 'mmap']  # on the library, beside hybrid; with an eighth of the seeds
 BATCH = 500  # seeds of one process; they share its heap and its settings
 # Each batch has one of these settings: they must change nothing that is promised.
