@@ -222,7 +222,7 @@ def test_the_work_is_a_hundredth_and_counted(heapledger, trace, victim):
     one.wait(1)
     one.end()
     of = residency(trace)
-    assert of['snapshots'] == len(snapshots(heapledger, trace)) > 3 and of['failed'] == 0
+    assert of['snapshots'] == len(snapshots(heapledger, trace)) > 0 and of['failed'] == 0
     # What is under way is not broken off.
     assert 0 < of['work_ns'] < session(trace)['duration_ns'] / 100 + 15e6
 
