@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
  * Feeds bytes to the reader of raw files, and what that lets through to the encoder, as an import
- * does. With libFuzzer it is the target; with -DFUZZ_RUNNER a plain program over the files it is
- * given. The last byte decides whether time ends early, as for a process that runs.
+ * does. With libFuzzer it is the target; runner.c feeds it files. The last byte decides whether time
+ * ends early, as for a process that runs.
  */
 #include "encode.h"
 #include "raw_reader.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,30 +80,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	free(bytes);
 	return 0;
 }
-
-#ifdef FUZZ_RUNNER
-static int run_file(const char *path)
-{
-	static uint8_t bytes[1 << 20];
-	FILE *file = fopen(path, "rb");
-	size_t size;
-
-	if (file == NULL) {
-		perror(path);
-		return 1;
-	}
-	size = fread(bytes, 1, sizeof(bytes), file);
-	fclose(file);
-	return LLVMFuzzerTestOneInput(bytes, size);
-}
-
-int main(int argc, char **argv)
-{
-	int failed = argc < 2;
-
-	for (int i = 1; i < argc; i++)
-		failed |= run_file(argv[i]);
-	printf("%d inputs\n", argc - 1);
-	return failed;
-}
-#endif

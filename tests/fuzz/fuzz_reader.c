@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Feeds bytes to the reader, the ledger and the JSON of a result as if they were a stream's file,
- * or to the reader of stacks if they begin as that file does. With libFuzzer it is the target; with
- * -DFUZZ_RUNNER a plain program over the files it is given.
+ * or to the reader of stacks if they begin as that file does. With libFuzzer it is the target;
+ * runner.c feeds it files.
  *
  * Checksums would stop nearly every mutation at the door, so they are made right before the bytes
  * are read: what is behind the door is what is tested. Every other input goes in untouched.
@@ -13,7 +13,6 @@
 
 #include <zlib.h>
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -168,27 +167,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	free(bytes);
 	return 0;
 }
-
-#ifdef FUZZ_RUNNER
-static int run_file(const char *path)
-{
-	static uint8_t bytes[1 << 20];
-	FILE *file = fopen(path, "rb");
-	if (!file) {
-		perror(path);
-		return 1;
-	}
-	size_t size = fread(bytes, 1, sizeof(bytes), file);
-	fclose(file);
-	return LLVMFuzzerTestOneInput(bytes, size);
-}
-
-int main(int argc, char **argv)
-{
-	int failed = argc < 2;
-	for (int i = 1; i < argc; i++)
-		failed |= run_file(argv[i]);
-	printf("%d inputs\n", argc - 1);
-	return failed;
-}
-#endif

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Feeds bytes to the readers of text logs, what they let through to the streams of a trace, and
- * those to the reader: everything that went in must come out. With libFuzzer it is the target; with
- * -DFUZZ_RUNNER a plain program over the files it is given. The last byte chooses the format and
- * how much is read at once; a newline is no format and 11 bytes.
+ * those to the reader: everything that went in must come out. With libFuzzer it is the target;
+ * runner.c feeds it files. The last byte chooses the format and how much is read at once; a newline is no format and 11 bytes.
  */
 #include "stream_reader.h"
 #include "text_formats.h"
@@ -162,30 +161,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	text_lines_close(&lines);
 	return 0;
 }
-
-#ifdef FUZZ_RUNNER
-static int run_file(const char *path)
-{
-	static uint8_t bytes[1 << 20];
-	FILE *file = fopen(path, "rb");
-	size_t size;
-
-	if (file == NULL) {
-		perror(path);
-		return 1;
-	}
-	size = fread(bytes, 1, sizeof(bytes), file);
-	fclose(file);
-	return LLVMFuzzerTestOneInput(bytes, size);
-}
-
-int main(int argc, char **argv)
-{
-	int failed = argc < 2;
-
-	for (int i = 1; i < argc; i++)
-		failed |= run_file(argv[i]);
-	printf("%d inputs\n", argc - 1);
-	return failed;
-}
-#endif
