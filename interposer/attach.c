@@ -653,53 +653,34 @@ static uint64_t status_bytes(const char *status, const char *name)
 	return value * 1024;
 }
 
-/* linux/fs.h of 6.7 */
 #define PAGES_RUNS 1024
-#define PAGES_SCAN UINT64_C(0xc0606610) /* _IOWR('f', 16, struct pages_scan) */
-#define PAGES_FILE (UINT64_C(1) << 2)
-#define PAGES_PRESENT (UINT64_C(1) << 3)
-#define PAGES_SWAPPED (UINT64_C(1) << 4)
-#define PAGES_ZERO (UINT64_C(1) << 5)
-#define PAGES_HUGE (UINT64_C(1) << 6)
 #define PAGES_END ((UINT64_C(1) << 47) - 4096)
 
-struct pages_scan {
-	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-static_assert(sizeof(struct pages_scan) == 96, "the size that is in PAGES_SCAN");
-
 /* In .bss, where it takes memory only when it is used: at the end of the process, once. */
-static struct attach_run pages_run[PAGES_RUNS];
+static struct hl_pagemap_region pages_run[PAGES_RUNS];
 
 void attach_pages(struct attach_pages *pages, struct hl_syscall_record *calls)
 {
-	struct pages_scan scan = {
+	struct hl_pagemap_scan scan = {
 		.size = sizeof(scan),
 		.end = PAGES_END,
 		.vec = address_of(pages_run),
 		.vec_len = PAGES_RUNS,
-		.category_inverted = PAGES_FILE | PAGES_ZERO,
-		.category_mask = PAGES_FILE | PAGES_ZERO,
-		.category_anyof_mask = PAGES_PRESENT | PAGES_SWAPPED,
-		.return_mask = PAGES_PRESENT | PAGES_HUGE,
+		.category_inverted = HL_PAGEMAP_FILE | HL_PAGEMAP_ZERO,
+		.category_mask = HL_PAGEMAP_FILE | HL_PAGEMAP_ZERO,
+		.category_anyof_mask = HL_PAGEMAP_PRESENT | HL_PAGEMAP_SWAPPED,
+		.return_mask = HL_PAGEMAP_PRESENT | HL_PAGEMAP_HUGE,
 	};
 	int64_t count, fd = attach_call(&calls[0], HL_KIND_other, SYS_openat, (uint64_t)AT_FDCWD,
 			       address_of("/proc/self/pagemap"), O_RDONLY | O_CLOEXEC, 0, 0, 0);
 
 	*pages = (struct attach_pages){.run = pages_run, .tick = attach_tick()};
-	count = attach_call(&calls[1], HL_KIND_other, SYS_ioctl, (uint64_t)fd, PAGES_SCAN,
+	count = attach_call(&calls[1], HL_KIND_other, SYS_ioctl, (uint64_t)fd, HL_PAGEMAP_SCAN,
 		address_of(&scan), 0, 0, 0);
 	pages->took = attach_tick() - pages->tick;
 	attach_call(&calls[2], HL_KIND_other, SYS_close, (uint64_t)fd, 0, 0, 0, 0, 0);
 	pages->count = count > 0 ? (uint64_t)count : 0;
 	pages->cut = scan.walk_end < scan.end;
-}
-
-unsigned attach_page_flags(const struct attach_run *run)
-{
-	return ((run->categories & PAGES_PRESENT) == 0 ? HL_RESIDENT_SWAPPED : 0) |
-	       ((run->categories & PAGES_HUGE) != 0 ? HL_RESIDENT_HUGE : 0);
 }
 
 bool attach_sample(struct hl_sample_record *sample, struct hl_syscall_record *calls)

@@ -8,6 +8,7 @@
 #define HEAPLEDGER_ATTACH_H
 
 #include "heapledger/callstack.h"
+#include "heapledger/pagemap.h"
 #include "heapledger/record.h"
 #include "heapledger/session.h"
 
@@ -95,20 +96,14 @@ bool attach_sample(struct hl_sample_record *sample, struct hl_syscall_record *ca
 /* The process's anonymous pages that are in memory or swap, as PAGEMAP_SCAN of Linux 6.7 gives them.
  * `calls` describes the ATTACH_PAGES_CALLS calls which that took. */
 #define ATTACH_PAGES_CALLS 3
-struct attach_run {
-	uint64_t start;
-	uint64_t end;
-	uint64_t categories;
-};
 struct attach_pages {
-	const struct attach_run *run;
+	const struct hl_pagemap_region *run;
 	uint64_t count; /* 0: the kernel does not tell */
 	uint64_t tick;
 	uint64_t took; /* ticks */
 	bool cut;
 };
 void attach_pages(struct attach_pages *pages, struct hl_syscall_record *calls);
-unsigned attach_page_flags(const struct attach_run *run); /* enum hl_resident_flags */
 
 /* A tick. Blocks pass between threads, and the trace must show each free before the address is
  * handed out again and after it was handed out. So a stamp must not be read ahead of earlier loads

@@ -763,7 +763,7 @@ static void log_pages(void)
 		return;
 	for (uint64_t i = 0; i < pages.count; i++)
 		if (!log_note(HL_KIND_resident_run, pages.tick, pages.run[i].start,
-			    pages.run[i].end - pages.run[i].start, attach_page_flags(&pages.run[i])))
+			    pages.run[i].end - pages.run[i].start, hl_pagemap_flags(pages.run[i].categories)))
 			return;
 }
 

@@ -261,10 +261,19 @@ static void take_sample(const struct collector *collector, struct process *proce
 		process->sample.tick = tick;
 }
 
+void collector_sampled(struct collector *collector, uint64_t began_ns)
+{
+	uint64_t pause = (session_monotonic() - began_ns) * SAMPLE_SHARE;
+
+	if (pause < collector->interval_ns)
+		pause = collector->interval_ns;
+	collector->next_sample_ns = began_ns + pause;
+}
+
 static void sample_all(struct collector *collector, uint64_t now)
 {
 	struct processes *all = &collector->processes;
-	uint64_t rss = 0, took;
+	uint64_t rss = 0;
 
 	for (struct process *p = all->alive; p != NULL; p = p->next)
 		take_sample(collector, p);
@@ -281,10 +290,7 @@ static void sample_all(struct collector *collector, uint64_t now)
 		residency_sampled(all->residency, p);
 	}
 	live_set_resident(&collector->live, rss, now);
-	took = session_monotonic() - now;
-	collector->next_sample_ns =
-		now + (took * SAMPLE_SHARE > collector->interval_ns ? took * SAMPLE_SHARE
-								    : collector->interval_ns);
+	collector_sampled(collector, now);
 }
 
 static uint64_t worked_ns(void)

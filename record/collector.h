@@ -57,6 +57,10 @@ struct collector {
 
 int collector_open(struct collector *collector);
 
+/* All samples have been taken, from `began_ns` on: when the next are due. They take at most a tenth of
+ * our time. */
+void collector_sampled(struct collector *collector, uint64_t began_ns);
+
 /* Begins to listen to `heapledger mark`. After session.json is written, which needs its place on a
  * full disk more. */
 void collector_open_marks(struct collector *collector);

@@ -22,7 +22,6 @@
 
 #define BUSY_ROUND_MS 1
 #define IDLE_ROUND_MS 10
-#define SAMPLE_SHARE 10 /* sampling takes at most one part in this of our time */
 #define EVENTS 64
 
 /* ---- streams ------------------------------------------------------------------------------- */
@@ -36,57 +35,35 @@ struct beginning {
 	enum hl_mode mode;
 };
 
-static void fill_header(
-	const struct follow *follow, struct process *process, const struct beginning *how)
-{
-	const struct session *session = &follow->collector.session;
-
-	process->header = (struct hl_trace_header){
-		.source = HL_TRACE_TARGET,
-		.mode = (uint8_t)how->mode,
-		.clock = HL_CLOCK_MONOTONIC,
-		.pid = (uint32_t)how->pid,
-		.ppid = (uint32_t)how->parent,
-		.serial = process->serial,
-		.parent_serial = how->parent_serial,
-		.fork_id = how->fork_id,
-		.start_tick = how->tick,
-		.clock_tick = session->tick,
-		.clock_ns = session->clock_ns,
-		.realtime_ns = session->realtime_ns,
-		.tick_hz = session->tick_hz,
-		.page_bytes = (uint32_t)sysconf(_SC_PAGESIZE),
-		.command_bytes = process->command_bytes,
-	};
-}
-
 /* A copy by fork has its parent's command; one that is gone by now has left none otherwise. */
 static int set_command(struct process *process, const struct process *parent)
 {
 	char command[HL_COMMAND_BYTES] = "";
-	size_t length = target_command(process->pid, command);
 
-	if (parent != NULL) {
-		length = parent->command_bytes;
-		memcpy(command, parent->command, length + 1);
-	}
-	process->command = malloc(length + 1);
-	if (process->command == NULL)
-		return -ENOMEM;
-	memcpy(process->command, command, length + 1);
-	process->command_bytes = (uint32_t)length;
-	return 0;
+	if (parent != NULL)
+		return processes_set_command(process, parent->command, parent->command_bytes);
+	return processes_set_command(process, command, target_command(process->pid, command));
 }
 
 static int begin_process(struct follow *follow, const struct beginning *how)
 {
 	struct processes *all = &follow->collector.processes;
-	struct process process = {.pid = how->pid, .serial = follow->map.next_serial++};
+	struct process process = {
+		.pid = how->pid,
+		.serial = follow->map.next_serial++,
+		.header = {
+			.mode = (uint8_t)how->mode,
+			.pid = (uint32_t)how->pid,
+			.ppid = (uint32_t)how->parent,
+			.parent_serial = how->parent_serial,
+			.fork_id = how->fork_id,
+			.start_tick = how->tick,
+		},
+	};
 	int rc = set_command(&process, processes_by_serial(all, how->parent_serial));
 
 	if (rc != 0)
 		return rc;
-	fill_header(follow, &process, how);
 	return processes_add(all, &process);
 }
 
@@ -305,15 +282,12 @@ static uint64_t sample_one(struct follow *follow, struct process *process)
 static void sample_all(struct follow *follow, uint64_t now)
 {
 	struct collector *collector = &follow->collector;
-	uint64_t rss = 0, took;
+	uint64_t rss = 0;
 
 	for (struct process *p = collector->processes.alive; p != NULL; p = p->next)
 		rss += sample_one(follow, p);
 	live_set_resident(&collector->live, rss, now);
-	took = session_monotonic() - now;
-	collector->next_sample_ns =
-		now + (took * SAMPLE_SHARE > collector->interval_ns ? took * SAMPLE_SHARE
-								    : collector->interval_ns);
+	collector_sampled(collector, now);
 }
 
 /* ---- the loop ------------------------------------------------------------------------------ */

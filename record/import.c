@@ -260,12 +260,8 @@ static int fill_process(struct raw_file *file, struct raw_reader *reader)
 	file->rated = hz != 0;
 	process->serial = file->serial;
 	process->pid = (pid_t)file->pid;
-	process->command_bytes = command_bytes(&raw->process);
-	process->command = malloc(process->command_bytes + 1);
-	if (process->command == NULL)
+	if (processes_set_command(process, raw->process.command, command_bytes(&raw->process)) != 0)
 		return -ENOMEM;
-	memcpy(process->command, raw->process.command, process->command_bytes);
-	process->command[process->command_bytes] = '\0';
 	process->lost = atomic_load(&raw->process.lost);
 	process->header = (struct hl_trace_header){
 		.source = HL_TRACE_TARGET,

@@ -17,7 +17,6 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -204,41 +203,28 @@ static int read_lines(struct text_import *import)
 
 /* ---- session.json ---------------------------------------------------------------------------- */
 
-static void note(json_t *notes, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void note(json_t *notes, const char *format, ...)
-{
-	char line[512];
-	va_list arguments;
-
-	va_start(arguments, format);
-	vsnprintf(line, sizeof(line), format, arguments);
-	va_end(arguments);
-	json_array_append_new(notes, json_string(line));
-}
-
 static json_t *notes_array(const struct text_import *import)
 {
 	const struct text_streams *streams = &import->streams;
 	json_t *notes = json_array();
 
 	if (import->malformed > 0)
-		note(notes,
+		manifest_note(notes,
 			"%" PRIu64
 			" line%s of the log could not be read, the first is line %" PRIu64,
 			import->malformed, import->malformed == 1 ? "" : "s",
 			import->first[0].line);
 	if (streams->untimed > 0)
-		note(notes,
+		manifest_note(notes,
 			"%" PRIu64 " events have no time in the log: they follow the one before",
 			streams->untimed);
 	if (streams->timed_in_vain > 0)
-		note(notes,
+		manifest_note(notes,
 			"%" PRIu64 " events have a time in the log, and the first has none: "
 			"times are left out",
 			streams->timed_in_vain);
 	if (streams->numbered)
-		note(notes, "the log has numbers for blocks: its addresses are not addresses");
+		manifest_note(notes, "the log has numbers for blocks: its addresses are not addresses");
 	return notes;
 }
 

@@ -258,9 +258,7 @@ static json_t *kernel_object(const struct kernel *kernel)
 	return object;
 }
 
-static void note(json_t *notes, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void note(json_t *notes, const char *format, ...)
+void manifest_note(json_t *notes, const char *format, ...)
 {
 	char line[512];
 	va_list arguments;
@@ -278,26 +276,26 @@ static json_t *note_array(const struct manifest *manifest)
 	json_t *notes = json_array();
 
 	if (all->error != 0)
-		note(notes, "the recording stopped early: %s", strerror(-all->error));
+		manifest_note(notes, "the recording stopped early: %s", strerror(-all->error));
 	if (collector->detached)
-		note(notes, "the recording ended before all processes did");
+		manifest_note(notes, "the recording ended before all processes did");
 	if (collector->unseen > 0)
-		note(notes, "%u child processes ended without having been recorded",
+		manifest_note(notes, "%u child processes ended without having been recorded",
 			collector->unseen);
 	if (atomic_load(&collector->session.map->stacks_dropped) > 0)
-		note(notes,
+		manifest_note(notes,
 			"there was no room for the stacks of %u calls: they have their caller only",
 			atomic_load(&collector->session.map->stacks_dropped));
 	if (all->lost_pages > 0)
-		note(notes, "%u pages came from processes that had ended already", all->lost_pages);
+		manifest_note(notes, "%u pages came from processes that had ended already", all->lost_pages);
 	for (uint32_t i = 0; i < all->by_serial_size; i++)
 		if (all->by_serial[i] != NULL && all->by_serial[i]->damaged)
-			note(notes, "process %d wrote over its own records, some are missing",
+			manifest_note(notes, "process %d wrote over its own records, some are missing",
 				(int)all->by_serial[i]->pid);
 	if (manifest->kernel->wanted && !manifest->kernel->recorded)
-		note(notes, "no kernel side: %s", manifest->kernel->why);
+		manifest_note(notes, "no kernel side: %s", manifest->kernel->why);
 	if (manifest->attach != NULL && manifest->attach->has_operators)
-		note(notes,
+		manifest_note(notes,
 			"operator new of %s is not recorded: a probe on its return would be in the "
 			"way "
 			"of the exception that it may throw",

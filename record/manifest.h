@@ -47,4 +47,7 @@ int manifest_replace(int dirfd, const json_t *root);
 /* Any bytes as a string: those that are not UTF-8 become U+FFFD. */
 json_t *manifest_text(const char *bytes, size_t length);
 
+/* Adds a sentence to an array of notes. */
+void manifest_note(json_t *notes, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 #endif

@@ -4,14 +4,13 @@
  */
 #include "pagemap.h"
 
-#include "heapledger/record.h"
+#include "heapledger/pagemap.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #define PAGE_BYTES 4096u
@@ -24,36 +23,6 @@
 #define ENTRY_PRESENT (UINT64_C(1) << 63)
 #define ENTRY_SWAPPED (UINT64_C(1) << 62)
 #define ENTRY_FILE (UINT64_C(1) << 61)
-
-/* linux/fs.h of 6.7, which Debian 12 does not have. */
-#define CATEGORY_FILE (UINT64_C(1) << 2)
-#define CATEGORY_PRESENT (UINT64_C(1) << 3)
-#define CATEGORY_SWAPPED (UINT64_C(1) << 4)
-#define CATEGORY_ZERO (UINT64_C(1) << 5)
-#define CATEGORY_HUGE (UINT64_C(1) << 6)
-
-struct region {
-	uint64_t start;
-	uint64_t end;
-	uint64_t categories;
-};
-
-struct scan_arg {
-	uint64_t size;
-	uint64_t flags;
-	uint64_t start;
-	uint64_t end;
-	uint64_t walk_end;
-	uint64_t vec;
-	uint64_t vec_len;
-	uint64_t max_pages;
-	uint64_t category_inverted;
-	uint64_t category_mask;
-	uint64_t category_anyof_mask;
-	uint64_t return_mask;
-};
-#define SCAN _IOWR('f', 16, struct scan_arg)
-static_assert(sizeof(struct scan_arg) == 96, "the first published size");
 
 int pagemap_open(struct pagemap *pagemap, pid_t pid)
 {
@@ -71,38 +40,31 @@ void pagemap_close(struct pagemap *pagemap)
 	close(pagemap->fd);
 }
 
-static unsigned flags_of(uint64_t categories)
-{
-	return ((categories & CATEGORY_PRESENT) == 0 ? HL_RESIDENT_SWAPPED : 0) |
-	       ((categories & CATEGORY_HUGE) != 0 ? HL_RESIDENT_HUGE : 0) |
-	       ((categories & CATEGORY_ZERO) != 0 ? HL_RESIDENT_ZERO : 0);
-}
-
 /* One piece. -ENOTTY if this kernel cannot. */
 static int scan_piece(
 	struct pagemap *pagemap, uint64_t start, uint64_t end, pagemap_take *take, void *context)
 {
-	struct region regions[REGIONS];
+	struct hl_pagemap_region regions[REGIONS];
 
 	while (start < end) {
-		struct scan_arg arg = {
+		struct hl_pagemap_scan arg = {
 			.size = sizeof(arg),
 			.start = start,
 			.end = end,
 			.vec = (uint64_t)(uintptr_t)regions,
 			.vec_len = REGIONS,
-			.category_anyof_mask = CATEGORY_PRESENT | CATEGORY_SWAPPED,
-			.return_mask = CATEGORY_FILE | CATEGORY_PRESENT | CATEGORY_SWAPPED |
-				       CATEGORY_ZERO | CATEGORY_HUGE,
+			.category_anyof_mask = HL_PAGEMAP_PRESENT | HL_PAGEMAP_SWAPPED,
+			.return_mask = HL_PAGEMAP_FILE | HL_PAGEMAP_PRESENT | HL_PAGEMAP_SWAPPED |
+				       HL_PAGEMAP_ZERO | HL_PAGEMAP_HUGE,
 		};
-		int count = ioctl(pagemap->fd, SCAN, &arg), rc = 0;
+		int count = ioctl(pagemap->fd, HL_PAGEMAP_SCAN, &arg), rc = 0;
 
 		if (count < 0)
 			return -errno;
 		for (int i = 0; rc == 0 && i < count; i++)
 			rc = take(context, &(struct pagemap_run){regions[i].start, regions[i].end,
-						   flags_of(regions[i].categories),
-						   (regions[i].categories & CATEGORY_FILE) != 0});
+						   hl_pagemap_flags(regions[i].categories),
+						   (regions[i].categories & HL_PAGEMAP_FILE) != 0});
 		if (rc != 0)
 			return rc;
 		if (arg.walk_end <= start)

@@ -111,44 +111,54 @@ static int make_room(struct processes *all, uint32_t serial)
 	return 0;
 }
 
+int processes_set_command(struct process *process, const char *command, size_t bytes)
+{
+	process->command = malloc(bytes + 1);
+	if (process->command == NULL)
+		return -ENOMEM;
+	memcpy(process->command, command, bytes);
+	process->command[bytes] = '\0';
+	process->command_bytes = (uint32_t)bytes;
+	return 0;
+}
+
 static int copy_command(struct process *process, const struct hl_process *slot)
 {
 	size_t length = HL_COMMAND_BYTES - 1;
 
 	while (length > 0 && slot->command[length - 1] == '\0')
 		length--;
-	process->command = malloc(length + 1);
-	if (process->command == NULL)
-		return -ENOMEM;
-	memcpy(process->command, slot->command, length);
-	process->command[length] = '\0';
-	process->command_bytes = (uint32_t)length;
-	return 0;
+	return processes_set_command(process, slot->command, length);
 }
 
-static void fill_header(
-	const struct processes *all, struct process *process, const struct hl_process *slot)
+static void fill_header(struct process *process, const struct hl_process *slot)
 {
-	const struct session *session = all->session;
-
 	process->header = (struct hl_trace_header){
-		.source = HL_TRACE_TARGET,
 		.mode = slot->mode == HL_MODE_OBSERVE,
 		.policy = slot->policy <= HL_POLICY_mmap ? slot->policy : 0,
-		.clock = (uint8_t)session->map->clock,
 		.pid = slot->pid,
 		.ppid = slot->ppid,
-		.serial = process->serial,
 		.parent_serial = slot->parent_serial,
 		.fork_id = slot->fork_id,
 		.start_tick = slot->start_tick,
-		.clock_tick = session->tick,
-		.clock_ns = session->clock_ns,
-		.realtime_ns = session->realtime_ns,
-		.tick_hz = session->tick_hz,
-		.page_bytes = (uint32_t)sysconf(_SC_PAGESIZE),
-		.command_bytes = process->command_bytes,
 	};
+}
+
+/* What all streams of the session have alike, and what follows from the process. */
+static void complete_header(const struct processes *all, struct process *process)
+{
+	const struct session *session = all->session;
+	struct hl_trace_header *header = &process->header;
+
+	header->source = HL_TRACE_TARGET;
+	header->clock = (uint8_t)session->map->clock;
+	header->serial = process->serial;
+	header->clock_tick = session->tick;
+	header->clock_ns = session->clock_ns;
+	header->realtime_ns = session->realtime_ns;
+	header->tick_hz = session->tick_hz;
+	header->page_bytes = (uint32_t)sysconf(_SC_PAGESIZE);
+	header->command_bytes = process->command_bytes;
 }
 
 static bool has_ended(const struct process *process)
@@ -227,6 +237,7 @@ static void begin_stream(struct processes *all, struct process *process)
 {
 	int rc = all->error;
 
+	complete_header(all, process);
 	if (rc == 0)
 		rc = stream_create(
 			&process->stream, all->dirfd, &process->header, process->command);
@@ -274,7 +285,7 @@ static void add(struct processes *all, uint32_t number)
 	process->slot = number;
 	process->serial = serial;
 	process->pid = (pid_t)slot->pid;
-	fill_header(all, process, slot);
+	fill_header(process, slot);
 	watch(all, process);
 	enlist(all, process);
 	mark_replaced(all, process);

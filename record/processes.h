@@ -147,8 +147,12 @@ void processes_remove_early(struct processes *all);
 size_t processes_children(const struct processes *all, const struct process *process,
 	struct compact_child *list);
 
-/* A process that is followed from outside and has no place in the session's table: its header, pid,
- * serial and command are given, and the command is ours from now on. 0 or -errno. */
+/* Gives a new process its command, of so many bytes and a NUL of its own. 0 or -ENOMEM. */
+int processes_set_command(struct process *process, const char *command, size_t bytes);
+
+/* A process that is followed from outside and has no place in the session's table: its pid, serial
+ * and command are given, and the command is ours from now on; of its header what is not the
+ * session's. 0 or -errno. */
 int processes_add(struct processes *all, const struct process *given);
 
 /* Its end, which the caller has seen. `lost` is in the process. */

@@ -2,7 +2,8 @@
  *
  * Feeds bytes to the readers of text logs, what they let through to the streams of a trace, and
  * those to the reader: everything that went in must come out. With libFuzzer it is the target;
- * runner.c feeds it files. The last byte chooses the format and how much is read at once; a newline is no format and 11 bytes.
+ * runner.c feeds it files. The last byte chooses the format and how much is read at once; a newline
+ * is no format and 11 bytes.
  */
 #include "stream_reader.h"
 #include "text_formats.h"
