@@ -7,6 +7,7 @@
 #include "ledger.h"
 #include "mapping.h"
 #include "names.h"
+#include "room.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -24,14 +25,11 @@ void ledger_start(struct ledger *ledger, struct ledger_result *result, struct cl
 
 static int add_realloc(struct ledger *ledger, const struct ledger_realloc *entry)
 {
-	if (ledger->realloc_count == ledger->realloc_capacity) {
-		size_t capacity = ledger->realloc_capacity ? ledger->realloc_capacity * 2 : 8;
-		void *list = realloc(ledger->reallocs, capacity * sizeof(*ledger->reallocs));
-		if (!list)
-			return -ENOMEM;
-		ledger->reallocs = list;
-		ledger->realloc_capacity = capacity;
-	}
+	struct ledger_realloc *list = room_for_one(ledger->reallocs, ledger->realloc_count,
+		&ledger->realloc_capacity, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	ledger->reallocs = list;
 	ledger->reallocs[ledger->realloc_count++] = *entry;
 	return 0;
 }
@@ -314,14 +312,11 @@ static int allocated(
 
 static int push_freed(struct ledger *ledger, const struct live_block *block, uint64_t tick)
 {
-	if (ledger->freed_count == ledger->freed_capacity) {
-		size_t capacity = ledger->freed_capacity ? ledger->freed_capacity * 2 : 8;
-		void *list = realloc(ledger->freed, capacity * sizeof(*ledger->freed));
-		if (!list)
-			return -ENOMEM;
-		ledger->freed = list;
-		ledger->freed_capacity = capacity;
-	}
+	struct ledger_freed *list = room_for_one(ledger->freed, ledger->freed_count,
+		&ledger->freed_capacity, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	ledger->freed = list;
 	ledger->freed[ledger->freed_count++] = (struct ledger_freed){
 		.addr = block->addr, .bytes = block->chunk & HL_ADDRESS_MASK, .tick = tick};
 	return 0;
@@ -496,14 +491,11 @@ static int keeps(struct ledger *ledger, const struct hl_mark_record *record)
 		ledger->kept_all = record->chunk & 1;
 		return 0;
 	}
-	if (ledger->kept_count == ledger->kept_capacity) {
-		size_t capacity = ledger->kept_capacity ? ledger->kept_capacity * 2 : 64;
-		void *list = realloc(ledger->kept, capacity * sizeof(*ledger->kept));
-		if (!list)
-			return -ENOMEM;
-		ledger->kept = list;
-		ledger->kept_capacity = capacity;
-	}
+	struct ledger_kept *list = room_for_one(ledger->kept, ledger->kept_count,
+		&ledger->kept_capacity, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	ledger->kept = list;
 	ledger->kept[ledger->kept_count++] = (struct ledger_kept){
 		.addr = addr, .bytes = record->size, .what = (enum hl_kept)record->chunk};
 	return 0;
@@ -547,14 +539,11 @@ static int add_run(struct ledger_snapshot *snapshot, struct range run)
 		last->end = run.end;
 		return 0;
 	}
-	if (snapshot->count == snapshot->capacity) {
-		size_t capacity = snapshot->capacity ? snapshot->capacity * 2 : 64;
-		void *list = realloc(snapshot->run, capacity * sizeof(*snapshot->run));
-		if (!list)
-			return -ENOMEM;
-		snapshot->run = list;
-		snapshot->capacity = capacity;
-	}
+	struct range *list = room_for_one(
+		snapshot->run, snapshot->count, &snapshot->capacity, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	snapshot->run = list;
 	snapshot->run[snapshot->count++] = run;
 	return 0;
 }

@@ -3,6 +3,7 @@
  * See phases.h.
  */
 #include "phases.h"
+#include "room.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -18,15 +19,12 @@ static void add_totals(struct phases_row *row, const struct phases_totals *total
 
 static struct phases_row *add_row(struct phases *phases)
 {
-	if (phases->count == phases->capacity) {
-		size_t capacity = phases->capacity ? phases->capacity * 2 : 4;
-		void *row = realloc(phases->row, capacity * sizeof(*phases->row));
-		if (!row)
-			return NULL;
-		phases->row = row;
-		phases->capacity = capacity;
-	}
-	struct phases_row *row = &phases->row[phases->count++];
+	struct phases_row *rows = room_for_one(
+		phases->row, phases->count, &phases->capacity, sizeof(*rows));
+	if (!rows)
+		return NULL;
+	phases->row = rows;
+	struct phases_row *row = &rows[phases->count++];
 	memset(row, 0, sizeof(*row));
 	phases->open = true;
 	return row;

@@ -6,15 +6,15 @@
 #ifndef HEAPLEDGER_THREADS_H
 #define HEAPLEDGER_THREADS_H
 
+#include "id_map.h"
+
 #include <stddef.h>
-#include <stdint.h>
 
 struct threads {
-	uint32_t *tids;  /* by number - 1 */
-	uint32_t *table; /* of numbers, by tid; 0 = empty */
-	uint32_t count;
-	uint32_t size;
-	uint32_t last_tid;
+	struct id_map map;
+	uint32_t *tids; /* by number - 1 */
+	size_t capacity;
+	uint32_t last_tid; /* who asked last, nearly always who asks next */
 	uint32_t last_number;
 };
 
@@ -24,7 +24,7 @@ uint32_t threads_number(struct threads *threads, uint32_t tid);
 /* 0 if there is no such number. */
 static inline uint32_t threads_tid(const struct threads *threads, uint32_t number)
 {
-	return number && number <= threads->count ? threads->tids[number - 1] : 0;
+	return number && number <= threads->map.count ? threads->tids[number - 1] : 0;
 }
 
 int threads_copy(struct threads *to, const struct threads *from);

@@ -3,6 +3,7 @@
  * The time line: rows are allocated once, intervals are even in ticks.
  */
 #include "timeline.h"
+#include "room.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -104,17 +105,6 @@ void timeline_finish(
 	move_rows(timeline);
 }
 
-static void *room(void *list, size_t count, size_t *capacity, size_t bytes)
-{
-	if (count < *capacity)
-		return list;
-	size_t grown = *capacity ? *capacity * 2 : 16;
-	void *moved = realloc(list, grown * bytes);
-	if (moved)
-		*capacity = grown;
-	return moved;
-}
-
 static int same_cause(const struct tally_cause *a, const struct tally_cause *b)
 {
 	return a->syscall == b->syscall && a->reason == b->reason && a->call == b->call;
@@ -137,7 +127,7 @@ int timeline_add_cause(struct timeline *timeline, const struct tally_cause *caus
 		entry->cause.ticks += cause->ticks;
 		return 0;
 	}
-	struct timeline_cause *causes = room(timeline->causes, timeline->cause_count,
+	struct timeline_cause *causes = room_for_one(timeline->causes, timeline->cause_count,
 		&timeline->cause_capacity, sizeof(*causes));
 	if (!causes)
 		return -ENOMEM;
@@ -151,7 +141,7 @@ int timeline_add_sample(struct timeline *timeline, const struct hl_sample_record
 {
 	if (!timeline->wanted)
 		return 0;
-	struct timeline_sample *samples = room(timeline->samples, timeline->sample_count,
+	struct timeline_sample *samples = room_for_one(timeline->samples, timeline->sample_count,
 		&timeline->sample_capacity, sizeof(*samples));
 	if (!samples)
 		return -ENOMEM;

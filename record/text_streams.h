@@ -9,7 +9,7 @@
 #ifndef HEAPLEDGER_RECORD_TEXT_STREAMS_H
 #define HEAPLEDGER_RECORD_TEXT_STREAMS_H
 
-#include "id_map.h"
+#include "analyzer/id_map.h"
 #include "processes.h"
 #include "text_formats.h"
 

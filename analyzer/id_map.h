@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * Numbers for ids that can be anything, in the order in which they appear: processes and threads of
- * a text log. Used by import_text.c.
+ * Numbers for ids that can be anything, in the order in which they appear: threads of a stream,
+ * processes and threads of a text log. Used by threads.c, and by the recorder's text_streams.c.
  */
-#ifndef HEAPLEDGER_RECORD_ID_MAP_H
-#define HEAPLEDGER_RECORD_ID_MAP_H
+#ifndef HEAPLEDGER_ID_MAP_H
+#define HEAPLEDGER_ID_MAP_H
 
 #include <stdint.h>
 
