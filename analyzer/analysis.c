@@ -29,6 +29,7 @@ struct process {
 	uint32_t forked_by; /* the thread, as in the parent's records */
 	struct ledger ledger;
 	struct ledger_result *again; /* of the second pass: nobody reads it */
+	size_t children;             /* in the second pass: forked ones that need it still */
 };
 
 /* Records that were read and not applied yet: the tables are far larger than the processor's caches,
@@ -189,7 +190,7 @@ static int add_copy(struct analysis *analysis, struct copies *copies, size_t ind
 }
 
 static int fork_children(struct analysis *analysis, struct copies *copies,
-	const struct process *parent, const struct stream_event *event)
+	struct process *parent, const struct stream_event *event)
 {
 	const struct trace_stream *stream = analysis->streams[parent->index].stream;
 	uint64_t fork_id = event->record.call.size;
@@ -199,9 +200,11 @@ static int fork_children(struct analysis *analysis, struct copies *copies,
 	/* A child registers after its parent: its serial is higher, and the list is sorted. */
 	for (size_t i = parent->index + 1; !rc && i < analysis->count; i++) {
 		const struct hl_trace_header *header = &analysis->streams[i].stream->info.header;
-		if (!analysis->streams[i].done && header->fork_id == fork_id &&
-			header->parent_serial == stream->info.header.serial)
-			rc = add_copy(analysis, copies, i, parent, event->tid);
+		if (analysis->streams[i].done || header->fork_id != fork_id ||
+			header->parent_serial != stream->info.header.serial)
+			continue;
+		parent->children -= parent->children > 0;
+		rc = add_copy(analysis, copies, i, parent, event->tid);
 	}
 	return rc;
 }
@@ -252,6 +255,12 @@ static int take_moment(
 	return 0;
 }
 
+/* After which record most was in memory: by a snapshot, or else by a sample. */
+static uint64_t resident_record(const struct ledger_peak *peak)
+{
+	return peak->snapshot_record ? peak->snapshot_record : peak->rss_record;
+}
+
 /* A record has been applied. In the first pass the last phase has ended with a mark; in the second
  * it may be a peak. */
 static int at_record(
@@ -264,28 +273,32 @@ static int at_record(
 		return hl_kind_of(event->record.call.kind_addr) == HL_KIND_phase
 			       ? take_moment(analysis, process, MOMENT_PHASE, tick)
 			       : 0;
-	if (applied == (peak->snapshot_record ? peak->snapshot_record : peak->rss_record))
+	if (applied == resident_record(peak))
 		rc = take_moment(analysis, process, MOMENT_RESIDENT_PEAK, tick);
 	if (!rc && applied == peak->mapped_record)
 		rc = take_moment(analysis, process, MOMENT_MAPPED_PEAK, tick);
 	return rc;
 }
 
-/* The second pass has seen all of a stream that it wants, and of the children that need it. */
-static bool is_over(const struct analysis *analysis, const struct process *process)
+static size_t count_children(const struct analysis *analysis, size_t parent)
 {
-	const struct analysis_stream *entry = &analysis->streams[process->index];
-	const struct ledger_peak *peak = &entry->result.peak;
-	if (!analysis->again || process->ledger.applied < peak->rss_record ||
-		process->ledger.applied < peak->snapshot_record ||
-		process->ledger.applied < peak->mapped_record)
-		return false;
-	for (size_t i = process->index + 1; i < analysis->count; i++)
-		if (!analysis->streams[i].done &&
-			analysis->streams[i].stream->info.header.parent_serial ==
-				entry->stream->info.header.serial)
-			return false;
-	return true;
+	uint32_t serial = analysis->streams[parent].stream->info.header.serial;
+	size_t count = 0;
+	for (size_t i = parent + 1; i < analysis->count; i++) {
+		const struct hl_trace_header *header = &analysis->streams[i].stream->info.header;
+		count += header->fork_id && header->parent_serial == serial;
+	}
+	return count;
+}
+
+/* The second pass has seen all of a stream that it wants, and the children that need it were copied. */
+static bool is_over(const struct analysis *analysis, const struct process *process,
+	const struct copies *copies)
+{
+	const struct ledger_peak *peak = &analysis->streams[process->index].result.peak;
+	return analysis->again && !process->children && !copies->count &&
+	       process->ledger.applied >= resident_record(peak) &&
+	       process->ledger.applied >= peak->mapped_record;
 }
 
 /* ---- a stream -------------------------------------------------------------------------------- */
@@ -316,7 +329,8 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 	const struct stream_event *event;
 	struct ahead ahead = {.rc = 0};
 	int rc = 0;
-	while (!is_over(analysis, process) &&
+	process->children = analysis->again ? count_children(analysis, process->index) : 0;
+	while (!is_over(analysis, process, copies) &&
 		(rc = next_event(&ahead, reader, &process->ledger, &event)) > 0) {
 		if (observe(analysis, process, event))
 			return out_of_memory(analysis, analysis->trace->path);
