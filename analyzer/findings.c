@@ -26,6 +26,8 @@ struct maker {
 	const struct layout *layout; /* at the end */
 	struct findings *findings;
 	uint64_t worth;
+	struct place *places; /* NULL: nobody has asked yet */
+	size_t place_count;
 };
 
 /* One of a few static buffers: enough for one sentence. */
@@ -92,27 +94,51 @@ static struct place place_of(const struct maker *maker, uint64_t tick, uint64_t 
 	return place;
 }
 
-/* All but what caches hold; the caller frees it. NULL without any, or without memory. */
-static struct place *places_of(const struct maker *maker, size_t *count)
+/* All but what caches hold, once: names cost much. */
+static void find_places(struct maker *maker)
 {
 	const struct layout *layout = maker->layout;
-	struct place *places = calloc(layout->site_count + 1, sizeof(*places));
-	*count = 0;
+	struct place *places = maker->places;
+	if (places)
+		return;
+	places = maker->places = calloc(layout->site_count + 1, sizeof(*places));
 	for (size_t i = 0; places && i < layout->site_count; i++) {
 		const struct layout_site *site = &layout->sites[i];
+		struct place *last = &places[maker->place_count];
 		size_t at = 0;
 		if (layout_is_kept(site->caller))
 			continue;
-		places[*count] = place_of(maker, site->oldest, site->caller);
-		while (!same_place(&places[at], &places[*count]))
+		*last = place_of(maker, site->oldest, site->caller);
+		while (!same_place(&places[at], last))
 			at++;
-		*count += at == *count;
+		maker->place_count += at == maker->place_count;
 		places[at].blocks += site->blocks;
 		places[at].bytes += site->bytes;
 		places[at].pinned += site->pinned;
 		places[at].alone_pages += site->alone_pages;
 	}
-	return places;
+}
+
+static double pinned_of(const struct place *place)
+{
+	return place->pinned;
+}
+
+static double bytes_of(const struct place *place)
+{
+	return (double)place->bytes;
+}
+
+/* The place with the most of something; NULL without any, or without memory. */
+static const struct place *place_with_most(
+	struct maker *maker, double (*of)(const struct place *place))
+{
+	const struct place *most = NULL;
+	find_places(maker);
+	for (size_t i = 0; i < maker->place_count; i++)
+		if (!most || of(&maker->places[i]) > of(most))
+			most = &maker->places[i];
+	return most;
 }
 
 static const char *file_name(const char *path)
@@ -163,6 +189,15 @@ static const char *name_holder(const struct maker *maker, char *text, size_t len
 
 /* ---- findings -------------------------------------------------------------------------------- */
 
+static void promise_trim(struct finding *finding, const struct layout *layout, uint64_t bytes)
+{
+	finding->promised = bytes;
+	snprintf(finding->remedy, sizeof(finding->remedy), "malloc_trim(0) would return %s%s",
+		size(bytes),
+		layout->kept_all ? "."
+				 : " at most: what thread caches hold was not all recorded.");
+}
+
 /* Whole pages below the top: policy keeps them, and malloc_trim does not. */
 static void find_whole_pages(struct maker *maker)
 {
@@ -180,11 +215,7 @@ static void find_whole_pages(struct maker *maker)
 		percent(bytes, mapped), in_break ? " below " : " inside arenas",
 		in_break ? name_holder(maker, holder, sizeof(holder)) : "",
 		in_break ? ", and the break cannot come down past it" : "");
-	finding->promised = layout->trim;
-	snprintf(finding->remedy, sizeof(finding->remedy), "malloc_trim(0) would return %s%s",
-		size(layout->trim),
-		layout->kept_all ? "."
-				 : " at most: what thread caches hold was not all recorded.");
+	promise_trim(finding, layout, layout->trim);
 }
 
 static void find_top(struct maker *maker)
@@ -200,13 +231,8 @@ static void find_top(struct maker *maker)
 		"%s, %u %% of what is mapped, is free at the end of the heap, where it waits for "
 		"the trim threshold.",
 		size(bytes), percent(bytes, mapped_at_end(maker)));
-	finding->promised = layout->trim_top;
 	if (layout->trim_top)
-		snprintf(finding->remedy, sizeof(finding->remedy),
-			"malloc_trim(0) would return %s%s", size(layout->trim_top),
-			layout->kept_all ? "."
-					 : " at most: what thread caches hold was not all "
-					   "recorded.");
+		promise_trim(finding, layout, layout->trim_top);
 }
 
 /* Free bytes that share their page with a block. */
@@ -216,25 +242,20 @@ static void find_partial_pages(struct maker *maker)
 	char name[200];
 	if (layout->partial < maker->worth)
 		return;
-	size_t count;
-	struct place *places = places_of(maker, &count), *most = NULL;
-	for (size_t i = 0; places && i < count; i++)
-		if (!most || places[i].pinned > most->pinned)
-			most = &places[i];
+	const struct place *most = place_with_most(maker, pinned_of);
 	struct finding *finding = most ? add(maker, "partial_pages", layout->partial) : NULL;
-	if (finding) {
-		snprintf(finding->sentence, sizeof(finding->sentence),
-			"%s, %u %% of what is mapped, is free on pages that hold blocks too: the "
-			"most, %s, beside %" PRIu64 " blocks from %s.",
-			size(layout->partial), percent(layout->partial, mapped_at_end(maker)),
-			size((uint64_t)most->pinned), most->blocks,
-			name_place(most, name, sizeof(name)));
-		snprintf(finding->remedy, sizeof(finding->remedy),
-			"No call returns it. Were those blocks freed or elsewhere, %s more would "
-			"be whole free pages.",
-			size(most->alone_pages << PAGES_BITS));
-	}
-	free(places);
+	if (!finding)
+		return;
+	snprintf(finding->sentence, sizeof(finding->sentence),
+		"%s, %u %% of what is mapped, is free on pages that hold blocks too: the "
+		"most, %s, beside %" PRIu64 " blocks from %s.",
+		size(layout->partial), percent(layout->partial, mapped_at_end(maker)),
+		size((uint64_t)most->pinned), most->blocks,
+		name_place(most, name, sizeof(name)));
+	snprintf(finding->remedy, sizeof(finding->remedy),
+		"No call returns it. Were those blocks freed or elsewhere, %s more would "
+		"be whole free pages.",
+		size(most->alone_pages << PAGES_BITS));
 }
 
 static void find_in_use(struct maker *maker)
@@ -242,13 +263,9 @@ static void find_in_use(struct maker *maker)
 	const struct layout *layout = maker->layout;
 	uint64_t bytes = layout->memory.requested > 0 ? (uint64_t)layout->memory.requested : 0;
 	char name[200];
-	size_t count;
 	if (bytes < maker->worth)
 		return;
-	struct place *places = places_of(maker, &count), *most = NULL;
-	for (size_t i = 0; places && i < count; i++)
-		if (!most || places[i].bytes > most->bytes)
-			most = &places[i];
+	const struct place *most = place_with_most(maker, bytes_of);
 	struct finding *finding = most ? add(maker, "in_use", bytes) : NULL;
 	if (finding)
 		snprintf(finding->sentence, sizeof(finding->sentence),
@@ -257,7 +274,6 @@ static void find_in_use(struct maker *maker)
 			size(bytes), layout->memory.live_blocks,
 			percent(bytes, mapped_at_end(maker)), size(most->bytes), most->blocks,
 			name_place(most, name, sizeof(name)));
-	free(places);
 }
 
 static void find_slack(struct maker *maker)
@@ -377,7 +393,11 @@ void findings_make(struct findings *findings, const struct analysis *analysis)
 	const struct moment *end = moments_find(&entry->moments, MOMENT_END);
 	if (!end)
 		return;
-	struct maker maker = {analysis, entry, &end->layout, findings, WORTH_BYTES};
+	struct maker maker = {.analysis = analysis,
+		.entry = entry,
+		.layout = &end->layout,
+		.findings = findings,
+		.worth = WORTH_BYTES};
 	if (entry->result.peak.mapped > 0 &&
 		(uint64_t)entry->result.peak.mapped / WORTH_SHARE > maker.worth)
 		maker.worth = (uint64_t)entry->result.peak.mapped / WORTH_SHARE;
@@ -389,4 +409,5 @@ void findings_make(struct findings *findings, const struct analysis *analysis)
 	find_thrash(&maker);
 	find_system_calls(&maker);
 	say_all_is_well(&maker);
+	free(maker.places);
 }

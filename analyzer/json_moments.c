@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SITES_PUT 50
-
 static json_t *address(uint64_t value)
 {
 	char text[24];
@@ -169,7 +167,7 @@ static json_t *sites_array(const struct analysis *analysis, const struct analysi
 	const struct layout *layout)
 {
 	json_t *array = json_array();
-	for (size_t i = 0; i < layout->site_count && i < SITES_PUT; i++)
+	for (size_t i = 0; i < layout->site_count && i < MOMENTS_SITES; i++)
 		json_array_append_new(array, site_object(analysis, entry, &layout->sites[i]));
 	return array;
 }

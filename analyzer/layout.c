@@ -48,6 +48,8 @@ struct walk {
 	size_t next;
 	size_t run; /* of the snapshot: those before end before the walk */
 	struct live_block *kept; /* blocks of caches */
+	uint64_t mapped_bytes;   /* mappings of live blocks ... */
+	uint64_t mapped_requested; /* ... and what was in memory of what these hold */
 	struct spot small;
 	struct spot huge;
 	uint32_t *table; /* of sites, by caller: index + 1 */
@@ -131,6 +133,7 @@ static int site_of(struct walk *walk, const struct live_block *block, uint32_t *
 	size_t place = place_of(walk, caller);
 	if (!walk->table[place]) {
 		layout->sites[layout->site_count++] = (struct layout_site){.caller = caller};
+		layout->all_sites++;
 		walk->table[place] = (uint32_t)layout->site_count;
 	}
 	*index = walk->table[place] - 1;
@@ -138,21 +141,44 @@ static int site_of(struct walk *walk, const struct live_block *block, uint32_t *
 	return 0;
 }
 
+/* ---- what was in memory ------------------------------------------------------------------------ */
+
+/* Ranges come by rising address. */
+static uint64_t in_memory(struct walk *walk, uint64_t start, uint64_t end)
+{
+	const struct ledger_snapshot *snapshot = &walk->ledger->snapshot;
+	uint64_t bytes = 0;
+	if (!walk->layout->resident.known)
+		return 0;
+	while (walk->run < snapshot->count && snapshot->run[walk->run].end <= start)
+		walk->run++;
+	for (size_t i = walk->run; i < snapshot->count && snapshot->run[i].start < end; i++) {
+		const struct range *run = &snapshot->run[i];
+		uint64_t from = run->start > start ? run->start : start;
+		uint64_t to = run->end < end ? run->end : end;
+		bytes += to > from ? to - from : 0;
+	}
+	return bytes;
+}
+
+static size_t first_run(const struct ledger_snapshot *snapshot, uint64_t start)
+{
+	size_t low = 0, high = snapshot->count;
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+		if (snapshot->run[middle].end <= start)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
 /* ---- the blocks, sorted ---------------------------------------------------------------------- */
 
 static uint64_t end_of(const struct entry *entry)
 {
 	return entry->start + (entry->block->chunk & HL_ADDRESS_MASK);
-}
-
-/* A mapping is there before its block is logged, and still after the block's free is. */
-static uint64_t mappings_between(const struct ledger *ledger)
-{
-	int64_t bytes = ledger->memory.block_bytes;
-	size_t at = 0;
-	for (const struct live_block *block; (block = live_next(&ledger->live, &at));)
-		bytes -= is_mapped(block) ? (int64_t)(block->chunk & HL_ADDRESS_MASK) : 0;
-	return bytes > 0 ? (uint64_t)bytes : 0;
 }
 
 /* The sorted entries are in `entries` again. */
@@ -206,25 +232,42 @@ static int add_kept(struct walk *walk)
 	return 0;
 }
 
-/* Those with a mapping of their own have nothing to do with the order of the others. */
-static int sort_blocks(struct walk *walk)
+/* A block with a mapping of its own has nothing to do with the order of the others. */
+static int add_mapped(struct walk *walk, const struct live_block *block)
+{
+	uint32_t site;
+	walk->mapped_bytes += block->chunk & HL_ADDRESS_MASK;
+	if (walk->layout->resident.known) {
+		walk->run = first_run(&walk->ledger->snapshot, block->addr);
+		walk->mapped_requested += in_memory(walk, block->addr, block->addr + block->size);
+	}
+	return site_of(walk, block, &site);
+}
+
+/* The one walk over the table of live blocks. */
+static int gather_blocks(struct walk *walk)
 {
 	const struct live *live = &walk->ledger->live;
-	size_t most = live->count + walk->ledger->kept_count + 1, at = 0;
-	struct entry *spare = malloc(most * sizeof(*spare));
-	size_t *places = malloc((RADIX_SIZE + 1) * sizeof(*places));
-	walk->entries = malloc(most * sizeof(*walk->entries));
-	int rc = spare && places && walk->entries ? 0 : -ENOMEM;
+	size_t at = 0;
+	int rc = 0;
 	for (const struct live_block *block; !rc && (block = live_next(live, &at));) {
-		uint32_t site;
 		if (is_mapped(block))
-			rc = site_of(walk, block, &site);
+			rc = add_mapped(walk, block);
 		else if (block->chunk && block->addr > HEADER_BYTES)
 			walk->entries[walk->count++] =
 				(struct entry){block->addr - HEADER_BYTES, block};
 	}
-	if (!rc)
-		rc = add_kept(walk);
+	walk->run = 0;
+	return rc ? rc : add_kept(walk);
+}
+
+static int sort_blocks(struct walk *walk)
+{
+	size_t most = walk->ledger->live.count + walk->ledger->kept_count + 1;
+	struct entry *spare = malloc(most * sizeof(*spare));
+	size_t *places = malloc((RADIX_SIZE + 1) * sizeof(*places));
+	walk->entries = malloc(most * sizeof(*walk->entries));
+	int rc = spare && places && walk->entries ? gather_blocks(walk) : -ENOMEM;
 	if (!rc)
 		sort(walk->entries, spare, walk->count, places);
 	free(places);
@@ -310,25 +353,7 @@ static struct range free_pages(struct walk *walk, struct spot *spot, struct rang
 	return whole;
 }
 
-/* ---- what was in memory ------------------------------------------------------------------------ */
-
-/* Ranges come by rising address. */
-static uint64_t in_memory(struct walk *walk, uint64_t start, uint64_t end)
-{
-	const struct ledger_snapshot *snapshot = &walk->ledger->snapshot;
-	uint64_t bytes = 0;
-	if (!walk->layout->resident.known)
-		return 0;
-	while (walk->run < snapshot->count && snapshot->run[walk->run].end <= start)
-		walk->run++;
-	for (size_t i = walk->run; i < snapshot->count && snapshot->run[i].start < end; i++) {
-		const struct range *run = &snapshot->run[i];
-		uint64_t from = run->start > start ? run->start : start;
-		uint64_t to = run->end < end ? run->end : end;
-		bytes += to > from ? to - from : 0;
-	}
-	return bytes;
-}
+/* ---- rows of what was in memory ------------------------------------------------------------- */
 
 static void add_block(struct walk *walk, const struct live_block *block, struct range range)
 {
@@ -357,37 +382,18 @@ static uint64_t ranges_in_memory(struct walk *walk, const struct ranges *ranges)
 	return bytes;
 }
 
-static size_t first_run(const struct ledger_snapshot *snapshot, uint64_t start)
-{
-	size_t low = 0, high = snapshot->count;
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-		if (snapshot->run[middle].end <= start)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
-/* Blocks with a mapping of their own, and tables; then what is left is not the heap's. */
+/* What lies between the blocks' own mappings and their ends, and tables; then what is left is not the
+ * heap's. */
 static void complete_resident(struct walk *walk)
 {
 	const struct ledger *ledger = walk->ledger;
 	struct layout_resident *resident = &walk->layout->resident;
-	uint64_t mapped, requested = 0;
-	size_t at = 0;
 	if (!resident->known)
 		return;
-	mapped = ranges_in_memory(walk, &ledger->block_mapped);
-	for (const struct live_block *block; (block = live_next(&ledger->live, &at));) {
-		if (!is_mapped(block))
-			continue;
-		walk->run = first_run(&ledger->snapshot, block->addr);
-		requested += in_memory(walk, block->addr, block->addr + block->size);
-	}
-	resident->requested += requested;
-	resident->slack += mapped > requested ? mapped - requested : 0;
+	uint64_t mapped = ranges_in_memory(walk, &ledger->block_mapped);
+	resident->requested += walk->mapped_requested;
+	if (mapped > walk->mapped_requested)
+		resident->slack += mapped - walk->mapped_requested;
 	resident->metadata = ranges_in_memory(walk, &ledger->metadata_mapped);
 	uint64_t heap = resident->requested + resident->slack + resident->cached +
 			resident->tables + resident->free + resident->top + resident->metadata;
@@ -577,19 +583,6 @@ static int by_pinned(const void *left, const void *right)
 	return a->caller < b->caller ? -1 : a->caller > b->caller;
 }
 
-static void keep_largest_sites(struct layout *layout)
-{
-	layout->all_sites = layout->site_count;
-	if (!layout->site_count)
-		return;
-	qsort(layout->sites, layout->site_count, sizeof(*layout->sites), by_pinned);
-	if (layout->site_count > LAYOUT_SITES)
-		layout->site_count = LAYOUT_SITES;
-	void *less = realloc(layout->sites, layout->site_count * sizeof(*layout->sites));
-	if (less)
-		layout->sites = less;
-}
-
 static void use_snapshot(struct layout_resident *resident, const struct ledger *ledger)
 {
 	const struct ledger_snapshot *snapshot = &ledger->snapshot;
@@ -607,8 +600,7 @@ static void use_snapshot(struct layout_resident *resident, const struct ledger *
 int layout_take(
 	struct layout *layout, const struct ledger *ledger, uint64_t tick, bool snapshot)
 {
-	*layout = (struct layout){
-		.memory = ledger->memory, .tick = tick, .between = mappings_between(ledger)};
+	*layout = (struct layout){.memory = ledger->memory, .tick = tick};
 	if (snapshot)
 		use_snapshot(&layout->resident, ledger);
 	struct walk *walk = calloc(1, sizeof(*walk));
@@ -623,13 +615,27 @@ int layout_take(
 	int rc = sort_blocks(walk);
 	if (!rc)
 		rc = walk_all(walk);
-	if (!rc)
-		keep_largest_sites(layout);
+	/* A mapping is there before its block is logged, and still after the block's free is. */
+	if (layout->memory.block_bytes > 0 &&
+		(uint64_t)layout->memory.block_bytes > walk->mapped_bytes)
+		layout->between = (uint64_t)layout->memory.block_bytes - walk->mapped_bytes;
+	if (!rc && layout->site_count)
+		qsort(layout->sites, layout->site_count, sizeof(*layout->sites), by_pinned);
 	free(walk->entries);
 	free(walk->kept);
 	free(walk->table);
 	free(walk);
 	return rc;
+}
+
+void layout_keep_sites(struct layout *layout, size_t most)
+{
+	if (layout->site_count <= most)
+		return;
+	layout->site_count = most;
+	void *less = realloc(layout->sites, most * sizeof(*layout->sites));
+	if (less)
+		layout->sites = less;
 }
 
 void layout_free(struct layout *layout)

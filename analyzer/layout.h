@@ -20,7 +20,6 @@ extern const uint64_t layout_sizes[LAYOUT_SIZES];
 
 #define LAYOUT_HUGE_BITS 21
 #define LAYOUT_HOLDERS 16 /* of the break */
-#define LAYOUT_SITES 1000 /* of those that pin the most */
 
 /* Runs of free bytes between blocks. */
 struct layout_runs {
@@ -131,7 +130,7 @@ struct layout {
 	size_t holders;
 	struct layout_site *sites; /* by pinned bytes */
 	size_t site_count;
-	uint64_t all_sites;
+	uint64_t all_sites; /* before layout_keep_sites */
 	uint64_t strays; /* blocks outside of what is mapped, or over each other: a false trace */
 };
 
@@ -139,6 +138,9 @@ struct layout {
  * or -ENOMEM. Nothing of an observed allocator's inside is known: not to be called for one. */
 int layout_take(
 	struct layout *layout, const struct ledger *ledger, uint64_t tick, bool snapshot);
+
+/* Leaves so many sites, those that pin the most. */
+void layout_keep_sites(struct layout *layout, size_t most);
 void layout_free(struct layout *layout);
 
 /* Unusable free space (Gorman and Whitcroft 2005, Linux mm/vmstat.c): the share of the free bytes

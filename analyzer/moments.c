@@ -3,21 +3,19 @@
  * See moments.h.
  */
 #include "moments.h"
+#include "room.h"
 
 #include <errno.h>
 #include <stdlib.h>
 
 static struct moment *add(struct moments *moments)
 {
-	if (moments->count == moments->capacity) {
-		size_t capacity = moments->capacity ? moments->capacity * 2 : 4;
-		void *list = realloc(moments->list, capacity * sizeof(*moments->list));
-		if (!list)
-			return NULL;
-		moments->list = list;
-		moments->capacity = capacity;
-	}
-	return &moments->list[moments->count];
+	struct moment *list = room_for_one(
+		moments->list, moments->count, &moments->capacity, sizeof(*list));
+	if (!list)
+		return NULL;
+	moments->list = list;
+	return &list[moments->count];
 }
 
 int moments_take(struct moments *moments, enum moment_kind kind, const struct ledger *ledger,
@@ -35,11 +33,15 @@ int moments_take(struct moments *moments, enum moment_kind kind, const struct le
 	bool is_end = kind == MOMENT_END && ledger->snapshot.reason == HL_RESIDENT_end;
 	int rc = layout_take(
 		&moment->layout, ledger, tick, is_end || kind == MOMENT_RESIDENT_PEAK);
-	if (rc)
+	if (rc) {
 		layout_free(&moment->layout);
-	else
-		moments->count++;
-	return rc;
+		return rc;
+	}
+	/* Findings are about the end, and sum up all of its sites. */
+	if (kind != MOMENT_END)
+		layout_keep_sites(&moment->layout, MOMENTS_SITES);
+	moments->count++;
+	return 0;
 }
 
 static int by_time(const void *left, const void *right)

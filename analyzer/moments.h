@@ -9,6 +9,7 @@
 #include "layout.h"
 
 #define MOMENTS_PHASES 100 /* ends of phases, at most */
+#define MOMENTS_SITES 50   /* of each moment are put out */
 
 enum moment_kind {
 	MOMENT_RESIDENT_PEAK, /* the sample with the most resident memory */

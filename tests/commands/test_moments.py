@@ -475,3 +475,18 @@ def test_pages_that_a_place_has_alone_become_whole(moments):
     # Those that were its alone; pages where only its own blocks met are more.
     assert whole(after) - whole(before) >= site['alone_pages']
     assert after['pages']['used'] == before['pages']['used'] - (whole(after) - whole(before))
+
+
+def test_the_place_with_the_most_is_found_among_thousands(heapledger, build, tmp_path):
+    """It pins nothing, so it is the last of 1,500 by pinned bytes."""
+    script, addr = Script().brk(BASE, BASE + (16 << 20)), BASE + 16
+    for number in range(1500):
+        script.malloc(addr, 1000, 1008, caller=0x10000 + number)
+        addr += 4096
+    big = (addr + 4095 & ~4095) + 8
+    script.malloc(big, (4 << 20) - 8, 4 << 20, caller=0x777)
+    trace = make_trace(build, tmp_path / 'trace', script.text())
+    data = figures(heapledger, trace)
+    assert last(data['moments'])['sites_total'] == 1501
+    found, = [finding for finding in data['findings'] if finding['kind'] == 'in_use']
+    assert '4.00 MiB in 1 blocks, from 0x777 ' in found['sentence']
