@@ -42,6 +42,16 @@ static void heading(const char *text)
 	printf("\n%s%s%s\n", bold, text, plain);
 }
 
+/* Of several processes it says which one it is about. */
+static void heading_of_main(const struct analysis *analysis, const char *text, const char *which)
+{
+	if (analysis->count > 1)
+		printf("\n%s%s%s  (process %s%s)\n", bold, text, plain,
+			analysis->streams[analysis->main].stream->name, which);
+	else
+		heading(text);
+}
+
 /* One of a few static buffers: enough for one printf. */
 static const char *size(int64_t bytes)
 {
@@ -303,11 +313,7 @@ static void print_memory(const struct analysis *analysis)
 	bool breakless =
 		analysis->streams[analysis->main].stream->info.header.policy == HL_POLICY_mmap;
 
-	if (analysis->count > 1)
-		printf("\n%sWhere the memory is%s  (process %s, the one with the highest peak)\n",
-			bold, plain, analysis->streams[analysis->main].stream->name);
-	else
-		heading("Where the memory is");
+	heading_of_main(analysis, "Where the memory is", ", the one with the highest peak");
 	printf("  %-19s %12s %12s\n", "", "at the peak", "at the end");
 	print_known(!result->attached, "requested", peak->requested, end->requested,
 		"asked for, not freed");
@@ -439,11 +445,7 @@ static void print_findings(const struct analysis *analysis)
 	const struct findings *findings = &analysis->findings;
 	if (!findings->count && !findings->all_well[0])
 		return;
-	if (analysis->count > 1)
-		printf("\n%sWhat to make of it%s  (process %s at its end)\n", bold, plain,
-			analysis->streams[analysis->main].stream->name);
-	else
-		heading("What to make of it");
+	heading_of_main(analysis, "What to make of it", " at its end");
 	for (size_t i = 0; i < findings->count; i++) {
 		char number[24];
 		snprintf(number, sizeof(number), "%zu.", i + 1);
@@ -538,11 +540,7 @@ static void print_phases(const struct analysis *analysis)
 	const struct phases *phases = &analysis->total.phases;
 	if (!phases->count)
 		return;
-	if (analysis->count > 1)
-		printf("\n%sPhases%s  (process %s)\n", bold, plain,
-			analysis->streams[analysis->main].stream->name);
-	else
-		heading("Phases");
+	heading_of_main(analysis, "Phases", "");
 	printf("  %-15s %8s %11s %8s %10s %10s %10s\n", "", "time", "calls", "syscalls",
 		"requested", "mapped", "resident");
 	for (size_t i = 0; i < phases->count && i < PHASES_SHOWN; i++)

@@ -6,6 +6,7 @@ its own with HEAPLEDGER_BUILD set; by hand: HEAPLEDGER_BUILD=build pytest tests/
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -101,6 +102,26 @@ def analyze(heapledger, trace):
     outcome = run([heapledger, 'analyze', trace, '--json', output])
     assert outcome.status == 0, outcome
     return json.loads(output.read_text())
+
+
+def ledger_adds_up(moment):
+    """Every mapped byte of a moment is in one row; only what caches hold may not be known."""
+    ledger = moment['ledger']
+    rows = [ledger[name] for name in (
+        'requested_bytes', 'slack_bytes', 'partial_bytes', 'top_bytes', 'between_bytes', 'metadata_bytes')]
+    rows += [ledger['cached_bytes'] or 0, ledger['table_bytes'] or 0, *ledger['whole_pages'].values()]
+    assert ledger['mapped_bytes'] == sum(rows), ledger
+
+
+def redis_server(folder):
+    """redis-server, or the same program under the name that redis-tools gives it."""
+    program = shutil.which('redis-server', path=CLEAN_ENVIRONMENT['PATH'])
+    if not program:
+        program = folder / 'redis-server'
+        program.symlink_to('/usr/bin/redis-check-rdb')
+    version = run([program, '--version'])
+    assert version.stdout.startswith(b'Redis server'), version
+    return program
 
 
 SOUND = set()  # traces that assert_sound has seen

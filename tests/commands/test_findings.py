@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from conftest import run
+from conftest import ledger_adds_up, run
 
 
 @pytest.fixture
@@ -40,14 +40,6 @@ def end(data):
     return data['moments'][-1]
 
 
-def identity(moment):
-    ledger = moment['ledger']
-    parts = [ledger[name] or 0 for name in (
-        'requested_bytes', 'slack_bytes', 'cached_bytes', 'table_bytes', 'partial_bytes', 'top_bytes',
-        'metadata_bytes', 'between_bytes')]
-    assert ledger['mapped_bytes'] == sum(parts) + sum(ledger['whole_pages'].values()), ledger
-
-
 @pytest.mark.parametrize('mode, count, kinds', [
     ('cache', 30000, ['whole_pages']),
     ('pages', 2000, ['whole_pages', 'in_use']),
@@ -61,7 +53,7 @@ def test_what_is_found_and_what_malloc_trim_returns(heapledger, victim, trace, m
     # How long system calls take is the machine's affair.
     findings = [one for one in data['findings'] if one['kind'] != 'system_calls']
     for moment in data['moments']:
-        identity(moment)
+        ledger_adds_up(moment)
     assert {finding['kind'] for finding in findings} == set(kinds), findings
     sizes = [finding['bytes'] for finding in data['findings']]
     assert sizes == sorted(sizes, reverse=True)

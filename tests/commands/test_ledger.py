@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, run
+from conftest import CLEAN_ENVIRONMENT, ledger_adds_up, redis_server, run
 
 MIB = 1 << 20
 SQL = b'''create table t(a integer primary key, b text);
@@ -57,10 +57,7 @@ def scans(data):
 
 
 def check_identity(moment):
-    ledger = moment['ledger']
-    assert ledger['mapped_bytes'] == sum(ledger[name] or 0 for name in (
-        'requested_bytes', 'slack_bytes', 'cached_bytes', 'table_bytes', 'partial_bytes', 'top_bytes',
-        'between_bytes', 'metadata_bytes')) + sum(ledger['whole_pages'].values()), ledger
+    ledger_adds_up(moment)
     resident = moment['resident']
     if resident is None:
         return
@@ -68,8 +65,8 @@ def check_identity(moment):
         'requested_bytes', 'slack_bytes', 'cached_bytes', 'table_bytes', 'free_bytes', 'top_bytes',
         'metadata_bytes')]
     assert resident['all_bytes'] == sum(rows) + resident['outside_bytes']
-    assert sum(rows) <= ledger['mapped_bytes']
-    assert resident['requested_bytes'] <= ledger['requested_bytes']
+    assert sum(rows) <= moment['ledger']['mapped_bytes']
+    assert resident['requested_bytes'] <= moment['ledger']['requested_bytes']
 
 
 def residual(moment):
@@ -109,18 +106,10 @@ def test_gcc(heapledger, trace, tmp_path):
     check(record(heapledger, trace, ['gcc', '-O2', '-c', source, '-o', tmp_path / 'code.o']), least=2)
 
 
-def server_program(folder):
-    """redis-server, or the same program under the name that redis-tools gives it."""
-    program = shutil.which('redis-server', path=CLEAN_ENVIRONMENT['PATH'])
-    if not program:
-        needs('redis-check-rdb')
-        program = folder / 'redis-server'
-        program.symlink_to('/usr/bin/redis-check-rdb')
-    return program
-
-
 def test_redis(heapledger, trace, tmp_path):
-    program, socket = server_program(tmp_path), tmp_path / 'socket'
+    if shutil.which('redis-server') is None:
+        needs('redis-check-rdb')
+    program, socket = redis_server(tmp_path), tmp_path / 'socket'
     server = subprocess.Popen(
         [heapledger, 'record', '-q', '-o', trace, '--', program, '--port', '0', '--unixsocket',
          socket, '--save', '', '--dir', tmp_path], env=CLEAN_ENVIRONMENT, stdout=subprocess.DEVNULL)

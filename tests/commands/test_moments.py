@@ -8,7 +8,7 @@ import json
 import pytest
 
 import heap_model
-from conftest import run
+from conftest import ledger_adds_up, run
 from trace_script import make_trace
 
 BASE = 0x555555600000  # of the break: the start of a huge page
@@ -16,7 +16,6 @@ PAGE = 4096
 MALLOC, FREE, REALLOC, REALLOC_BEGIN = 1, 9, 3, 48
 BRK, MMAP, MUNMAP, MADVISE, MPROTECT = 32, 33, 34, 36, 37
 BREAK, ARENA, BLOCK, METADATA = 1, 2, 3, 4
-PIECES = 'partial_bytes', 'top_bytes', 'between_bytes', 'metadata_bytes', 'requested_bytes', 'slack_bytes'
 
 
 class Script:
@@ -112,9 +111,7 @@ def sums(moment):
     """What must hold of any moment, whatever the model says."""
     ledger = moment['ledger']
     whole = sum(ledger['whole_pages'].values())
-    pieces = sum(ledger[name] for name in PIECES) + whole
-    pieces += (ledger['cached_bytes'] or 0) + (ledger['table_bytes'] or 0)
-    assert ledger['mapped_bytes'] == pieces, ledger
+    ledger_adds_up(moment)
     free = ledger['partial_bytes'] + whole + ledger['top_bytes']
     assert moment['free_space']['bytes'] == free, ledger
     assert sum(ledger['top_pages'].values()) <= ledger['top_bytes'], ledger

@@ -2,7 +2,6 @@
 """redis-server with two I/O threads under redis-benchmark, on a socket of its own; what was stored
 is read back, saved by a forked child, and read back again after a restart."""
 
-import shutil
 import signal
 import socket
 import subprocess
@@ -10,20 +9,9 @@ import time
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, analyze, assert_sound, run, without_own_lines
+from conftest import CLEAN_ENVIRONMENT, analyze, assert_sound, redis_server, run, without_own_lines
 
 VALUES = 3000
-
-
-def server_program(folder):
-    """redis-server, or the same program under the name that redis-tools gives it."""
-    program = shutil.which('redis-server', path=CLEAN_ENVIRONMENT['PATH'])
-    if not program:
-        program = folder / 'redis-server'
-        program.symlink_to('/usr/bin/redis-check-rdb')
-    version = run([program, '--version'])
-    assert version.stdout.startswith(b'Redis server'), version
-    return program
 
 
 def server_arguments(program):
@@ -161,7 +149,7 @@ def work(server):
 
 @pytest.mark.parametrize('way', ['plain', 'library', 'recorded'])
 def test_server_under_load(preload, heapledger, tmp_path, way):
-    argv, env = server_arguments(server_program(tmp_path)), {}
+    argv, env = server_arguments(redis_server(tmp_path)), {}
     trace = tmp_path / 'trace'
     if way == 'library':
         env = preload.environment()
@@ -182,4 +170,4 @@ def test_server_under_load(preload, heapledger, tmp_path, way):
 
 def server_program_again(folder):
     linked = folder / 'redis-server'
-    return linked if linked.exists() else server_program(folder)
+    return linked if linked.exists() else redis_server(folder)
