@@ -8,6 +8,7 @@
 #include "mark.h"
 #include "ring.h"
 #include "sample.h"
+#include "taking.h"
 #include "tool.h"
 
 #include "heapledger/stack.h"
@@ -70,9 +71,9 @@ static uint32_t drain(struct collector *collector)
 		entry = atomic_load_explicit(&session->links[entry - 1], memory_order_relaxed);
 	}
 	processes_discover(&collector->processes);
-	processes_set_level(&collector->processes, count < BEHIND_PAGES);
+	taking_set_level(&collector->processes, count < BEHIND_PAGES);
 	for (uint32_t i = count; i-- > 0;) {
-		processes_take_page(&collector->processes, collector->batch[i]);
+		taking_page(&collector->processes, collector->batch[i]);
 		session_free_page(session, collector->batch[i]);
 		atomic_fetch_sub_explicit(&session->map->backlog, 1, memory_order_relaxed);
 		/* Many pages take long, and the kernel's ring fills up meanwhile. */
@@ -277,11 +278,11 @@ static void sample_all(struct collector *collector, uint64_t now)
 
 	for (struct process *p = all->alive; p != NULL; p = p->next)
 		take_sample(collector, p);
-	processes_count_owned(all);
+	taking_count_owned(all);
 	for (struct process *p = all->alive; p != NULL; p = p->next) {
 		if (p->sample.tick == 0)
 			continue;
-		p->sample.recorder = processes_recorder_bytes(all, p);
+		p->sample.recorder = taking_recorder_bytes(all, p);
 		if (p->sample.recorder > p->sample.rss_shmem)
 			p->sample.recorder = p->sample.rss_shmem; /* grown since */
 		rss += p->sample.rss_anon + p->sample.rss_file + p->sample.rss_shmem -

@@ -112,18 +112,6 @@ bool processes_reaped(struct processes *all, pid_t pid);
 void processes_before_drain(struct processes *all);
 void processes_after_drain(struct processes *all);
 
-/* Takes the records of one page; the page can be freed afterwards. */
-void processes_take_page(struct processes *all, uint32_t number);
-
-/* A thread that has nothing more to log does not give its page away. Notes what there is in pages that
- * are still being filled; when the ready pages, which came before them, have been taken since, takes
- * that. 0 or -errno. */
-int processes_look_ahead(struct processes *all, const struct process *process);
-int processes_take_ahead(struct processes *all, struct process *process);
-
-/* zstd's level for all blocks from here on; 0 stores them. */
-void processes_set_level(struct processes *all, int level);
-
 /* Appends records of the recorder itself (tid 0). */
 void processes_put(
 	struct processes *all, struct process *process, const void *record, unsigned slots);
@@ -174,10 +162,7 @@ void processes_overwrite(struct processes *all, struct process *process, uint64_
 /* Whether one is alive whose end we can see. */
 bool processes_visible(const struct processes *all);
 
-/* Bytes of the session that this process has in memory. */
-uint64_t processes_recorder_bytes(const struct processes *all, const struct process *process);
-
-/* Counts the pages which living processes have in hand now into their touched pages. */
-void processes_count_owned(struct processes *all);
+/* The first error stays. */
+void processes_note_error(struct processes *all, int rc);
 
 #endif

@@ -7,6 +7,7 @@
 #include "residency.h"
 #include "processes.h"
 #include "resident.h"
+#include "taking.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -132,7 +133,7 @@ static void put_sample(struct residency *residency, struct process *process)
 
 	if (sample->tick == 0)
 		return;
-	sample->recorder = processes_recorder_bytes(residency->all, process);
+	sample->recorder = taking_recorder_bytes(residency->all, process);
 	if (sample->recorder > sample->rss_shmem)
 		sample->recorder = sample->rss_shmem;
 	processes_put(residency->all, process, sample, hl_kind_slots(HL_KIND_sample));

@@ -7,6 +7,7 @@
  */
 #include "ring.h"
 #include "encode.h"
+#include "taking.h"
 
 #include "analyzer/decode.h"
 
@@ -291,7 +292,7 @@ static int start_stream(struct ring *ring, struct process *process)
 	int rc = make_room(ring);
 
 	if (rc == 0 && process->stream != NULL)
-		rc = processes_take_ahead(ring->all, process);
+		rc = taking_ahead(ring->all, process);
 	if (rc == 0 && process->stream != NULL)
 		rc = stream_flush(process->stream);
 	if (rc != 0)
@@ -376,7 +377,7 @@ static int next_task(struct ring *ring, uint64_t bytes)
 		return start_stream(ring, process);
 	/* The collector takes the ready pages before it comes back. */
 	ring->looked = process->serial;
-	return processes_look_ahead(ring->all, process);
+	return taking_look_ahead(ring->all, process);
 }
 
 static void note_error(struct ring *ring, int rc)
