@@ -94,7 +94,7 @@ static struct place place_of(const struct maker *maker, uint64_t tick, uint64_t 
 	return place;
 }
 
-/* All but what caches hold, once: names cost much. */
+/* Those that caches hold are places of their own. Once: names cost much. */
 static void find_places(struct maker *maker)
 {
 	const struct layout *layout = maker->layout;
@@ -106,8 +106,6 @@ static void find_places(struct maker *maker)
 		const struct layout_site *site = &layout->sites[i];
 		struct place *last = &places[maker->place_count];
 		size_t at = 0;
-		if (layout_is_kept(site->caller))
-			continue;
 		*last = place_of(maker, site->oldest, site->caller);
 		while (!same_place(&places[at], last))
 			at++;
@@ -167,6 +165,26 @@ static const char *name_place(const struct place *place, char *text, size_t leng
 	return text;
 }
 
+static const char *name_keeper(uint64_t caller)
+{
+	return layout_kept(caller) == HL_KEPT_FAST ? "a fast list" : "the thread's cache";
+}
+
+/* "434 blocks from parse_line (parse.c:120)" */
+static const char *name_blocks(const struct place *place, char *text, size_t length)
+{
+	char name[200];
+	if (layout_is_kept(place->caller) && layout_kept(place->caller) == HL_KEPT_TABLE)
+		snprintf(text, length, "%" PRIu64 " blocks of the allocator's own", place->blocks);
+	else if (layout_is_kept(place->caller))
+		snprintf(text, length, "%" PRIu64 " freed blocks that %s keeps", place->blocks,
+			name_keeper(place->caller));
+	else
+		snprintf(text, length, "%" PRIu64 " blocks from %s", place->blocks,
+			name_place(place, name, sizeof(name)));
+	return text;
+}
+
 /* What keeps the break from coming down. */
 static const char *name_holder(const struct maker *maker, char *text, size_t length)
 {
@@ -175,10 +193,8 @@ static const char *name_holder(const struct maker *maker, char *text, size_t len
 	char place_text[200];
 	if (!maker->layout->holders)
 		snprintf(text, length, "no block");
-	else if (layout_is_kept(caller) && layout_kept(caller) == HL_KEPT_FAST)
-		snprintf(text, length, "a freed block that a fast list keeps");
 	else if (layout_is_kept(caller))
-		snprintf(text, length, "a freed block that the thread's cache keeps");
+		snprintf(text, length, "a freed block that %s keeps", name_keeper(caller));
 	else {
 		struct place place = place_of(maker, holder->block.tick, caller);
 		snprintf(text, length, "a block of %s from %s", size(holder->block.size),
@@ -215,7 +231,7 @@ static void find_whole_pages(struct maker *maker)
 		percent(bytes, mapped), in_break ? " below " : " inside arenas",
 		in_break ? name_holder(maker, holder, sizeof(holder)) : "",
 		in_break ? ", and the break cannot come down past it" : "");
-	promise_trim(finding, layout, layout->trim);
+	promise_trim(finding, layout, bytes < layout->trim ? bytes : layout->trim);
 }
 
 static void find_top(struct maker *maker)
@@ -232,14 +248,22 @@ static void find_top(struct maker *maker)
 		"the trim threshold.",
 		size(bytes), percent(bytes, mapped_at_end(maker)));
 	if (layout->trim_top)
-		promise_trim(finding, layout, layout->trim_top);
+		promise_trim(finding, layout, bytes < layout->trim_top ? bytes : layout->trim_top);
 }
 
-/* Free bytes that share their page with a block. */
+static uint64_t beyond(uint64_t bytes, uint64_t known)
+{
+	return bytes > known ? bytes - known : 0;
+}
+
+/* Free bytes that share their page with a block. malloc_trim empties fast lists first, and then there
+ * may be more whole pages than there are now. */
 static void find_partial_pages(struct maker *maker)
 {
 	const struct layout *layout = maker->layout;
-	char name[200];
+	uint64_t more = beyond(layout->trim, layout->whole.touched) +
+			beyond(layout->trim_top, layout->in_top.touched);
+	char blocks[300];
 	if (layout->partial < maker->worth)
 		return;
 	const struct place *most = place_with_most(maker, pinned_of);
@@ -248,21 +272,23 @@ static void find_partial_pages(struct maker *maker)
 		return;
 	snprintf(finding->sentence, sizeof(finding->sentence),
 		"%s, %u %% of what is mapped, is free on pages that hold blocks too: the "
-		"most, %s, beside %" PRIu64 " blocks from %s.",
+		"most, %s, beside %s.",
 		size(layout->partial), percent(layout->partial, mapped_at_end(maker)),
-		size((uint64_t)most->pinned), most->blocks,
-		name_place(most, name, sizeof(name)));
-	snprintf(finding->remedy, sizeof(finding->remedy),
-		"No call returns it. Were those blocks freed or elsewhere, %s more would "
-		"be whole free pages.",
-		size(most->alone_pages << PAGES_BITS));
+		size((uint64_t)most->pinned), name_blocks(most, blocks, sizeof(blocks)));
+	if (more >= WORTH_BYTES)
+		promise_trim(finding, layout, more);
+	else
+		snprintf(finding->remedy, sizeof(finding->remedy),
+			"No call returns it. Were those blocks freed or elsewhere, %s more would "
+			"be whole free pages.",
+			size(most->alone_pages << PAGES_BITS));
 }
 
 static void find_in_use(struct maker *maker)
 {
 	const struct layout *layout = maker->layout;
 	uint64_t bytes = layout->memory.requested > 0 ? (uint64_t)layout->memory.requested : 0;
-	char name[200];
+	char blocks[300];
 	if (bytes < maker->worth)
 		return;
 	const struct place *most = place_with_most(maker, bytes_of);
@@ -270,10 +296,10 @@ static void find_in_use(struct maker *maker)
 	if (finding)
 		snprintf(finding->sentence, sizeof(finding->sentence),
 			"%s in %" PRId64 " blocks, %u %% of what is mapped, is in use at the end: the "
-			"most, %s in %" PRIu64 " blocks, from %s.",
+			"most, %s, in %s.",
 			size(bytes), layout->memory.live_blocks,
-			percent(bytes, mapped_at_end(maker)), size(most->bytes), most->blocks,
-			name_place(most, name, sizeof(name)));
+			percent(bytes, mapped_at_end(maker)), size(most->bytes),
+			name_blocks(most, blocks, sizeof(blocks)));
 }
 
 static void find_slack(struct maker *maker)

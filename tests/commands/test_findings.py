@@ -44,6 +44,7 @@ def end(data):
     ('cache', 30000, ['whole_pages']),
     ('pages', 2000, ['whole_pages', 'in_use']),
     ('checker', 20000, ['in_use', 'partial_pages']),
+    ('fast', 40000, ['partial_pages']),
     ('top', 15000, ['top']),
     ('use', 5000, ['in_use']),
     ('none', 5000, []),
@@ -96,6 +97,14 @@ def test_who_holds_it_is_named_by_function_and_line(heapledger, victim, trace):
     assert found['partial_pages']['promised_bytes'] is None
     site = end(data)['sites'][0]
     assert (site['function'], site['blocks'], site['smallest_bytes']) == ('fill', 10000, 2000)
+
+
+def test_fast_lists_that_hold_pages_are_named_and_emptied(heapledger, victim, trace):
+    """No block of the program is left, and what is free lies in small pieces between those they keep."""
+    data = record(heapledger, trace, [victim, 'fast', 40000])
+    finding = data['findings'][0]
+    assert re.search(r'beside 19\d\d\d freed blocks that a fast list keeps', finding['sentence']), finding
+    assert finding['remedy'].startswith('malloc_trim(0) would return ')
 
 
 def test_without_stacks_an_address_is_given(heapledger, victim, trace):

@@ -486,4 +486,4 @@ def test_the_place_with_the_most_is_found_among_thousands(heapledger, build, tmp
     data = figures(heapledger, trace)
     assert last(data['moments'])['sites_total'] == 1501
     found, = [finding for finding in data['findings'] if finding['kind'] == 'in_use']
-    assert '4.00 MiB in 1 blocks, from 0x777 ' in found['sentence']
+    assert '4.00 MiB, in 1 blocks from 0x777 ' in found['sentence']

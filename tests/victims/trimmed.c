@@ -5,6 +5,7 @@
  *     cache    all blocks freed, in random order: what caches hold keeps the break up
  *     pages    of blocks of 20 KB every tenth stays
  *     checker  of blocks of 2 KB every other stays
+ *     fast     blocks of 400 and of 100 bytes in turn, all freed: fast lists keep the small ones
  *     top      a trim threshold raised by a freed mapping, all freed from the end
  *     use      nothing freed
  *     none     all freed, all back
@@ -67,6 +68,14 @@ static void keep_some(char **blocks, int count, int of)
 			free(blocks[i]);
 }
 
+static void free_large_first(char **blocks, int count)
+{
+	for (int i = 0; i < count; i += 2)
+		free(blocks[i]);
+	for (int i = 1; i < count; i += 2)
+		free(blocks[i]);
+}
+
 static void thrash(int rounds)
 {
 	char *blocks[1000];
@@ -103,6 +112,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < count; i++)
 		blocks[i] = fill(strcmp(mode, "pages") == 0     ? 20000
 				 : strcmp(mode, "cache") == 0 ? 16 + draw(6700)
+				 : strcmp(mode, "fast") == 0  ? (i % 2 == 0 ? 400 : 100)
 							      : 2000);
 	if (strcmp(mode, "cache") == 0)
 		shuffle(blocks, count);
@@ -110,6 +120,8 @@ int main(int argc, char **argv)
 		keep_some(blocks, count, 10);
 	else if (strcmp(mode, "checker") == 0)
 		keep_some(blocks, count, 2);
+	else if (strcmp(mode, "fast") == 0)
+		free_large_first(blocks, count);
 	else if (strcmp(mode, "use") != 0)
 		for (int i = count; i-- > 0;)
 			free(blocks[i]);
