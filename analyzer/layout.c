@@ -3,69 +3,19 @@
  * layout.h. The live blocks are sorted by address and laid over what is mapped; one walk sees each
  * block, each run of free bytes between two of them, and each page of both sizes.
  */
-#include "layout.h"
+#include "layout_walk.h"
 
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define HEADER_BYTES 8
-#define PAGE_BYTES (UINT64_C(1) << PAGES_BITS)
-/* malloc_trim keeps the head of a free chunk, 56 bytes (interposer/chunk.h) from 8 before where we say
- * that it begins, and its last 8 are the next one's. */
-#define TRIM_HEAD 48
-#define TRIM_TAIL 8
-#define TOP_LEAST 25 /* 32 bytes from there, and one */
-#define ON_A_PAGE 130 /* blocks at most: a chunk has 32 bytes, and two can reach in */
 #define RADIX_BITS 16
 #define RADIX_SIZE ((size_t)1 << RADIX_BITS)
 #define RADIX_PASSES 3 /* of 48 bits of address */
 #define FIRST_SITES ((size_t)64)
 
 const uint64_t layout_sizes[LAYOUT_SIZES] = {64, 512, 4 << 10, 64 << 10, 128 << 10};
-
-struct entry {
-	uint64_t start;
-	const struct live_block *block; /* in the ledger's table */
-};
-
-/* The page that the walk is on, of one size. */
-struct spot {
-	unsigned bits;
-	uint64_t number;
-	uint64_t free_bytes;
-	uint32_t count;
-	uint32_t site[ON_A_PAGE]; /* of each block; only for small pages */
-	struct layout_pages *pages;
-};
-
-struct walk {
-	struct layout *layout;
-	const struct ledger *ledger;
-	struct entry *entries;
-	size_t count;
-	size_t next;
-	size_t run; /* of the snapshot: those before end before the walk */
-	struct live_block *kept; /* blocks of caches */
-	uint64_t mapped_bytes;   /* mappings of live blocks ... */
-	uint64_t mapped_requested; /* ... and what was in memory of what these hold */
-	struct spot small;
-	struct spot huge;
-	uint32_t *table; /* of sites, by caller: index + 1 */
-	size_t table_size;
-};
-
-static uint64_t align_up(uint64_t value, unsigned bits)
-{
-	uint64_t mask = (UINT64_C(1) << bits) - 1;
-	return (value + mask) & ~mask;
-}
-
-static uint64_t align_down(uint64_t value, unsigned bits)
-{
-	return value >> bits << bits;
-}
 
 static bool is_mapped(const struct live_block *block)
 {
@@ -78,8 +28,7 @@ static size_t place_of(const struct walk *walk, uint64_t caller)
 {
 	size_t mask = walk->table_size - 1;
 	size_t place = (size_t)(caller * UINT64_C(0x9e3779b97f4a7c15) >> 20) & mask;
-	while (walk->table[place] &&
-		walk->layout->sites[walk->table[place] - 1].caller != caller)
+	while (walk->table[place] && walk->layout->sites[walk->table[place] - 1].caller != caller)
 		place = (place + 1) & mask;
 	return place;
 }
@@ -141,45 +90,7 @@ static int site_of(struct walk *walk, const struct live_block *block, uint32_t *
 	return 0;
 }
 
-/* ---- what was in memory ------------------------------------------------------------------------ */
-
-/* Ranges come by rising address. */
-static uint64_t in_memory(struct walk *walk, uint64_t start, uint64_t end)
-{
-	const struct ledger_snapshot *snapshot = &walk->ledger->snapshot;
-	uint64_t bytes = 0;
-	if (!walk->layout->resident.known)
-		return 0;
-	while (walk->run < snapshot->count && snapshot->run[walk->run].end <= start)
-		walk->run++;
-	for (size_t i = walk->run; i < snapshot->count && snapshot->run[i].start < end; i++) {
-		const struct range *run = &snapshot->run[i];
-		uint64_t from = run->start > start ? run->start : start;
-		uint64_t to = run->end < end ? run->end : end;
-		bytes += to > from ? to - from : 0;
-	}
-	return bytes;
-}
-
-static size_t first_run(const struct ledger_snapshot *snapshot, uint64_t start)
-{
-	size_t low = 0, high = snapshot->count;
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-		if (snapshot->run[middle].end <= start)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 /* ---- the blocks, sorted ---------------------------------------------------------------------- */
-
-static uint64_t end_of(const struct entry *entry)
-{
-	return entry->start + (entry->block->chunk & HL_ADDRESS_MASK);
-}
 
 /* The sorted entries are in `entries` again. */
 static void sort(struct entry *entries, struct entry *spare, size_t count, size_t *places)
@@ -201,8 +112,8 @@ static void sort(struct entry *entries, struct entry *spare, size_t count, size_
 	memcpy(to, from, count * sizeof(*to));
 }
 
-/* What caches hold is in use for all that lies around it. A block that was handed out again after it
- * was told is live. */
+/* What caches hold is in use for all that lies around it. A block that was handed out again after
+ * it was told is live. */
 static int add_kept(struct walk *walk)
 {
 	const struct ledger *ledger = walk->ledger;
@@ -237,10 +148,7 @@ static int add_mapped(struct walk *walk, const struct live_block *block)
 {
 	uint32_t site;
 	walk->mapped_bytes += block->chunk & HL_ADDRESS_MASK;
-	if (walk->layout->resident.known) {
-		walk->run = first_run(&walk->ledger->snapshot, block->addr);
-		walk->mapped_requested += in_memory(walk, block->addr, block->addr + block->size);
-	}
+	layout_mapped_in_memory(walk, block);
 	return site_of(walk, block, &site);
 }
 
@@ -341,7 +249,8 @@ static void free_on_page(struct walk *walk, struct spot *spot, uint64_t start, u
 /* Returns the whole pages in it, as a range. */
 static struct range free_pages(struct walk *walk, struct spot *spot, struct range range, bool top)
 {
-	struct range whole = {align_up(range.start, spot->bits), align_down(range.end, spot->bits)};
+	struct range whole = {
+		layout_align_up(range.start, spot->bits), layout_align_down(range.end, spot->bits)};
 	if (whole.start > whole.end) {
 		free_on_page(walk, spot, range.start, range.end);
 		return (struct range){0};
@@ -351,54 +260,6 @@ static struct range free_pages(struct walk *walk, struct spot *spot, struct rang
 		spot->pages->whole += (whole.end - whole.start) >> spot->bits;
 	free_on_page(walk, spot, whole.end, range.end);
 	return whole;
-}
-
-/* ---- rows of what was in memory ------------------------------------------------------------- */
-
-static void add_block(struct walk *walk, const struct live_block *block, struct range range)
-{
-	struct layout_resident *resident = &walk->layout->resident;
-	uint64_t caller = live_caller(block), from = range.start + HEADER_BYTES;
-	uint64_t to = block->size < range.end - from ? from + block->size : range.end;
-	if (!resident->known)
-		return;
-	if (layout_is_kept(caller) && layout_kept(caller) == HL_KEPT_TABLE) {
-		resident->tables += in_memory(walk, range.start, range.end);
-	} else if (layout_is_kept(caller)) {
-		resident->cached += in_memory(walk, range.start, range.end);
-	} else if (from < range.end) {
-		resident->slack += in_memory(walk, range.start, from);
-		resident->requested += in_memory(walk, from, to);
-		resident->slack += in_memory(walk, to, range.end);
-	}
-}
-
-static uint64_t ranges_in_memory(struct walk *walk, const struct ranges *ranges)
-{
-	uint64_t bytes = 0;
-	walk->run = 0;
-	for (size_t i = 0; i < ranges->count; i++)
-		bytes += in_memory(walk, ranges->list[i].start, ranges->list[i].end);
-	return bytes;
-}
-
-/* What lies between the blocks' own mappings and their ends, and tables; then what is left is not the
- * heap's. */
-static void complete_resident(struct walk *walk)
-{
-	const struct ledger *ledger = walk->ledger;
-	struct layout_resident *resident = &walk->layout->resident;
-	if (!resident->known)
-		return;
-	uint64_t mapped = ranges_in_memory(walk, &ledger->block_mapped);
-	resident->requested += walk->mapped_requested;
-	if (mapped > walk->mapped_requested)
-		resident->slack += mapped - walk->mapped_requested;
-	resident->metadata = ranges_in_memory(walk, &ledger->metadata_mapped);
-	uint64_t heap = resident->requested + resident->slack + resident->cached +
-			resident->tables + resident->free + resident->top + resident->metadata;
-	resident->all = ledger->snapshot.bytes;
-	resident->outside = resident->all > heap ? resident->all - heap : 0;
 }
 
 /* ---- runs ------------------------------------------------------------------------------------ */
@@ -434,55 +295,13 @@ static void free_run(struct walk *walk, struct range range, bool top)
 	add_run(&layout->runs, bytes);
 	add_whole(walk, top ? &layout->in_top : &layout->whole, whole);
 	*(top ? &layout->resident.top : &layout->resident.free) +=
-		in_memory(walk, range.start, range.end);
+		layout_in_memory(walk, range.start, range.end);
 	if (top) {
 		layout->top += bytes;
 		return;
 	}
 	add_run(&layout->inner, bytes);
 	layout->partial += bytes - (whole.end - whole.start);
-}
-
-/* ---- malloc_trim ------------------------------------------------------------------------------- */
-
-static uint64_t touched(const struct walk *walk, uint64_t start, uint64_t end)
-{
-	return start < end ? pages_count(&walk->ledger->pages, start, end).free << PAGES_BITS : 0;
-}
-
-static uint64_t trimmed(const struct walk *walk, uint64_t start, uint64_t end)
-{
-	return touched(walk, align_up(start + TRIM_HEAD, PAGES_BITS),
-		align_down(end - TRIM_TAIL, PAGES_BITS));
-}
-
-/* What it joins before it looks. */
-static bool goes_first(const struct entry *entry)
-{
-	uint64_t caller = live_caller(entry->block);
-	enum hl_kept kept = layout_kept(caller);
-	return layout_is_kept(caller) && (kept == HL_KEPT_FAST || kept == HL_KEPT_LENT);
-}
-
-/* The top of the break goes but for the least that a chunk takes; those of arenas stay. */
-static void trim_region(struct walk *walk, struct range region, bool is_break, bool has_top)
-{
-	uint64_t at = region.start;
-	for (size_t i = walk->next; i < walk->count && walk->entries[i].start < region.end; i++) {
-		const struct entry *entry = &walk->entries[i];
-		if (entry->start < region.start || goes_first(entry))
-			continue;
-		if (entry->start > at)
-			walk->layout->trim += trimmed(walk, at, entry->start);
-		at = end_of(entry) > at ? end_of(entry) : at;
-	}
-	if (at >= region.end)
-		return;
-	if (is_break && has_top)
-		walk->layout->trim_top = touched(walk, align_up(at + TOP_LEAST, PAGES_BITS),
-			align_down(region.end, PAGES_BITS));
-	else if (!has_top)
-		walk->layout->trim += trimmed(walk, at, region.end);
 }
 
 /* ---- the walk -------------------------------------------------------------------------------- */
@@ -505,7 +324,7 @@ static int walk_region(struct walk *walk, struct range region, bool has_top)
 		const struct entry *entry = &walk->entries[walk->next];
 		if (entry->start >= region.end)
 			break;
-		struct range range = {entry->start, end_of(entry)};
+		struct range range = {entry->start, layout_end_of(entry)};
 		uint32_t site;
 		walk->layout->strays += range.start < at || range.end > region.end;
 		range.start = range.start < at ? at : range.start;
@@ -516,7 +335,7 @@ static int walk_region(struct walk *walk, struct range region, bool has_top)
 			free_run(walk, (struct range){at, range.start}, false);
 		if (site_of(walk, entry->block, &site))
 			return -ENOMEM;
-		add_block(walk, entry->block, range);
+		layout_add_resident(walk, entry->block, range);
 		hold(walk, &walk->small, range, site);
 		hold(walk, &walk->huge, range, site);
 		at = range.end;
@@ -531,16 +350,16 @@ static void find_holders(struct walk *walk, struct range last)
 {
 	struct layout *layout = walk->layout;
 	size_t i = walk->count;
-	uint64_t page_end = align_down(last.end, PAGES_BITS), above;
+	uint64_t page_end = layout_align_down(last.end, PAGES_BITS), above;
 	while (i && walk->entries[i - 1].start >= last.end)
 		i--;
-	above = i && walk->entries[i - 1].start >= last.start ? end_of(&walk->entries[i - 1])
+	above = i && walk->entries[i - 1].start >= last.start ? layout_end_of(&walk->entries[i - 1])
 							      : last.start;
 	layout->break_top = last.end > above ? last.end - above : 0;
 	while (i && walk->entries[i - 1].start >= last.start && layout->holders < LAYOUT_HOLDERS) {
 		bool more = --i && walk->entries[i - 1].start >= last.start;
-		uint64_t below = more ? end_of(&walk->entries[i - 1]) : last.start;
-		uint64_t from = align_up(below, PAGES_BITS);
+		uint64_t below = more ? layout_end_of(&walk->entries[i - 1]) : last.start;
+		uint64_t from = layout_align_up(below, PAGES_BITS);
 		layout->holder[layout->holders++] = (struct layout_holder){
 			.block = *walk->entries[i].block,
 			.returned = from < page_end ? page_end - from : 0,
@@ -557,17 +376,18 @@ static int walk_all(struct walk *walk)
 	size_t i = 0, j = 0;
 	int rc = 0;
 	while (!rc && (i < breaks->count || j < arenas->count)) {
-		bool is_break = j == arenas->count ||
-				(i < breaks->count && breaks->list[i].start < arenas->list[j].start);
+		bool is_break =
+			j == arenas->count ||
+			(i < breaks->count && breaks->list[i].start < arenas->list[j].start);
 		struct range region = is_break ? breaks->list[i++] : arenas->list[j++];
 		bool has_top = !is_break || region.end == ledger->break_end;
 		if (is_break && has_top)
 			find_holders(walk, region);
-		trim_region(walk, region, is_break, has_top);
+		layout_trim_region(walk, region, is_break, has_top);
 		rc = walk_region(walk, region, has_top);
 	}
 	skip(walk, UINT64_MAX);
-	complete_resident(walk);
+	layout_complete_resident(walk);
 	leave_page(walk, &walk->small);
 	leave_page(walk, &walk->huge);
 	return rc;
@@ -583,26 +403,11 @@ static int by_pinned(const void *left, const void *right)
 	return a->caller < b->caller ? -1 : a->caller > b->caller;
 }
 
-static void use_snapshot(struct layout_resident *resident, const struct ledger *ledger)
-{
-	const struct ledger_snapshot *snapshot = &ledger->snapshot;
-	*resident = (struct layout_resident){
-		.known = snapshot->whole,
-		.cut = snapshot->cut,
-		.reason = snapshot->reason,
-		.tick = snapshot->tick,
-		.took = snapshot->took,
-		.rss_anon = ledger->result->last_sample.rss_anon,
-		.sampled = ledger->result->samples > 0,
-	};
-}
-
-int layout_take(
-	struct layout *layout, const struct ledger *ledger, uint64_t tick, bool snapshot)
+int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, bool snapshot)
 {
 	*layout = (struct layout){.memory = ledger->memory, .tick = tick};
 	if (snapshot)
-		use_snapshot(&layout->resident, ledger);
+		layout_use_snapshot(&layout->resident, ledger);
 	struct walk *walk = calloc(1, sizeof(*walk));
 	if (!walk)
 		return -ENOMEM;

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The state of the walk over the heap, which layout.c makes. layout_resident.c counts what was in
+ * memory of what it passes, layout_trim.c what malloc_trim would return.
+ */
+#ifndef HEAPLEDGER_LAYOUT_WALK_H
+#define HEAPLEDGER_LAYOUT_WALK_H
+
+#include "layout.h"
+
+#define HEADER_BYTES 8
+#define ON_A_PAGE 130 /* blocks at most: a chunk has 32 bytes, and two can reach in */
+
+struct entry {
+	uint64_t start;
+	const struct live_block *block; /* in the ledger's table */
+};
+
+/* The page that the walk is on, of one size. */
+struct spot {
+	unsigned bits;
+	uint64_t number;
+	uint64_t free_bytes;
+	uint32_t count;
+	uint32_t site[ON_A_PAGE]; /* of each block; only for small pages */
+	struct layout_pages *pages;
+};
+
+struct walk {
+	struct layout *layout;
+	const struct ledger *ledger;
+	struct entry *entries;
+	size_t count;
+	size_t next;
+	size_t run;                /* of the snapshot: those before end before the walk */
+	struct live_block *kept;   /* blocks of caches */
+	uint64_t mapped_bytes;     /* mappings of live blocks ... */
+	uint64_t mapped_requested; /* ... and what was in memory of what these hold */
+	struct spot small;
+	struct spot huge;
+	uint32_t *table; /* of sites, by caller: index + 1 */
+	size_t table_size;
+};
+
+static inline uint64_t layout_align_up(uint64_t value, unsigned bits)
+{
+	uint64_t mask = (UINT64_C(1) << bits) - 1;
+	return (value + mask) & ~mask;
+}
+
+static inline uint64_t layout_align_down(uint64_t value, unsigned bits)
+{
+	return value >> bits << bits;
+}
+
+static inline uint64_t layout_end_of(const struct entry *entry)
+{
+	return entry->start + (entry->block->chunk & HL_ADDRESS_MASK);
+}
+
+/* The residency. Ranges come by rising address; `walk->run` is where the next one is looked for. */
+uint64_t layout_in_memory(struct walk *walk, uint64_t start, uint64_t end);
+/* Of a block's own mapping, in any order. */
+void layout_mapped_in_memory(struct walk *walk, const struct live_block *block);
+/* Adds the block, of which the walk has `range`, to the rows. */
+void layout_add_resident(struct walk *walk, const struct live_block *block, struct range range);
+/* After the walk: what lies between the blocks' own mappings and their ends, and tables; then what
+ * is left is not the heap's. */
+void layout_complete_resident(struct walk *walk);
+void layout_use_snapshot(struct layout_resident *resident, const struct ledger *ledger);
+
+/* What malloc_trim would return of a region, before the walk passes it. The top of the break goes
+ * but for the least that a chunk takes; those of arenas stay. */
+void layout_trim_region(struct walk *walk, struct range region, bool is_break, bool has_top);
+
+#endif
