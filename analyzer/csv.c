@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The time lines and tables as CSV files, columns as docs/json.md has them. Each file appears only
+ * The time lines and tables as CSV files, columns as docs/analysis.md has them. Each file appears only
  * when it is whole.
  */
 #include "analysis.h"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The analysis as JSON, field by field as docs/json.md has it. What was not measured is null.
+ * The analysis as JSON, field by field as docs/analysis.md has it. What was not measured is null.
  */
 #include "analysis.h"
 #include "json_put.h"

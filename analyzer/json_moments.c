@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The moments of an analysis as JSON, as docs/json.md has them.
+ * The moments of an analysis as JSON, as docs/analysis.md has them.
  */
 #include "json_put.h"
 #include "names.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The ledger of one process: from its records, where every byte of the heap is, and what the
- * figures of docs/json.md need. Called by analyze.c record by record; does no I/O and knows no
+ * figures of docs/analysis.md need. Called by analyze.c record by record; does no I/O and knows no
  * files.
  */
 #ifndef HEAPLEDGER_LEDGER_H
@@ -36,7 +36,7 @@ struct ledger_peak {
 	int64_t live_blocks;
 	struct memory at_requested;
 	struct memory at_mapped;
-	uint64_t rss;      /* see docs/json.md; 0 without samples */
+	uint64_t rss;      /* see docs/analysis.md; 0 without samples */
 	uint64_t rss_tick; /* of the sample with the most resident memory */
 	uint64_t rss_record;
 	uint64_t snapshot_bytes; /* of the snapshot with the most in memory */

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
 # Gets the analysis of a trace directory: runs `heapledger analyze` into a temporary directory and
-# reads the JSON and CSV it writes (docs/json.md). Used by report.py and check.py. Does no
+# reads the JSON and CSV it writes (docs/analysis.md). Used by report.py and check.py. Does no
 # arithmetic on what it reads; the analyzer's own messages pass through on stderr.
 
 import csv

@@ -4,6 +4,7 @@ under the library and under `heapledger record`, and how to compare. Meson start
 its own with HEAPLEDGER_BUILD set; by hand: HEAPLEDGER_BUILD=build pytest tests/commands/test_x.py
 """
 
+import functools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent
@@ -56,9 +58,33 @@ class Comparison:
     analysis: dict
 
 
+@functools.cache
+def schema():
+    """Validates what `analyze --json` writes against docs/analysis.schema.json."""
+    text = (SOURCE / 'docs' / 'analysis.schema.json').read_text()
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
+def assert_valid(analysis):
+    """Every field is one of the schema's, of its type and in its range, and none is missing."""
+    error = jsonschema.exceptions.best_match(schema().iter_errors(analysis))
+    assert not error, f'{error.json_path}: {error.message[:500]}'
+
+
+def written_json(words, stdout, cwd):
+    """What a command that was run wrote as the JSON of an analysis, or None."""
+    if 'analyze' not in words[1:2] or '--json' not in words[:-1]:
+        return None
+    output = words[words.index('--json') + 1]
+    if output == '-':
+        return stdout
+    path = Path(cwd or '.', output)
+    return path.read_bytes() if path.is_file() else None
+
+
 def run(argv, *, cwd=None, env=None, input=None, timeout=240):
     """Runs argv in the clean environment (plus env), without a terminal. When it takes too long,
-    ends its whole process group and fails."""
+    ends its whole process group and fails. The JSON of an analysis must be as the schema has it."""
     process = subprocess.Popen(
         [str(word) for word in argv], cwd=cwd, env={**CLEAN_ENVIRONMENT, **(env or {})},
         stdin=subprocess.PIPE if input is not None else subprocess.DEVNULL,
@@ -69,6 +95,9 @@ def run(argv, *, cwd=None, env=None, input=None, timeout=240):
         os.killpg(process.pid, signal.SIGKILL)
         stdout, stderr = process.communicate()
         raise AssertionError(f'{argv} did not end in {timeout} s: {stdout!r} {stderr!r}') from None
+    written = written_json([str(word) for word in argv], stdout, cwd)
+    if process.returncode == 0 and written:
+        assert_valid(json.loads(written))
     return Outcome(process.returncode, stdout, stderr)
 
 

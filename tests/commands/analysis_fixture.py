@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A small analysis as the analyzer writes it (docs/json.md), for tests of report and check that
+"""A small analysis as the analyzer writes it (docs/analysis.md), for tests of report and check that
 need a situation which is hard to bring about with a real program. A script that stands in for
 `heapledger analyze` copies it out; tests change it first. Also: how the scripts are run, alone.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The `moments` of docs/json.md once more, from `heapledger dump` alone and in the plainest way: a
+"""The `moments` of docs/analysis.md once more, from `heapledger dump` alone and in the plainest way: a
 dict of blocks, a dict of pages, a list of what is mapped. Slow, and shares nothing with the
 analyzer but the documents. For streams whose process was not forked and was recorded from its start.
 """
@@ -394,7 +394,7 @@ def held(kept, *names):
 
 
 def moment(heap):
-    """All that docs/json.md says of a moment but its name and time."""
+    """All that docs/analysis.md says of a moment but its name and time."""
     breaks, arenas = heap.mapped['break'].list, heap.mapped['arena'].list
     ranges = sorted(breaks + heap.mapped['instead'].list + arenas)
     last_break = breaks[-1] if breaks else None

@@ -23,7 +23,7 @@ from conftest import CLEAN_ENVIRONMENT, SOURCE, analyze, run
 LOGS = SOURCE / 'tests' / 'logs'
 GOOD = {'logalloc': '1 1 malloc(32)=0x10', 'mtrace': '+ 0x10 0x20', 'memory_replay': '1: malloc 0x10 32'}
 
-# By the size classes that docs/json.md's sizes.csv has: four for each doubling.
+# By the size classes that docs/analysis.md's sizes.csv has: four for each doubling.
 LIMITS = [16] + [(4 + step) << power for power in range(2, 54) for step in range(1, 5)]
 
 pytestmark = pytest.mark.disorder  # logs begin late, and some contradict themselves on purpose
