@@ -250,6 +250,7 @@ static int take_moment(
 	struct analysis_stream *entry = &analysis->streams[process->index];
 	if (entry->result.observed)
 		return 0;
+	entry->moments.most_sites = analysis->top;
 	if (moments_take(&entry->moments, kind, &process->ledger, tick))
 		return out_of_memory(analysis, entry->stream->path);
 	return 0;
@@ -606,7 +607,7 @@ static bool any_observed(const struct analysis *analysis)
 int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants)
 {
 	*analysis = (struct analysis){
-		.trace = trace, .count = trace->stream_count, .wants = wants};
+		.trace = trace, .count = trace->stream_count, .wants = wants, .top = analysis->top};
 	if (analysis->count)
 		analysis->streams = calloc(analysis->count, sizeof(*analysis->streams));
 	if (analysis->count && !analysis->streams) {

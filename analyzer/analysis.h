@@ -53,6 +53,7 @@ struct analysis {
 	bool complete;
 	char unknown_why[256]; /* why the system calls of an observed process are not known */
 	unsigned wants; /* enum analysis_wants */
+	uint32_t top;   /* rows of a table or list that were asked for; 0 = as many as is usual */
 	bool again;     /* the second pass, which stops at the peaks that the first has found */
 	analysis_describe *describe; /* NULL = nobody can */
 	void *describe_context;
@@ -67,9 +68,15 @@ enum analysis_wants {
 	ANALYSIS_PEAKS = 2      /* the heap is laid out at its peaks, too: a second reading */
 };
 
-/* `wants`: of enum analysis_wants. 0 or -errno, then trace->error says why. */
+/* `wants`: of enum analysis_wants; `top` is kept, all else is set. 0 or -errno, then trace->error says why. */
 int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants);
 void analysis_free(struct analysis *analysis);
+
+/* Rows of a table or list that has `usual` ones. */
+static inline size_t analysis_top(const struct analysis *analysis, size_t usual)
+{
+	return analysis->top ? analysis->top : usual;
+}
 
 /* Allocator calls and system calls (of the allocator) in a result. */
 uint64_t analysis_calls(const struct ledger_result *result);

@@ -7,8 +7,10 @@
 #include "site.h"
 #include "tool.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define COMMAND "analyze"
@@ -17,7 +19,10 @@
 struct request {
 	const char *json;
 	const char *csv;
+	uint32_t top; /* 0 = not said */
 };
+
+#define TOP_MOST 1000000
 
 static void print_notes(const struct trace *trace)
 {
@@ -69,6 +74,7 @@ static int analyze(const char *path, const struct request *request)
 		return code;
 	if (trace_open(&trace, path))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
+	analysis.top = request->top;
 	if (!code) {
 		print_notes(&trace);
 		if (analysis_run(&analysis, &trace,
@@ -90,11 +96,24 @@ static int analyze(const char *path, const struct request *request)
 	return code;
 }
 
+/* Digits only, 1 to TOP_MOST. */
+static bool parse_top(const char *text, uint32_t *top)
+{
+	char *end;
+	errno = 0;
+	unsigned long value = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || errno || value < 1 || value > TOP_MOST)
+		return false;
+	*top = (uint32_t)value;
+	return true;
+}
+
 int cmd_analyze(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"json", required_argument, NULL, 'j'},
 		{"csv", required_argument, NULL, 'c'},
+		{"top", required_argument, NULL, 't'},
 		{NULL, 0, NULL, 0},
 	};
 	struct request request = {0};
@@ -106,8 +125,11 @@ int cmd_analyze(int argc, char **argv)
 			request.json = optarg;
 		else if (option == 'c')
 			request.csv = optarg;
-		else
+		else if (option != 't')
 			return tool_bad_option(COMMAND, option, argv);
+		else if (!parse_top(optarg, &request.top))
+			return tool_fail(TOOL_USAGE, COMMAND,
+				"--top %s: a number of rows from 1 to 1000000 is needed", optarg);
 	}
 	if (argc - optind != 1)
 		return tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed, %d given",

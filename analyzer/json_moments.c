@@ -167,7 +167,8 @@ static json_t *sites_array(const struct analysis *analysis, const struct analysi
 	const struct layout *layout)
 {
 	json_t *array = json_array();
-	for (size_t i = 0; i < layout->site_count && i < MOMENTS_SITES; i++)
+	size_t most = analysis_top(analysis, MOMENTS_SITES);
+	for (size_t i = 0; i < layout->site_count && i < most; i++)
 		json_array_append_new(array, site_object(analysis, entry, &layout->sites[i]));
 	return array;
 }

@@ -39,7 +39,8 @@ int moments_take(struct moments *moments, enum moment_kind kind, const struct le
 	}
 	/* Findings are about the end, and sum up all of its sites. */
 	if (kind != MOMENT_END)
-		layout_keep_sites(&moment->layout, MOMENTS_SITES);
+		layout_keep_sites(&moment->layout,
+			moments->most_sites ? moments->most_sites : MOMENTS_SITES);
 	moments->count++;
 	return 0;
 }

@@ -9,7 +9,7 @@
 #include "layout.h"
 
 #define MOMENTS_PHASES 100 /* ends of phases, at most */
-#define MOMENTS_SITES 50   /* of each moment are put out */
+#define MOMENTS_SITES 50   /* of each moment are put out, unless so many are asked for */
 
 enum moment_kind {
 	MOMENT_RESIDENT_PEAK, /* the sample with the most resident memory */
@@ -30,6 +30,7 @@ struct moments {
 	size_t count;
 	size_t capacity;
 	size_t phases;
+	size_t most_sites; /* of each moment are kept but for the last; 0 = MOMENTS_SITES */
 	uint64_t left_out; /* ends of phases beyond the limit */
 };
 

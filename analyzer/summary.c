@@ -490,7 +490,8 @@ static void print_syscalls(const struct analysis *analysis)
 		say("%s in all, %s in the kernel, one for every %s allocator calls", number(total),
 			duration(clock_span(clock, ticks)), number(calls / total));
 	}
-	for (size_t i = 0; i < result->causes.count && i < CAUSES_SHOWN; i++) {
+	size_t most = analysis_top(analysis, CAUSES_SHOWN);
+	for (size_t i = 0; i < result->causes.count && i < most; i++) {
 		const struct tally_cause *cause = &result->causes.list[i];
 		const char *text = name_reason_text(cause->reason);
 		const char *call = cause->call ? name_kind(cause->call) : NULL;
@@ -498,9 +499,9 @@ static void print_syscalls(const struct analysis *analysis)
 			name_kind(cause->syscall), call ? call : "no call", dim,
 			text ? text : "not recorded", plain);
 	}
-	if (result->causes.count > CAUSES_SHOWN)
+	if (result->causes.count > most)
 		say("... and %zu more (--json, syscalls.by_cause)",
-			result->causes.count - CAUSES_SHOWN);
+			result->causes.count - most);
 	if (result->recorder_calls)
 		say("Not counted: %s calls of the recorder itself.",
 			number(result->recorder_calls));
@@ -543,10 +544,11 @@ static void print_phases(const struct analysis *analysis)
 	heading_of_main(analysis, "Phases", "");
 	printf("  %-15s %8s %11s %8s %10s %10s %10s\n", "", "time", "calls", "syscalls",
 		"requested", "mapped", "resident");
-	for (size_t i = 0; i < phases->count && i < PHASES_SHOWN; i++)
+	size_t most = analysis_top(analysis, PHASES_SHOWN);
+	for (size_t i = 0; i < phases->count && i < most; i++)
 		print_phase(analysis, &phases->row[i]);
-	if (phases->count > PHASES_SHOWN)
-		say("... and %zu more (--json, phases)", phases->count - PHASES_SHOWN);
+	if (phases->count > most)
+		say("... and %zu more (--json, phases)", phases->count - most);
 	say("Memory is the most in each phase; - is not measured.");
 	if (phases->beyond)
 		say("Not listed: what follows the first %zu phases, %s more marks.", phases->count,
@@ -592,10 +594,11 @@ static void print_processes(const struct analysis *analysis)
 	heading("Processes");
 	printf("  %-13s %-10s %11s %8s %10s %10s %10s\n", "", "stream", "calls", "syscalls",
 		"requested", "mapped", "resident");
-	for (size_t i = 0; i < analysis->count && i < PROCESSES_SHOWN; i++)
+	size_t most = analysis_top(analysis, PROCESSES_SHOWN);
+	for (size_t i = 0; i < analysis->count && i < most; i++)
 		print_process(order[i]);
-	if (analysis->count > PROCESSES_SHOWN)
-		say("... and %zu more (--json, processes)", analysis->count - PROCESSES_SHOWN);
+	if (analysis->count > most)
+		say("... and %zu more (--json, processes)", analysis->count - most);
 	printf("  %s%-13s %10s %11s %8s%s\n", bold, "= all", "", number(analysis_calls(total)),
 		total->syscalls_unknown ? "-" : number(analysis_all_syscalls(total)), plain);
 	say("Memory is the most of each; those of several do not add up.");

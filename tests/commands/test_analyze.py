@@ -233,11 +233,27 @@ def test_messages_do_not_go_into_outputs(heapledger, trace, tmp_path):
     assert json.loads(output.read_text())['notes']
 
 
+def test_top_is_the_rows_of_a_table(heapledger, trace):
+    usual = run([heapledger, 'analyze', trace]).stdout.decode()
+    total = len(figures(heapledger, trace)['syscalls']['by_cause'])
+    assert total == 8 and '... and 2 more (--json, syscalls.by_cause)' in usual
+    for top in 1, 7, 8:
+        shown = run([heapledger, 'analyze', '--top', top, trace]).stdout.decode()
+        left = f'... and {total - top} more (--json, syscalls.by_cause)'
+        assert (left in shown) == (top < total) and (top < total or '... and' not in shown)
+        assert len(shown.splitlines()) == len(usual.splitlines()) + top - 6 - (top == total)
+
+
 def test_wrong_use_is_2(heapledger, trace):
     for arguments in [], [trace, trace], ['--jsn', 'x', trace], ['-xj', trace], ['--json']:
         outcome = run([heapledger, 'analyze', *arguments])
         assert outcome.status == 2, arguments
         assert outcome.stderr.startswith(b'heapledger: analyze: '), outcome
+    for top in '0', '-1', '', '3x', '1e3', '1000001', '99999999999999999999':
+        outcome = run([heapledger, 'analyze', '--top', top, trace])
+        assert outcome.status == 2 and not outcome.stdout, top
+        assert outcome.stderr == (f'heapledger: analyze: --top {top}: a number of rows from 1 to '
+                                  '1000000 is needed\n').encode()
     assert b'unknown option -x ' in run([heapledger, 'analyze', trace, '-xj']).stderr
 
 

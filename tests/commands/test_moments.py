@@ -484,6 +484,12 @@ def test_the_place_with_the_most_is_found_among_thousands(heapledger, build, tmp
     script.malloc(big, (4 << 20) - 8, 4 << 20, caller=0x777)
     trace = make_trace(build, tmp_path / 'trace', script.text())
     data = figures(heapledger, trace)
-    assert last(data['moments'])['sites_total'] == 1501
+    for moment in data['moments']:
+        assert len(moment['sites']) == 50 and moment['sites_total'] == 1501
+    for top in 3, 1000, 5000:
+        some = json.loads(run([heapledger, 'analyze', '--top', top, '--json', '-', trace]).stdout)
+        for moment, usual in zip(some['moments'], data['moments'], strict=True):
+            assert len(moment['sites']) == min(top, 1501) and moment['sites_total'] == 1501
+            assert moment['sites'][:50] == usual['sites'][:top]
     found, = [finding for finding in data['findings'] if finding['kind'] == 'in_use']
     assert '4.00 MiB, in 1 blocks from 0x777 ' in found['sentence']
