@@ -591,6 +591,7 @@ static void log_write_call(const struct log_call *call)
 	self.fork_id = 0;
 	if (unlikely(page == NULL))
 		return;
+	log_prefetch(log_slots(page) + atomic_load_explicit(&page->used, memory_order_relaxed));
 	if (log_wants_tick(call, page)) {
 		log_stamped(page);
 		token = log_hot.token;

@@ -36,6 +36,11 @@ static inline struct hl_packed *log_slots(struct hl_page *page)
 	return (struct hl_packed *)(page + 1);
 }
 
+static inline void log_prefetch(const struct hl_packed *slot)
+{
+	__asm__ volatile("prefetchw %0" : : "m"(slot[LOG_AHEAD_SLOTS]));
+}
+
 /* Whether the record is written; if not, a full bracket must do it. The size is one that a cache
  * holds, and the chunk that of the size. The limit leaves two slots, so that log_tick_back has one.
  */
@@ -54,7 +59,7 @@ static inline bool log_fast(enum hl_kind kind, const void *block, size_t size, c
 					     block != NULL),
 		    0))
 		return false;
-	__asm__ volatile("prefetchw %0" : : "m"(slot[LOG_AHEAD_SLOTS]));
+	log_prefetch(slot);
 	slot->word[0] = hl_packed_head(kind, 0, (uintptr_t)block);
 	slot->word[1] = (uint64_t)size << HL_PACKED_ADDRESS_BITS |
 			((uintptr_t)caller & HL_PACKED_ADDRESS_MASK);

@@ -37,7 +37,8 @@ int stream_append(struct stream *stream, uint32_t tid, const struct hl_slot *slo
 int stream_append_packed(struct stream *stream, uint32_t tid, uint64_t tick,
 	const struct hl_packed *slots, size_t count);
 
-/* How blocks are compressed from now on: zstd's level, 0 = stored as they are. 1 at first. */
+/* How blocks are compressed from now on: zstd's level, 1 at first. 0 = stored as they are, unless they
+ * hold 4 bytes or more for each record. */
 void stream_set_level(struct stream *stream, int level);
 
 /* From now on writes to the file of `other`, which holds the same to be followed by what is gathered

@@ -22,7 +22,7 @@ int taking_ahead(struct processes *all, struct process *process);
  * pushed was drained before. A detached process goes on writing: its pages are left to it. */
 void taking_owned(struct processes *all, const struct process *process, bool detached);
 
-/* zstd's level for all blocks from here on; 0 stores them. */
+/* The level for all blocks from here on: stream_set_level. */
 void taking_set_level(struct processes *all, int level);
 
 /* Bytes of the session that this process has in memory. */

@@ -7,17 +7,16 @@
  * A slot is two words. The first is kind << 56 | extra << 48 | addr, the address in 48 bits. What
  * follows depends on the kind:
  *
- *   calls, realloc_begin	compact: one slot, word 1 = size << 48 | caller. An allocation's
- *chunk is
- *	(extra < WIDE)		hl_packed_chunk(size) + 16 * extra, 0 if addr is 0; that of a free
- *and of realloc_begin is 0.
- *   the same, extra = WIDE	three slots: word 1 = caller, then size, chunk with flags,
- *alignment, reserved (0).
- *   HL_PACKED_TICK		one slot, word 1 = tick: what follows was made at that time or
- *later. HL_PACKED_TICK_BACK	the same, and the record just before was made not before the tick
- *that held for it and not after this one, which is what it gets. system calls, sample, phase six
- *slots: word 1 = tick, then words 2 to 11 of the record. other marks		two slots: word 1 =
- *tick, size, chunk.
+ * - Calls and realloc_begin, compact, extra < WIDE: one slot, word 1 = size << 48 | caller. An
+ *   allocation's chunk is hl_packed_chunk(size) + 16 * extra, 0 if addr is 0; that of a free and of
+ *   realloc_begin is 0.
+ * - The same with extra = WIDE: three slots, word 1 = caller, then size, chunk with flags,
+ *   alignment, reserved (0).
+ * - HL_PACKED_TICK: one slot, word 1 = tick. What follows was made at that time or later.
+ * - HL_PACKED_TICK_BACK: the same, and the record just before was made not before the tick that
+ *   held for it and not after this one, which is what it gets.
+ * - System calls, sample, phase: six slots, word 1 = tick, then words 2 to 11 of the record.
+ * - Other marks: two slots, word 1 = tick, size, chunk.
  *
  * A record without a tick of its own was made after the latest tick before it in its page, which
  * begins with hl_page.tick. A timed record sets the tick for what follows, too.
