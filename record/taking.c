@@ -65,6 +65,15 @@ void taking_count_owned(struct processes *all)
 /* Words of a record lie where they lie in record.h, but for the first two, which change places. */
 #define PACKED_WORD(type, member) (((uint64_t *)(void *)slots)[2 * at + offsetof(type, member) / 8])
 
+/* Nearly every slot. */
+static bool is_compact_call(uint64_t head)
+{
+	unsigned kind = hl_packed_kind(head);
+
+	return kind >= HL_KIND_malloc && kind <= HL_KIND_mallopt &&
+	       hl_packed_extra(head) != HL_PACKED_WIDE;
+}
+
 /* Counts the events of slots; returns how many slots hold whole, known records. */
 static uint32_t walk(
 	struct processes *all, struct process *process, struct hl_packed *slots, uint32_t used)
@@ -74,8 +83,14 @@ static uint32_t walk(
 
 	while (at < used) {
 		unsigned kind = hl_packed_kind(slots[at].word[0]);
-		unsigned length = hl_packed_slots(slots[at].word[0]);
+		unsigned length;
 
+		if (is_compact_call(slots[at].word[0])) {
+			calls++;
+			at++;
+			continue;
+		}
+		length = hl_packed_slots(slots[at].word[0]);
 		if (length == 0 || length > used - at)
 			break;
 		if (kind < HL_KIND_brk)
