@@ -453,7 +453,7 @@ int cmd_doctor(int argc, char **argv)
 	(void)argv;
 	if (argc != 1)
 		return tool_fail(TOOL_USAGE, COMMAND, "no arguments are needed");
-	if (privilege_begin(&caller, why, sizeof(why)))
+	if (privilege_begin(PRIVILEGE_OWN, &caller, why, sizeof(why)))
 		return tool_fail(TOOL_USAGE, COMMAND, "%s", why);
 	try_probe();
 	if (privilege_give_up())

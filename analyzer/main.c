@@ -151,7 +151,7 @@ static void hold_standard_descriptors(void)
 }
 
 /* Set-user-ID would let anybody read and write as its owner. And capabilities of the file are for
- * the probe: `record` and `doctor` see to them, and `attach` needs them to its end. */
+ * the probe: `record`, `attach` and `doctor` see to them. */
 static int check_privileges(const char *name, const struct command *command)
 {
 	if (getuid() != geteuid() || getgid() != getegid())

@@ -7,6 +7,7 @@
 #include "follow.h"
 #include "manifest.h"
 #include "output.h"
+#include "privilege.h"
 #include "target.h"
 #include "tool.h"
 
@@ -26,6 +27,7 @@
 struct options {
 	const char *directory;
 	const char *kernel;
+	const char *caller; /* who called sudo, if anybody did */
 	uint64_t interval_ns;
 	uint64_t duration_ns;
 	bool force;
@@ -277,6 +279,36 @@ static int run(struct follow *follow, struct manifest *manifest, struct manifest
 	return TOOL_OK;
 }
 
+/* Whoever called for root makes the files; the process may be another user's. */
+static int open_output(struct collector *collector, const struct options *options, bool *created)
+{
+	char why[PATH_MAX + 256];
+
+	collector->dirfd =
+		output_open(collector->directory, options->force, created, why, sizeof(why));
+	if (collector->dirfd >= 0)
+		return 0;
+	if (options->caller == NULL)
+		return tool_fail(TOOL_USAGE, COMMAND, "%s", why);
+	return tool_fail(
+		TOOL_USAGE, COMMAND, "%s (as %s, who called for root)", why, options->caller);
+}
+
+/* All that only root may do is done: what is read from now on is in /proc, and the probe. */
+static int settle(const struct follow *follow)
+{
+	const struct collector *collector = &follow->collector;
+	struct privilege_needs needs = {.program = collector->child,
+		.directory = collector->dirfd,
+		.memory = true,
+		.probe = collector->probe != NULL && probe_asks_privilege(collector->probe)};
+	int rc;
+
+	privilege_lower();
+	rc = privilege_settle(&needs);
+	return rc == 0 ? 0 : tool_fail(TOOL_CANNOT_RUN, COMMAND, "privileges: %s", strerror(-rc));
+}
+
 static int start(struct follow *follow, struct options *options)
 {
 	struct collector *collector = &follow->collector;
@@ -293,16 +325,18 @@ static int start(struct follow *follow, struct options *options)
 		attach.allocator = follow->target->name;
 		attach.has_operators = follow->target->has_operators;
 	}
-	collector->dirfd =
-		output_open(collector->directory, options->force, &created, why, sizeof(why));
-	if (collector->dirfd < 0)
-		return tool_fail(TOOL_USAGE, COMMAND, "%s", why);
+	rc = open_output(collector, options, &created);
+	if (rc != 0)
+		return rc;
+	privilege_raise();
 	rc = follow_open(follow, why, sizeof(why));
 	if (rc != 0)
 		tool_fail(rc, COMMAND, "%s", why);
 	if (rc == 0 && collector->probe == NULL && strcmp(options->kernel, "require") == 0)
 		rc = tool_fail(
 			TOOL_NO_EVIDENCE, COMMAND, "no kernel record: %s", follow->kernel.why);
+	if (rc == 0)
+		rc = settle(follow);
 	if (follow->root != NULL)
 		manifest.command = split(follow->root->command, follow->root->command_bytes);
 	if (rc == 0 && manifest.command == NULL)
@@ -332,12 +366,33 @@ static void name_directory(char *directory, size_t bytes, const struct options *
 			command[0] != '\0' ? base_name(command) : "unnamed", (int)options->pid);
 }
 
+/* Finds the process, and with --malloc its allocator. It need not be the caller's. */
+static int find(struct follow *follow, struct options *options)
+{
+	static struct target_allocator target;
+	char why[2 * PATH_MAX + 256];
+	int rc;
+
+	if (privilege_begin(PRIVILEGE_ANY, &options->caller, why, sizeof(why)) != 0)
+		return tool_fail(TOOL_USAGE, COMMAND, "%s", why);
+	privilege_raise();
+	rc = target_check(options->pid, why, sizeof(why));
+	if (rc != 0) {
+		tool_fail(rc, COMMAND, "%s", why);
+	} else if (options->calls) {
+		if (target_find_allocator(&target, options->pid, why, sizeof(why)) != 0)
+			rc = tool_fail(TOOL_CANNOT_RUN, COMMAND, "--malloc: %s", why);
+		follow->target = &target;
+	}
+	privilege_lower();
+	return rc;
+}
+
 int cmd_attach(int argc, char **argv)
 {
 	struct options options = {.kernel = "auto", .interval_ns = INTERVAL_NS};
 	struct follow follow = {.collector = {.dirfd = -1, .poll_fd = -1, .mark_fd = -1}};
-	static struct target_allocator target;
-	char directory[PATH_MAX], why[2 * PATH_MAX + 256];
+	char directory[PATH_MAX];
 	int rc = parse(&options, argc, argv);
 
 	if (rc < 0) {
@@ -346,14 +401,9 @@ int cmd_attach(int argc, char **argv)
 	}
 	if (rc != 0)
 		return rc;
-	rc = target_check(options.pid, why, sizeof(why));
+	rc = find(&follow, &options);
 	if (rc != 0)
-		return tool_fail(rc, COMMAND, "%s", why);
-	if (options.calls) {
-		if (target_find_allocator(&target, options.pid, why, sizeof(why)) != 0)
-			return tool_fail(TOOL_CANNOT_RUN, COMMAND, "--malloc: %s", why);
-		follow.target = &target;
-	}
+		return rc;
 	name_directory(directory, sizeof(directory), &options);
 	follow.kernel.wanted = strcmp(options.kernel, "off") != 0;
 	follow.collector.directory = directory;

@@ -476,7 +476,7 @@ static int begin(struct options *options)
 {
 	char why[256];
 
-	if (privilege_begin(&options->caller, why, sizeof(why)) != 0)
+	if (privilege_begin(PRIVILEGE_OWN, &options->caller, why, sizeof(why)) != 0)
 		return tool_fail(TOOL_USAGE, "record", "%s", why);
 	if (options->caller != NULL && !options->quiet && isatty(STDERR_FILENO))
 		tool_fail(TOOL_OK, "record", "%s runs as %s, who called for root",

@@ -212,8 +212,8 @@ static int set_environment(const struct caller *caller)
 	return rc;
 }
 
-/* For good: nothing of root is left but what the probe needs, and that is not in effect. */
-static int become(const struct caller *caller)
+/* For good: nothing of root is left but what is to be kept, and that is not in effect. */
+static int become(const struct caller *caller, uint64_t keep)
 {
 	struct sets sets;
 	int rc = get_sets(&sets);
@@ -226,14 +226,15 @@ static int become(const struct caller *caller)
 		setresuid(caller->uid, caller->uid, caller->uid) != 0 ||
 		prctl(PR_SET_KEEPCAPS, 0L, 0L, 0L, 0L) != 0)
 		return -errno;
-	sets.permitted &= PROBE_SET;
+	sets.permitted &= keep;
 	sets.effective = sets.inheritable = 0;
 	rc = set_sets(&sets);
 	return rc == 0 ? set_environment(caller) : rc;
 }
 
-int privilege_begin(const char **name, char *why, size_t why_bytes)
+int privilege_begin(enum privilege_reach reach, const char **name, char *why, size_t why_bytes)
 {
+	uint64_t keep = PROBE_SET | (reach == PRIVILEGE_ANY ? BIT(CAP_SYS_PTRACE) : 0);
 	static char kept[64];
 	struct caller caller = {0};
 	const struct passwd *entry = NULL;
@@ -249,7 +250,7 @@ int privilege_begin(const char **name, char *why, size_t why_bytes)
 		return rc;
 	rc = copy_entry(&caller, entry);
 	if (rc == 0)
-		rc = become(&caller);
+		rc = become(&caller, keep);
 	if (rc != 0)
 		snprintf(why, why_bytes, "cannot become the user %u, who called: %s",
 			(unsigned)caller.uid, strerror(-rc));

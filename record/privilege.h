@@ -12,10 +12,16 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+enum privilege_reach {
+	PRIVILEGE_OWN, /* a program that we start */
+	PRIVILEGE_ANY, /* one that runs already, whoever's it is: root was asked for that, too */
+};
+
 /* Where sudo, doas or pkexec made us root, becomes the user who called it, for good: user, groups
- * and environment. Capabilities that the probe needs stay permitted, and no user but root has any
- * in effect. *caller is the name of that user, or NULL. 0, or -1 and a line in `why`. */
-int privilege_begin(const char **caller, char *why, size_t why_bytes);
+ * and environment. Capabilities that the probe and the reach need stay permitted, and no user but
+ * root has any in effect. *caller is the name of that user, or NULL. 0, or -1 and a line in `why`.
+ */
+int privilege_begin(enum privilege_reach reach, const char **caller, char *why, size_t why_bytes);
 
 /* What is permitted is in effect, or nothing is. */
 void privilege_raise(void);

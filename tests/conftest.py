@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +81,15 @@ def written_json(words, stdout, cwd):
         return stdout
     path = Path(cwd or '.', output)
     return path.read_bytes() if path.is_file() else None
+
+
+def wait_for(condition, seconds=60):
+    """What the condition gives as soon as it holds."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, 'nothing happened'
+        time.sleep(0.01)
+    return found
 
 
 def run(argv, *, cwd=None, env=None, input=None, timeout=240):

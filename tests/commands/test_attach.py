@@ -9,12 +9,11 @@ import re
 import signal
 import struct
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, analyze, run
+from conftest import CLEAN_ENVIRONMENT, analyze, run, wait_for
 from probe_fixture import skip_without_probe
 from test_observe import LIBRARIES, find_library
 
@@ -23,14 +22,6 @@ MAPS = {'mmap': 2, 'munmap': 1, 'mremap': 1, 'madvise': 1, 'mprotect': 2}  # of 
 CALLS = {'malloc': 2, 'realloc': 2, 'calloc': 1, 'memalign': 1, 'posix_memalign': 1, 'free': 6}
 OLD = 100
 INSIDE = ('slack_bytes', 'free_bytes', 'arena_bytes', 'block_bytes', 'metadata_bytes')
-
-
-def wait_for(condition):
-    end = time.monotonic() + WAIT
-    while not (found := condition()):
-        assert time.monotonic() < end, 'nothing happened'
-        time.sleep(0.01)
-    return found
 
 
 class Victim:

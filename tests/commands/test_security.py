@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, run
+from conftest import CLEAN_ENVIRONMENT, run, wait_for
 from probe_fixture import skip_without_probe
 
 CALLER, OTHER_GROUP, STRANGER = 54321, 54322, 65534
@@ -124,6 +124,53 @@ def test_the_program_and_the_trace_are_the_callers(build, command, home, users, 
     assert is_private(home / 'trace', CALLER)
     state = json.loads((home / 'trace' / 'session.json').read_text())['kernel']['state']
     assert state == ('recorded' if kernel == 'require' else 'off')
+
+
+@pytest.mark.parametrize('owner', [CALLER, STRANGER, 0], ids=['own', 'of-a-stranger', 'of-root'])
+def test_attached_by_sudo_the_trace_is_the_callers(build, command, home, owner):
+    """Also of a process that is none of the caller's, which is what root was asked for."""
+    skip_without_probe(build)
+    program = home / 'victim'
+    shutil.copy(build / 'tests' / 'victims' / 'victim_attached', program)
+    trace, said = home / 'trace', subprocess.PIPE
+    victim = subprocess.Popen(['setpriv', f'--reuid={owner}', f'--regid={owner}', '--clear-groups', program],
+                              stdin=said, stdout=said)
+    assert victim.stdout.readline()
+    recorder = subprocess.Popen(
+        [command, 'attach', '-o', trace, '--malloc', '--kernel', 'require', str(victim.pid)],
+        env={**CLEAN_ENVIRONMENT, 'SUDO_UID': str(CALLER), 'SUDO_GID': str(OTHER_GROUP)}, stderr=said)
+    try:
+        wait_for(lambda: (trace / 'session.json').exists() or recorder.poll() is not None)
+        lines = (line.split(':', 1) for line in open(f'/proc/{recorder.pid}/status'))
+        status = {name: text.split() for name, text in lines}
+        for order in b'maps 25\n', b'calls 1 25\n':
+            victim.stdin.write(order)
+            victim.stdin.flush()
+            assert victim.stdout.readline() == b'done\n'
+    finally:
+        recorder.send_signal(signal.SIGINT)
+        complaint = recorder.communicate(timeout=60)[1]
+        victim.stdin.close()
+        victim.wait(60)
+        victim.stdout.close()
+    assert (recorder.returncode, complaint) == (0, b'')
+    assert status['Uid'] == [str(CALLER)] * 4 and status['Gid'] == [str(OTHER_GROUP)] * 4
+    assert sets(status) == {**NOTHING, 'CapPrm': PTRACE, 'CapEff': PTRACE}
+    assert is_private(trace, CALLER)
+    analysis = json.loads(run([command, 'analyze', '--json', '-', trace]).stdout)
+    assert analysis['syscalls']['munmap'] >= 25 and analysis['events']['calls'] >= 25
+
+
+def test_attach_does_not_write_as_root(command, home, place):
+    """Neither where the caller could not, nor for a process that is not there."""
+    (place / 'closed').mkdir(mode=0o755, exist_ok=True)
+    environment = {'SUDO_UID': str(CALLER), 'SUDO_GID': str(CALLER)}
+    outcome = run([command, 'attach', '-o', place / 'closed' / 'trace', '--kernel', 'off', str(os.getpid())],
+                  env=environment)
+    assert outcome.status == 2 and not list((place / 'closed').iterdir()), outcome
+    assert b'who called for root' in outcome.stderr
+    outcome = run([command, 'attach', '-o', home / 'trace', str(2**22 + 1)], env=environment)
+    assert outcome.status == 127 and not (home / 'trace').exists()
 
 
 def test_a_caller_without_a_name(command, home):
