@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The command `heapledger`: a table of commands, and their help. The commands themselves are in the
- * files named for them; `report` and `check` are Python scripts beside us.
+ * files named for them; `report`, `check` and `compare` are Python scripts beside us.
  */
 #include "privilege.h"
 #include "script.h"
@@ -68,6 +68,8 @@ static const struct command commands[] = {
 	{"report", NULL, "report.py", "DIR [-o FILE.html] [--png DIR] [--force]",
 		"make an HTML report with figures", NULL},
 	{"check", NULL, "check.py", "DIR --budget FILE", "compare with a budget, for CI", NULL},
+	{"compare", NULL, "compare.py", "[OPTION...] -- COMMAND [ARGUMENT...] | BEFORE AFTER",
+		"a program under several policies and allocators, or two traces", NULL},
 	{"dump", cmd_dump, NULL, "[--stream NAME] [--kind KIND,...] [--no-time] [--stacks] DIR",
 		"print one event a line",
 		"Prints every event of the trace in DIR, one a line.\n"

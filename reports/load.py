@@ -119,7 +119,8 @@ def program():
     return name
 
 
-def load(directory, tables=True):
+def load(directory, tables=True, top=None):
+    """top: so many rows of lists of places, instead of the analyzer's 50."""
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.exists(directory) else "does not exist"
         raise Failure(UNREADABLE, f"{directory}: {what}: name a trace directory")
@@ -127,6 +128,7 @@ def load(directory, tables=True):
         output = os.path.join(scratch, "analysis.json")
         folder = os.path.join(scratch, "csv")
         command = [program(), "analyze", directory, "--json", output]
+        command += ["--top", str(top)] if top else []
         _run(command + (["--csv", folder] if tables else []), output)
         return Analysis(read_json(output), read_tables(folder) if tables else {},
                         read_session(directory))

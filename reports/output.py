@@ -13,7 +13,7 @@ from load import Failure, USAGE
 _HEAD_BYTES = 4096
 
 
-def guard(path, mark, force):
+def guard(path, mark, force, command="report"):
     """Refuses a path that holds something else than an earlier output with `mark` in its head."""
     stranger(path)
     if os.path.isdir(path):
@@ -28,7 +28,7 @@ def guard(path, mark, force):
     except OSError as error:
         raise Failure(USAGE, f"{path}: {error.strerror}") from None
     if mark not in head:
-        raise Failure(USAGE, f"{path}: exists and was not written by heapledger report: "
+        raise Failure(USAGE, f"{path}: exists and was not written by heapledger {command}: "
                              "choose another name or give --force")
 
 
