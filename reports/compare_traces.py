@@ -149,6 +149,7 @@ def _calls_with_stacks(path):
                ",".join(compare_runs.SYSCALLS), path]
     calls = []
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL,  # the analyzer has said it
                           encoding="utf-8", errors="surrogateescape") as child:
         for line in child.stdout:
             if not line.startswith(" "):
@@ -157,7 +158,7 @@ def _calls_with_stacks(path):
             elif calls and calls[-1] and (frame := _FRAME.match(line.rstrip("\n"))):
                 calls[-1][2].append(frame.groupdict())
     if child.returncode:
-        raise Failure(UNREADABLE)
+        raise Failure(UNREADABLE, f"{path}: its call stacks cannot be read")
     return [call for call in calls if call and call[2]]
 
 
