@@ -16,7 +16,7 @@ import units
 from load import Failure, UNREADABLE, load, program
 
 _SHOWN = 8
-_PLACES = 100_000  # of each moment; with more, one that is not in the list is not said to be gone
+_PLACES = 1_000_000  # of each moment: as many as the analyzer lists
 _FRAMES_SHOWN = 3
 _INDENT = " " * 4
 _LABEL, _CELL = 25, 13
@@ -52,7 +52,7 @@ class Comparison:
 
     def _stacks(self):
         """None where a side has no stacks of its calls."""
-        if not all(side.session.get("options", {}).get("stacks") for side in self.sides):
+        if not all(_has_stacks(side) for side in self.sides):
             return None
         rows = [_calls_with_stacks(path) for path in self.paths]
         return _largest([Change(pair.name, len(pair.before), len(pair.after))
@@ -107,6 +107,11 @@ def _figures(before, after):
 
 def _two(change):
     return {"before": change.before, "after": change.after}
+
+
+def _has_stacks(side):
+    options = side.session.get("options")
+    return isinstance(options, dict) and bool(options.get("stacks"))
 
 
 def _causes(side):
