@@ -105,6 +105,9 @@ int json_write(const struct analysis *analysis, const char *path);
 int csv_write(const struct analysis *analysis, const char *directory, char *error, size_t length);
 void summary_print(const struct analysis *analysis);
 
+/* A string of bytes that may be no UTF-8: then they are taken for Latin-1. */
+json_t *json_text(const char *bytes, size_t length);
+
 /* What share of something, percent; -1 when it cannot be said. */
 static inline double analysis_fragmentation(double ratio)
 {

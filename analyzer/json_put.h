@@ -36,9 +36,6 @@ static inline void put_real(json_t *object, const char *name, double value)
 	put(object, name, isnan(value) ? NULL : json_real(value));
 }
 
-/* A string of bytes that may be no UTF-8: then they are taken for Latin-1. */
-json_t *json_text(const char *bytes, size_t length);
-
 /* The heap of a stream at its moments; null where its inside is not known. */
 json_t *json_moments(const struct analysis *analysis, const struct analysis_stream *entry);
 

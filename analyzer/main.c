@@ -76,6 +76,23 @@ static const struct command commands[] = {
 		"  --stream NAME    only this stream, such as 1234.1\n"
 		"  --kind KIND,...  only these kinds, such as malloc,free,brk\n"
 		"  --no-time        leave out times, so that two runs can be compared\n"},
+	{"export", cmd_export, NULL, "--format NAME [-o FILE] [--value NAME] [--force] DIR",
+		"write it in the formats of other tools",
+		"Writes what is in the trace in DIR in a format that other tools open.\n"
+		"  --format NAME      collapsed    stacks for flame graphs, one a line\n"
+		"                     pprof        a profile for pprof\n"
+		"                     trace-event  a time line for Perfetto, in JSON\n"
+		"                     csv          the tables of `analyze --csv`\n"
+		"  -o, --output FILE  (\"-\" = standard output, the default); of csv a folder\n"
+		"  --value NAME       what collapsed stacks count:\n"
+		"                     peak, peak-blocks    live when most was mapped (default: peak)\n"
+		"                     end, end-blocks      live at the end\n"
+		"                     pinned               free bytes kept from the kernel at the peak\n"
+		"                     allocated, allocations   all that was asked for\n"
+		"                     syscalls, syscall-time   count, nanoseconds\n"
+		"  --force            replace an output that is there\n"
+		"Exits 0, 2 for wrong usage or an output that cannot be written, 3 when DIR cannot\n"
+		"be read, 4 when what is wanted is not known of the recording.\n"},
 #ifdef HEAPLEDGER_DOCTOR
 	{"doctor", cmd_doctor, NULL, "", "what works on this machine",
 		"Says what heapledger can do here, and what to do about the rest.\n"},

@@ -384,6 +384,12 @@ bool mapping_succeeded(const struct hl_syscall_record *record)
 	       !absurd(record);
 }
 
+bool mapping_counts(const struct hl_syscall_record *record)
+{
+	return !is_recorders(record) &&
+	       (failed(hl_kind_of(record->kind_addr), record) || !absurd(record));
+}
+
 /* `wrong`: it changed nothing. */
 static int count_call(struct ledger *ledger, const struct hl_syscall_record *record, bool *wrong)
 {

@@ -29,6 +29,9 @@ void ledger_drop_realloc_pages(struct ledger *ledger, struct ledger_realloc *ent
 /* A call of the allocator that was not refused and does not ask for the absurd. */
 bool mapping_succeeded(const struct hl_syscall_record *record);
 
+/* Counted among those of the process, refused or not: neither the recorder's own nor absurd. */
+bool mapping_counts(const struct hl_syscall_record *record);
+
 /* For inherit.c: a block turns out to have been in the heap from the start, or not to have been; or
  * everything so far was more by this much. */
 int ledger_take_in(struct ledger *ledger, const struct live_block *block);

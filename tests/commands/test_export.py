@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: MIT
+"""`heapledger export`: what other tools read agrees with what `analyze` says of the same recording, to
+the byte: collapsed stacks, pprof as protoc decodes it by the official profile.proto, trace-event JSON,
+CSV; with call stacks and without, of several processes, and of an allocator that is not ours."""
+
+import csv
+import gzip
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conftest import CLEAN_ENVIRONMENT, analyze, run
+
+PROTO = Path('/usr/share/gocode/src/github.com/google/pprof/proto/profile.proto')
+SQL = 'create table t(a); insert into t values(zeroblob(100000)); select length(a) from t;'
+SCRIPT = f'sqlite3 :memory: "{SQL}"; sqlite3 :memory: "{SQL}"; exit 0'
+LINE = re.compile(r'[^;\n]+( \[\d+\.\d+\])(;[^;\n]+)+ ([1-9]\d*)')
+
+
+def recording(heapledger, trace, *options):
+    outcome = run([heapledger, 'record', '--kernel', 'off', *options, '-o', trace, '--',
+                   '/bin/sh', '-c', SCRIPT])
+    assert outcome.status == 0, outcome
+    return trace, analyze(heapledger, trace)
+
+
+@pytest.fixture(scope='module')
+def stacked(heapledger, tmp_path_factory):
+    """A shell and two sqlite3, with call stacks; and the analysis."""
+    return recording(heapledger, tmp_path_factory.mktemp('export') / 'trace', '--stacks', 16)
+
+
+@pytest.fixture(scope='module')
+def plain(heapledger, tmp_path_factory):
+    return recording(heapledger, tmp_path_factory.mktemp('export') / 'trace')
+
+
+@pytest.fixture(scope='module')
+def observed(heapledger, tmp_path_factory):
+    return recording(heapledger, tmp_path_factory.mktemp('export') / 'trace', '--observe')
+
+
+def export(heapledger, trace, form, *options):
+    return run([heapledger, 'export', '--format', form, *options, trace])
+
+
+def collapsed(heapledger, trace, value):
+    """{stack: value}, each line as the format has it."""
+    outcome = export(heapledger, trace, 'collapsed', '--value', value)
+    assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    lines = outcome.stdout.decode().splitlines()
+    assert all(LINE.fullmatch(line) for line in lines), lines[:3]
+    found = dict(line.rsplit(' ', 1) for line in lines)
+    assert len(found) == len(lines), 'a stack is there twice'
+    return {stack: int(number) for stack, number in found.items()}
+
+
+def allocated(analysis):
+    return sum(call['bytes'] for name, call in analysis['calls'].items()
+               if 'free' not in name and name not in ('malloc_trim', 'mallopt'))
+
+
+def peak(process):
+    """The heap when most was mapped."""
+    (moment,) = [m for m in process['moments'] if m['moment'] == 'mapped_peak']
+    return moment
+
+
+def totals(analysis):
+    """What each value of an export sums up to."""
+    peaks = [peak(process) for process in analysis['processes'] if process['moments']]
+    return {
+        'allocated': allocated(analysis),
+        'peak': sum(moment['ledger']['requested_bytes'] for moment in peaks),
+        'end': sum(process['end']['requested_bytes'] for process in analysis['processes']),
+        'syscalls': analysis['events']['syscalls'],
+    }
+
+
+@pytest.mark.parametrize('kind', ['stacked', 'plain'])
+def test_collapsed_stacks_sum_up_to_the_analysis(heapledger, request, kind):
+    trace, analysis = request.getfixturevalue(kind)
+    for value, total in totals(analysis).items():
+        assert sum(collapsed(heapledger, trace, value).values()) == total > 0, value
+
+
+def test_stacks_have_names_from_the_outermost_in(heapledger, stacked):
+    trace, _ = stacked
+    stacks = [stack.split(';') for stack in collapsed(heapledger, trace, 'allocated')]
+    assert {stack[0].split(' ')[0] for stack in stacks} >= {'sh', 'sqlite3'}
+    assert len({stack[0] for stack in stacks if stack[0].startswith('sqlite3')}) == 2
+    deep = [stack for stack in stacks if len(stack) > 4 and stack[1] != '[cut]']
+    assert deep and any('main' in frame for stack in deep for frame in stack[1:4]), stacks[:5]
+
+
+# ---- pprof --------------------------------------------------------------------------------------
+
+
+def decoded(data):
+    """What protoc makes of a profile: (field, value or fields) in order."""
+    outcome = run(['protoc', f'--proto_path={PROTO.parent}', '--decode=perftools.profiles.Profile',
+                   PROTO.name], input=gzip.decompress(data))
+    assert outcome.status == 0, outcome.stderr
+    stack = [[]]
+    for line in outcome.stdout.decode().splitlines():
+        line = line.strip()
+        if line.endswith('{'):
+            stack.append([])
+            stack[-2].append((line[:-2], stack[-1]))
+        elif line == '}':
+            stack.pop()
+        else:
+            name, text = line.split(': ', 1)
+            stack[-1].append((name, json.loads(text) if text[0] == '"' else
+                              text == 'true' if text in ('true', 'false') else int(text)))
+    return stack[0]
+
+
+def every(fields, name):
+    return [value for field, value in fields if field == name]
+
+
+@pytest.mark.skipif(not PROTO.exists() or not shutil.which('protoc', path=CLEAN_ENVIRONMENT['PATH']),
+                    reason='protobuf-compiler or golang-github-google-pprof-dev is not installed')
+@pytest.mark.parametrize('kind', ['stacked', 'plain', 'observed'])
+def test_pprof_is_a_profile_of_the_official_schema(heapledger, request, kind):
+    trace, analysis = request.getfixturevalue(kind)
+    outcome = export(heapledger, trace, 'pprof')
+    assert outcome.status == 0, outcome.stderr
+    profile = decoded(outcome.stdout)
+    strings = every(profile, 'string_table')
+    assert strings[0] == '' and len(set(strings)) == len(strings)
+    types = [strings[dict(kind)['type']] for kind in every(profile, 'sample_type')]
+    samples = every(profile, 'sample')
+    sums = [sum(column) for column in zip(*(every(sample, 'value') for sample in samples))]
+    by_type = dict(zip(types, sums, strict=True))
+    assert by_type['alloc_space'] == allocated(analysis) > 0
+    if kind == 'observed':
+        assert types == ['alloc_objects', 'alloc_space'] and b'left out: peak' in outcome.stderr
+    else:
+        names = {'peak_space': 'peak', 'inuse_space': 'end', 'syscalls': 'syscalls'}
+        assert {key: by_type[key] for key in names} == {
+            key: totals(analysis)[value] for key, value in names.items()}
+    places = {dict(place)['id']: place for place in every(profile, 'location')}
+    functions = {dict(f)['id']: strings[dict(f)['name']] for f in every(profile, 'function')}
+    mappings = {dict(mapping)['id']: dict(mapping) for mapping in every(profile, 'mapping')}
+    used = [number for sample in samples for number in every(sample, 'location_id')]
+    assert set(used) == set(places)
+    for place in places.values():
+        fields = dict(place)
+        if 'mapping_id' in fields:
+            mapping = mappings[fields['mapping_id']]
+            assert mapping['memory_start'] <= fields['address'] - 1 < mapping['memory_limit']
+        assert all(functions[dict(line)['function_id']] for line in every(place, 'line'))
+    if kind == 'stacked':
+        assert 'main' in functions.values() and mappings
+
+
+# ---- the time line ------------------------------------------------------------------------------
+
+
+def test_trace_events_are_the_system_calls_and_counters(heapledger, stacked):
+    trace, analysis = stacked
+    outcome = export(heapledger, trace, 'trace-event')
+    assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    events = json.loads(outcome.stdout)['traceEvents']
+    for event in events:
+        assert event['ph'] in 'XCM' and isinstance(event['pid'], int) and event['name'], event
+        assert event['ph'] == 'M' or event['ts'] >= 0, event
+    slices = [event for event in events if event['ph'] == 'X']
+    assert len(slices) == analysis['events']['syscalls']
+    assert all(event['dur'] >= 0 and event['args']['reason'] and event['tid'] for event in slices)
+    assert {event['name'] for event in slices} >= {'brk'}
+    counters = [event for event in events if event['ph'] == 'C']
+    assert {event['name'] for event in counters} >= {'heap bytes', 'live blocks', 'returned bytes'}
+    last = {}
+    for event in counters:
+        if event['name'] == 'heap bytes':
+            last[event['pid']] = event['args']
+    assert last[analysis['processes'][-1]['pid']]['requested'] == \
+        analysis['processes'][-1]['end']['requested_bytes']
+
+
+def test_phases_begin_and_end(build, heapledger, tmp_path):
+    trace = tmp_path / 'trace'
+    outcome = run([heapledger, 'record', '--kernel', 'off', '-o', trace, '--',
+                   build / 'tests' / 'victims' / 'victim_phases', 'names', 10, 'load', 'run "it"'])
+    assert outcome.status == 0, outcome
+    analysis = analyze(heapledger, trace)
+    events = json.loads(export(heapledger, trace, 'trace-event').stdout)['traceEvents']
+    begun = [event for event in events if event['ph'] == 'b']
+    ended = [event for event in events if event['ph'] == 'e']
+    named = [row['name'] for process in analysis['processes'] for row in process['phases'] if row['name']]
+    assert [event['name'] for event in begun] == [event['name'] for event in ended] == named != []
+    assert all(a['ts'] <= b['ts'] and a['id'] == b['id'] for a, b in zip(begun, ended))
+
+
+def test_csv_is_that_of_analyze(heapledger, plain, tmp_path):
+    trace, _ = plain
+    assert export(heapledger, trace, 'csv', '-o', tmp_path / 'here').status == 0
+    assert run([heapledger, 'analyze', '--csv', tmp_path / 'there', trace]).status == 0
+    files = sorted(path.name for path in (tmp_path / 'there').iterdir())
+    assert files == sorted(path.name for path in (tmp_path / 'here').iterdir())
+    for name in files:
+        assert (tmp_path / 'here' / name).read_bytes() == (tmp_path / 'there' / name).read_bytes()
+    with open(tmp_path / 'here' / 'timeline.csv') as file:
+        assert len(list(csv.DictReader(file))) > 1
+
+
+# ---- what cannot be done ------------------------------------------------------------------------
+
+
+def test_what_is_not_known_is_refused(heapledger, observed):
+    trace, _ = observed
+    outcome = export(heapledger, trace, 'collapsed')
+    assert (outcome.status, outcome.stdout) == (4, b'')
+    assert b'--value peak is not known' in outcome.stderr
+    assert sum(collapsed(heapledger, trace, 'allocated').values()) > 0
+    outcome = export(heapledger, trace, 'trace-event')
+    assert outcome.status == 0 and b'left out' in outcome.stderr
+    events = json.loads(outcome.stdout)['traceEvents']
+    assert not [event for event in events if event['ph'] == 'X']
+    assert {tuple(event['args']) for event in events if event['name'] == 'heap bytes'} == {('requested',)}
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ([], '--format is needed'),
+    (['--format', 'svg'], '--format svg: collapsed, pprof, trace-event or csv is needed'),
+    (['--format', 'collapsed', '--value', 'x'], '--value x: there is no such value'),
+    (['--format', 'pprof', '--value', 'peak'], '--value is for --format collapsed'),
+    (['--format', 'csv'], '--format csv needs a folder'),
+])
+def test_wrong_usage_is_told(heapledger, plain, arguments, message):
+    outcome = run([heapledger, 'export', *arguments, plain[0]])
+    assert (outcome.status, outcome.stdout) == (2, b'')
+    assert message in outcome.stderr.decode() and outcome.stderr.count(b'\n') == 1
+
+
+def test_nothing_is_overwritten(heapledger, plain, tmp_path):
+    output = tmp_path / 'stacks'
+    output.write_text('mine')
+    outcome = export(heapledger, plain[0], 'collapsed', '-o', output)
+    assert outcome.status == 2 and b'--force replaces it' in outcome.stderr
+    assert output.read_text() == 'mine'
+    assert export(heapledger, plain[0], 'collapsed', '--force', '-o', output).status == 0
+    assert output.read_text() != 'mine'
+    assert [path.name for path in tmp_path.iterdir()] == ['stacks']
+
+
+def test_no_trace_is_told(heapledger, tmp_path):
+    outcome = export(heapledger, tmp_path / 'none', 'pprof', '-o', tmp_path / 'out')
+    assert outcome.status == 3 and not (tmp_path / 'out').exists()
