@@ -5,6 +5,7 @@
  */
 #include "privilege.h"
 #include "script.h"
+#include "suggest.h"
 #include "tool.h"
 
 #include <fcntl.h>
@@ -75,7 +76,8 @@ static const struct command commands[] = {
 		"Prints every event of the trace in DIR, one a line.\n"
 		"  --stream NAME    only this stream, such as 1234.1\n"
 		"  --kind KIND,...  only these kinds, such as malloc,free,brk\n"
-		"  --no-time        leave out times, so that two runs can be compared\n"},
+		"  --no-time        leave out times, so that two runs can be compared\n"
+		"  --stacks         after each event the frames of its call stack\n"},
 	{"export", cmd_export, NULL, "--format NAME [-o FILE] [--value NAME] [--force] DIR",
 		"write it in the formats of other tools",
 		"Writes what is in the trace in DIR in a format that other tools open.\n"
@@ -107,6 +109,18 @@ static const struct command *find(const char *name)
 		if (!strcmp(commands[i].name, name))
 			return &commands[i];
 	return NULL;
+}
+
+/* The one that is most like it; the first of several. */
+static int no_such_command(const char *name)
+{
+	const struct command *best = &commands[0];
+	for (size_t i = 1; i < COMMAND_COUNT; i++)
+		if (suggest_distance(name, commands[i].name) < suggest_distance(name, best->name))
+			best = &commands[i];
+	if (!suggest_is_close(suggest_distance(name, best->name), best->name))
+		return tool_fail(TOOL_USAGE, name, "no such command; see heapledger --help");
+	return tool_fail(TOOL_USAGE, name, "no such command; did you mean %s?", best->name);
 }
 
 static void print_overview(FILE *to)
@@ -202,7 +216,7 @@ int main(int argc, char **argv)
 	const char *name = argv[wants_help ? 2 : 1];
 	const struct command *command = find(name);
 	if (!command)
-		return tool_fail(TOOL_USAGE, name, "no such command; see heapledger --help");
+		return no_such_command(name);
 	int code = check_privileges(name, command);
 	if (code != TOOL_OK)
 		return code;

@@ -42,7 +42,8 @@ def test_places(build, stage):
             f'{datadir}/heapledger/reports/check.py'} <= files
     assert any(name.startswith(f'{mandir}/man1/heapledger') for name in files)
     known = ('bin/heapledger', f'{libdir}/heapledger/', f'{datadir}/heapledger/reports/',
-             f'{mandir}/man1/heapledger', 'include/heapledger/', f'{datadir}/doc/heapledger/')
+             f'{mandir}/man1/heapledger', 'include/heapledger/', f'{datadir}/doc/heapledger/',
+             f'{datadir}/bash-completion/completions/heapledger')
     assert not {name for name in files if not name.startswith(known)}
 
 
