@@ -132,6 +132,7 @@ static void put_counters(struct events *events)
 static void put_args(struct events *events, unsigned kind, const struct hl_syscall_record *record)
 {
 	unsigned call = record->cause & 0xff, reason = record->cause >> 8 & 0xff;
+	uint64_t from = hl_addr_of(record->kind_addr);
 	const char *text = name_reason(reason);
 	if (!text)
 		text = "unknown";
@@ -145,9 +146,11 @@ static void put_args(struct events *events, unsigned kind, const struct hl_sysca
 	if (record->result < 0) {
 		writer_text(events->out, ",\"errno\":");
 		writer_i64(events->out, -record->result);
+	} else if (kind == HL_KIND_brk && !from) {
+		writer_text(events->out, ",\"moved\":0"); /* it asked where the break is */
 	} else if (kind == HL_KIND_brk) {
 		writer_text(events->out, ",\"moved\":");
-		writer_i64(events->out, record->result - (int64_t)hl_addr_of(record->kind_addr));
+		writer_i64(events->out, record->result - (int64_t)from);
 	} else {
 		writer_text(events->out, ",\"length\":");
 		writer_u64(events->out, record->length);
