@@ -87,14 +87,14 @@ static const struct command commands[] = {
 		"                     csv          the tables of `analyze --csv`\n"
 		"  -o, --output FILE  (\"-\" = standard output, the default); of csv a folder\n"
 		"  --value NAME       what collapsed stacks count:\n"
-		"                     peak, peak-blocks    live when most was mapped (default: peak)\n"
+		"                     peak, peak-blocks    live when most was mapped (default)\n"
 		"                     end, end-blocks      live at the end\n"
-		"                     pinned               free bytes kept from the kernel at the peak\n"
+		"                     pinned               free bytes held back at the peak\n"
 		"                     allocated, allocations   all that was asked for\n"
 		"                     syscalls, syscall-time   count, nanoseconds\n"
 		"  --force            replace an output that is there\n"
-		"Exits 0, 2 for wrong usage or an output that cannot be written, 3 when DIR cannot\n"
-		"be read, 4 when what is wanted is not known of the recording.\n"},
+		"Exits 0, 2 for wrong usage or an output that cannot be written, 3 when DIR\n"
+		"cannot be read, 4 when what is wanted is not known of it.\n"},
 #ifdef HEAPLEDGER_DOCTOR
 	{"doctor", cmd_doctor, NULL, "", "what works on this machine",
 		"Says what heapledger can do here, and what to do about the rest.\n"},
