@@ -4,11 +4,11 @@
  * the parent and all its threads had made, starts threads of its own, forks a grandchild that frees
  * the rest, and ends by exit().
  */
+#include "beside.h"
 #include "victim.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,7 +18,6 @@
 #define THREADS 4
 
 static _Atomic(unsigned char *) slot[SLOTS];
-static atomic_bool stop;
 
 /* The first two bytes say what the others are. */
 static unsigned char *make(unsigned random)
@@ -42,7 +41,7 @@ static void *churn(void *seed)
 {
 	unsigned random = (unsigned)(size_t)seed;
 
-	while (!stop) {
+	while (beside_goes_on()) {
 		random = random * 1103515245 + 12345;
 		drop(atomic_exchange(&slot[random >> 8 & 0xff], make(random >> 4)));
 	}
@@ -98,13 +97,15 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < THREADS; i++)
 		REQUIRE(pthread_create(&threads[i], NULL, churn, (void *)(i + 1)) == 0);
 	for (int i = 0; i < forks; i++) {
-		pid_t child = fork();
+		pid_t child;
 
+		beside_begin();
+		child = fork();
 		if (child == 0)
 			live_as_child();
 		wait_for(child);
 	}
-	stop = true;
+	beside_end();
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
 	for (int i = 0; i < SLOTS; i++)

@@ -3,22 +3,19 @@
  * A threaded program forks while its other threads allocate and use stdio. No child and no parent
  * may hang, and a child frees what the parent made.
  */
+#include "beside.h"
 #include "victim.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdbool.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define FORKS 300
 
-static atomic_bool stop;
-
 static void *churn(void *unused)
 {
-	while (!stop) {
+	while (beside_goes_on()) {
 		char *block = malloc(3000);
 
 		block[0] = 1;
@@ -30,7 +27,7 @@ static void *churn(void *unused)
 /* Takes and holds the lock of stdio's list of streams while it allocates. */
 static void *streams(void *unused)
 {
-	while (!stop) {
+	while (beside_goes_on()) {
 		FILE *stream = fopen("/dev/null", "w");
 
 		REQUIRE(stream != NULL);
@@ -55,6 +52,7 @@ int main(int argc, char **argv)
 		pid_t child;
 
 		memset(block, 3, 5000);
+		beside_begin();
 		child = fork();
 		if (child == 0) {
 			alarm(50);
@@ -68,7 +66,7 @@ int main(int argc, char **argv)
 		REQUIRE(WIFEXITED(status) && WEXITSTATUS(status) == 7);
 		free(block);
 	}
-	stop = true;
+	beside_end();
 	for (int i = 0; i < 4; i++)
 		pthread_join(threads[i], NULL);
 	return 0;

@@ -3,11 +3,11 @@
  * vfork, posix_spawn, system and popen while other threads allocate. The child of vfork shares our
  * memory: it allocates, frees what the parent made and leaves blocks for it.
  */
+#include "beside.h"
 #include "victim.h"
 
 #include <pthread.h>
 #include <spawn.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -17,11 +17,9 @@
 
 extern char **environ;
 
-static atomic_bool stop;
-
 static void *churn(void *unused)
 {
-	while (!stop)
+	while (beside_goes_on())
 		free(realloc(opaque(malloc(2000)), 150000));
 	return unused;
 }
@@ -92,11 +90,14 @@ int main(void)
 	for (int i = 0; i < 3; i++)
 		REQUIRE(pthread_create(&threads[i], NULL, churn, NULL) == 0);
 	for (int i = 0; i < ROUNDS; i++) {
+		beside_begin();
 		use_vfork(i % 2 == 0);
+		beside_begin();
 		use_spawn();
+		beside_begin();
 		use_pipe();
 	}
-	stop = true;
+	beside_end();
 	for (int i = 0; i < 3; i++)
 		pthread_join(threads[i], NULL);
 	return 0;
