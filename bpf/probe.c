@@ -88,11 +88,16 @@ static const char *missing_privilege(void)
 	return (mask >> 38 & 1) != 0 ? "CAP_BPF is missing" : "CAP_BPF and CAP_PERFMON are missing";
 }
 
-static int say_load(char *why, size_t why_bytes, int rc)
+static int say_load(const struct probe *probe, char *why, size_t why_bytes, int rc)
 {
 	const char *missing = missing_privilege();
 	struct utsname system;
 
+	if (probe->way == WAY_CLASSIC && missing == NULL &&
+		tracefs_offset("syscalls/sys_enter_brk", "brk", 8) < 0)
+		return say(why, why_bytes, rc,
+			"the kernel has no type information (/sys/kernel/btf/vmlinux), and "
+			"without it only root can read where its tracepoints are (tracefs)");
 	if ((rc == -EPERM || rc == -EACCES) && missing != NULL) {
 		snprintf(why, why_bytes, "no permission: %s (run as root, or give both)", missing);
 		return rc;
@@ -472,7 +477,7 @@ static int start_best(struct probe *probe, char *why, size_t why_bytes)
 		if (may_try(way, has_types))
 			rc = start(probe, way);
 	libbpf_set_print(print);
-	return rc != 0 ? say_load(why, why_bytes, rc) : 0;
+	return rc != 0 ? say_load(probe, why, why_bytes, rc) : 0;
 }
 
 /* ---- settling ------------------------------------------------------------------------------ */
