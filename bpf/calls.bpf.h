@@ -126,6 +126,7 @@ static __always_inline int begun(struct event_call *call, __u64 number)
 	if (number == __NR_brk)
 		call->brk = break_now();
 	call->number = number;
+	call->image = image_now();
 	if (own)
 		own->entered++;
 	call->start_ns = bpf_ktime_get_ns();
@@ -155,7 +156,7 @@ static __always_inline void send(__u32 kind, const struct event_call *call, __s6
 	event->kind = kind;
 	event->tgid = id >> 32;
 	event->tid = (__u32)id;
-	event->image = call->image ? call->image : image_now();
+	event->image = call->image;
 	event->allocating = allocating_now(event->tid);
 	bpf_ringbuf_submit(
 		event, BPF_RB_NO_WAKEUP); /* probe.c polls: the program pays no wake-up */
@@ -201,6 +202,8 @@ static __always_inline void tell(__u32 kind, struct event_call *what)
 		return;
 	own->others++;
 	what->start_ns = bpf_ktime_get_ns();
+	if (!what->image)
+		what->image = image_now();
 	send(kind, what, 0, what->start_ns, own);
 }
 

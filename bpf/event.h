@@ -41,7 +41,7 @@ struct event_call {
 	__u64 brk;
 	__u64 argument[EVENT_ARGUMENTS];
 	__u64 number;
-	__u64 image; /* of a process that is in the table no more; 0 = ask for the current one's */
+	__u64 image; /* when it began */
 };
 #define EVENT_NO_CALL (~0ULL)
 #define EVENT_UNKNOWN (~0ULL)
