@@ -237,7 +237,8 @@ static void check_btf(struct finding *finding)
 {
 	if (access("/sys/kernel/btf/vmlinux", R_OK))
 		doctor_find(finding, DOCTOR_LIMITED,
-			"the kernel has no BTF: verify has only /proc; a kernel with "
+			"the kernel has no BTF: the probe is by classic tracepoints, without "
+			"resident memory and exit statuses, and attach has none; a kernel with "
 			"CONFIG_DEBUG_INFO_BTF has it");
 	else
 		doctor_find(finding, DOCTOR_OK, "/sys/kernel/btf/vmlinux");

@@ -237,7 +237,10 @@ static void put_kernel_mark(
 		put_number(out, " child=", record->argument);
 		break;
 	case HL_KIND_process_exit:
-		put_number(out, " wait_status=", record->argument);
+		if (record->argument == UINT64_MAX)
+			writer_text(out, " wait_status=unknown");
+		else
+			put_number(out, " wait_status=", record->argument);
 		put_number(out, " faults=", record->length);
 		break;
 	case HL_KIND_memory:

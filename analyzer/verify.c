@@ -151,6 +151,17 @@ static uint64_t page_faults(const struct verify *verify)
 	return sum;
 }
 
+static bool has_unknown_end(const struct verify *verify)
+{
+	const struct verify_calls *others = &verify->others;
+
+	for (size_t i = 0; i < others->count; i++)
+		if (others->call[i].kind == HL_KIND_process_exit &&
+			others->call[i].argument == UINT64_MAX)
+			return true;
+	return false;
+}
+
 /* matched + foreign are all calls among the events, so this ties the log to the kernel's count of
  * every call. */
 static void print_account(const struct verify *verify)
@@ -168,6 +179,8 @@ static void print_account(const struct verify *verify)
 	       " page faults in user mode\n",
 		KIND(account->ended, process_fork), KIND(account->ended, process_exec),
 		KIND(account->ended, process_exit), page_faults(verify));
+	if (has_unknown_end(verify))
+		puts("How processes ended is unknown: the probe used classic tracepoints.");
 }
 
 static void print_if(uint64_t count, const char *text)

@@ -58,6 +58,8 @@ static bool is_about(const struct events *events, size_t place, unsigned kind, u
 
 static bool ended_so(uint64_t wait_status, const struct hl_trace_header *header)
 {
+	if (wait_status == UINT64_MAX) /* unknown */
+		return true;
 	if (header->end == HL_TRACE_END_SIGNAL)
 		return (wait_status & 0x7f) == (uint64_t)header->end_status;
 	return (wait_status & 0x7f) == 0 &&

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
- * What probe.bpf.c hands to probe.c: one event for each system call that ended, for what becomes
- * of processes and, now and then, for their memory; and the counters
- * that say whether an event is missing, which do not depend on the ring. Included by both;
- * fixed-width types come from the includer.
+ * What probe.bpf.c or classic.bpf.c hands to probe.c: one event for each system call that ended,
+ * for what becomes of processes and, now and then, for their memory; and the counters that say
+ * whether an event is missing, which do not depend on the ring. Included by both; fixed-width types
+ * come from the includer.
  */
 #ifndef HEAPLEDGER_EVENT_H
 #define HEAPLEDGER_EVENT_H
@@ -16,7 +16,7 @@
 #define EVENT_KINDS 32
 #define EVENT_PROCESS_FORK 58 /* argument: child, 1 if it shares the parent's memory */
 #define EVENT_PROCESS_EXEC 59
-#define EVENT_PROCESS_EXIT 60 /* argument: wait status, faults */
+#define EVENT_PROCESS_EXIT 60 /* argument: wait status or EVENT_UNKNOWN, faults */
 #define EVENT_MEMORY 61       /* argument: faults; pages of file, anonymous, swap, shared */
 
 struct event {
@@ -41,8 +41,10 @@ struct event_call {
 	__u64 brk;
 	__u64 argument[EVENT_ARGUMENTS];
 	__u64 number;
+	__u64 image; /* when it began */
 };
 #define EVENT_NO_CALL (~0ULL)
+#define EVENT_UNKNOWN (~0ULL)
 
 /* The allocator call that a thread is in (allocator.bpf.c), and what is kept of it between its
  * calls. `stack` is the stack pointer where it began: calls further down are calls within. */
@@ -98,6 +100,10 @@ struct event_total {
 struct event_process {
 	__u64 faults;  /* so far, in user mode */
 	__u64 told_ns; /* the last EVENT_MEMORY */
+	/* What classic.bpf.c cannot ask the kernel for. */
+	__u64 brk; /* 0 = not known yet */
+	__u32 image;
+	__s32 threads; /* alive */
 };
 
 /* One set a CPU. At the end: entered + unpaired + others = sequence + abandoned + under way. */

@@ -2,7 +2,7 @@
  *
  * The kernel's side of the ledger: the memory system calls of the recorded process tree, each with
  * arguments, result and times; forks, execs and exits; page faults and resident memory. Loaded and
- * read by probe.c; decides nothing.
+ * read by probe.c; decides nothing. Where the kernel has no BTF, classic.bpf.c is in its place.
  *
  * Two ways in, and probe.c loads one of them: a tracepoint for each system call (enter_brk ...,
  * leave), which costs other system calls next to nothing but needs tracefs, or the two raw
@@ -11,22 +11,12 @@
  * Kernel structures are declared here with the few members that are used; their offsets come from
  * the running kernel's BTF when the program is loaded.
  */
-#include <linux/bpf.h>
-#include <linux/types.h>
-#include <asm/unistd.h>
-#include <stdbool.h>
+#include "calls.bpf.h"
 
 #include <bpf/bpf_core_read.h>
-#include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-#include "event.h"
-
 #define TS_COMPAT 2 /* thread_info.status: inside a 32-bit system call */
-
-#define RING_BYTES (16 << 20)
-#define PROCESSES 32768
-#define THREADS 16384
 
 /* Page faults are many, so there is an event for several of them: not more often than this. */
 #define MEMORY_NS 1000000
@@ -79,47 +69,6 @@ struct task_struct {
 };
 #pragma clang attribute pop
 
-/* The contexts of the classic tracepoints syscalls:sys_enter_* and sys_exit_*. */
-struct enter_context {
-	__u64 common;
-	__s64 number;
-	__u64 argument[6];
-};
-
-struct leave_context {
-	__u64 common;
-	__s64 number;
-	__s64 result;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, RING_BYTES);
-} ring SEC(".maps");
-
-/* The recorded process tree, by thread group. probe.c puts the root in. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, PROCESSES);
-	__type(key, __u32);
-	__type(value, struct event_process);
-} processes SEC(".maps");
-
-/* The call each thread is in. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, THREADS);
-	__type(key, __u32);
-	__type(value, struct event_call);
-} calls SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct event_counters);
-} counters SEC(".maps");
-
 /* The allocator call each thread is in, if a process's allocator is probed; filled by
  * allocator.bpf.c, and looked at only then. */
 struct {
@@ -131,75 +80,7 @@ struct {
 
 const volatile bool with_allocator = false;
 
-static __always_inline struct event_counters *own_counters(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&counters, &zero);
-}
-
-/* Numbers of calls.def: HL_SYSCALL. 0 = not ours. */
-static __always_inline __u32 kind_of(__u64 number)
-{
-	switch (number) {
-	case __NR_brk:
-		return 32;
-	case __NR_mmap:
-		return 33;
-	case __NR_munmap:
-		return 34;
-	case __NR_mremap:
-		return 35;
-	case __NR_madvise:
-		return 36;
-	case __NR_mprotect:
-		return 37;
-	case __NR_process_madvise:
-		return 39;
-	default:
-		return 0;
-	}
-}
-
-static __always_inline bool is_recorded(__u32 tgid)
-{
-	return bpf_map_lookup_elem(&processes, &tgid) != NULL;
-}
-
-/* Where the calling thread keeps its call; NULL if it is not one of ours or there is no room, and
- * then the end of the call is counted as unpaired. */
-static __always_inline struct event_call *begin(void)
-{
-	__u64 id = bpf_get_current_pid_tgid();
-	__u32 tid = (__u32)id;
-	struct event_call *call, none = {.number = EVENT_NO_CALL};
-
-	if (!is_recorded(id >> 32))
-		return NULL;
-	call = bpf_map_lookup_elem(&calls, &tid);
-	if (call)
-		return call;
-	bpf_map_update_elem(&calls, &tid, &none, BPF_ANY);
-	return bpf_map_lookup_elem(&calls, &tid);
-}
-
-static __always_inline int begun(struct event_call *call, __u64 number)
-{
-	struct event_counters *own = own_counters();
-	struct task_struct *task;
-
-	if (number == __NR_brk) {
-		task = (struct task_struct *)bpf_get_current_task();
-		call->brk = BPF_CORE_READ(task, mm, brk);
-	}
-	call->number = number;
-	if (own)
-		own->entered++;
-	call->start_ns = bpf_ktime_get_ns();
-	return 0;
-}
-
-static __always_inline __u32 kind_under_way(__u32 tid)
+static __always_inline __u32 allocating_now(__u32 tid)
 {
 	struct event_allocating *call;
 
@@ -209,100 +90,17 @@ static __always_inline __u32 kind_under_way(__u32 tid)
 	return call ? call->kind : 0;
 }
 
-/* Everything that happens is counted here, and whether there was room for it. */
-static __always_inline void send(__u32 kind, const struct event_call *call, __s64 result,
-	__u64 end_ns, struct event_counters *own)
+static __always_inline __u64 break_now(void)
 {
-	__u64 id = bpf_get_current_pid_tgid(), sequence = own->sequence++;
-	struct event_total *total = &own->total[(kind - EVENT_FIRST_KIND) & (EVENT_KINDS - 1)];
-	struct event *event = call ? bpf_ringbuf_reserve(&ring, sizeof(*event), 0) : NULL;
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 
-	total->ended++;
-	if (!event) {
-		total->dropped++;
-		return;
-	}
-	event->start_ns = call->start_ns;
-	event->end_ns = end_ns;
-	__builtin_memcpy(event->argument, call->argument, sizeof(event->argument));
-	event->brk = call->brk;
-	event->result = result;
-	event->sequence = sequence;
-	event->cpu = bpf_get_smp_processor_id();
-	event->kind = kind;
-	event->tgid = id >> 32;
-	event->tid = (__u32)id;
-	event->image = bpf_get_current_task_btf()->self_exec_id;
-	event->allocating = kind_under_way(event->tid);
-	bpf_ringbuf_submit(
-		event, BPF_RB_NO_WAKEUP); /* probe.c polls: the program pays no wake-up */
+	return BPF_CORE_READ(task, mm, brk);
 }
 
-/* Whether a call that ends in a thread without an entry is the first one that is seen of it: it
- * began before its process was followed, and is not counted. A thread that finds no room for an
- * entry has one missing. */
-static __always_inline bool began_before(__u32 tid)
+static __always_inline __u32 image_now(void)
 {
-	struct event_call none = {.number = EVENT_NO_CALL};
-
-	return bpf_map_update_elem(&calls, &tid, &none, BPF_NOEXIST) == 0;
+	return bpf_get_current_task_btf()->self_exec_id;
 }
-
-static __always_inline int end(__u64 number, __s64 result)
-{
-	__u64 end_ns = bpf_ktime_get_ns();
-	__u64 id = bpf_get_current_pid_tgid();
-	__u32 tid = (__u32)id, kind = kind_of(number);
-	struct event_call *call = bpf_map_lookup_elem(&calls, &tid);
-	struct event_counters *own = own_counters();
-	bool paired = call && call->number == number;
-
-	if (!own || !kind || (!paired && !is_recorded(id >> 32)))
-		return 0;
-	if (paired) {
-		send(kind, call, result, end_ns, own);
-		call->number = EVENT_NO_CALL;
-	} else if (call || !began_before(tid)) {
-		own->unpaired++;
-		send(kind, NULL, result, end_ns, own);
-	}
-	return 0;
-}
-
-/* What is no system call: it has a kind, a time and what `event` is given beforehand. */
-static __always_inline void tell(__u32 kind, struct event_call *what)
-{
-	struct event_counters *own = own_counters();
-
-	if (!own)
-		return;
-	own->others++;
-	what->start_ns = bpf_ktime_get_ns();
-	send(kind, what, 0, what->start_ns, own);
-}
-
-/* Direct reads from the context: the kernel refuses the program where a call has fewer arguments
- * than it reads, and so there is one for each call. */
-#define ENTER(name, count)                                                                         \
-	SEC("tracepoint")                                                                          \
-	int enter_##name(struct enter_context *context)                                            \
-	{                                                                                          \
-		struct event_call *call = begin();                                                 \
-                                                                                                   \
-		if (!call)                                                                         \
-			return 0;                                                                  \
-		for (int i = 0; i < count; i++)                                                    \
-			call->argument[i] = context->argument[i];                                  \
-		return begun(call, __NR_##name);                                                   \
-	}
-
-ENTER(brk, 1)
-ENTER(mmap, 5)
-ENTER(munmap, 2)
-ENTER(mremap, 5)
-ENTER(madvise, 3)
-ENTER(mprotect, 3)
-ENTER(process_madvise, 5)
 
 SEC("tracepoint")
 int leave(struct leave_context *context)
@@ -417,16 +215,6 @@ int BPF_PROG(replace, struct task_struct *task)
 	if (is_recorded(task->tgid))
 		tell(EVENT_PROCESS_EXEC, &what);
 	return 0;
-}
-
-static __always_inline void forget_thread(__u32 tid)
-{
-	struct event_call *call = bpf_map_lookup_elem(&calls, &tid);
-	struct event_counters *own = own_counters();
-
-	if (call && call->number != EVENT_NO_CALL && own)
-		own->abandoned++;
-	bpf_map_delete_elem(&calls, &tid);
 }
 
 SEC("tp_btf/sched_process_exit")

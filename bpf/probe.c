@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * probe.h over libbpf. Loads probe.bpf.c through its skeleton, turns its events into records of
- * the trace format, and settles at the end whether any is missing.
+ * probe.h over libbpf. Loads probe.bpf.c, or classic.bpf.c where the kernel has no BTF, through its
+ * skeleton, turns its events into records of the trace format, and settles at the end whether any
+ * is missing.
  */
 #include "probe.h"
 
@@ -22,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "classic.skel.h"
 #include "event.h"
 #include "heapledger/record.h"
 #include "heapledger/session.h"
@@ -37,8 +39,13 @@ static_assert(PROBE_KINDS == EVENT_KINDS && PROBE_FIRST_KIND == EVENT_FIRST_KIND
 
 #define INITIAL_PID_NAMESPACE UINT64_C(0xeffffffc) /* its inode, fixed in the kernel's ABI */
 
+enum way { WAY_TRACEFS, WAY_RAW, WAY_CLASSIC, WAYS };
+
 struct probe {
+	enum way way;
+	struct bpf_object *object; /* of the one below that is loaded */
 	struct probe_bpf *bpf;
+	struct classic_bpf *classic; /* WAY_CLASSIC */
 	struct tracefs_links *links; /* of the tracepoints; NULL when attached to the raw ones */
 	struct ring_buffer *ring;
 	struct stream *stream;
@@ -81,11 +88,16 @@ static const char *missing_privilege(void)
 	return (mask >> 38 & 1) != 0 ? "CAP_BPF is missing" : "CAP_BPF and CAP_PERFMON are missing";
 }
 
-static int say_load(char *why, size_t why_bytes, int rc)
+static int say_load(const struct probe *probe, char *why, size_t why_bytes, int rc)
 {
 	const char *missing = missing_privilege();
 	struct utsname system;
 
+	if (probe->way == WAY_CLASSIC && missing == NULL &&
+		tracefs_offset("syscalls/sys_enter_brk", "brk", 8) < 0)
+		return say(why, why_bytes, rc,
+			"the kernel has no type information (/sys/kernel/btf/vmlinux), and "
+			"without it only root can read where its tracepoints are (tracefs)");
 	if ((rc == -EPERM || rc == -EACCES) && missing != NULL) {
 		snprintf(why, why_bytes, "no permission: %s (run as root, or give both)", missing);
 		return rc;
@@ -106,9 +118,6 @@ static int check_machine(char *why, size_t why_bytes)
 {
 	struct stat info;
 
-	if (access("/sys/kernel/btf/vmlinux", R_OK) != 0)
-		return say(why, why_bytes, -EOPNOTSUPP,
-			"the kernel has no type information (/sys/kernel/btf/vmlinux)");
 	if (stat("/proc/self/ns/pid", &info) == 0 && info.st_ino != INITIAL_PID_NAMESPACE)
 		return say(why, why_bytes, -EOPNOTSUPP,
 			"inside a container process numbers differ from the kernel's");
@@ -252,29 +261,38 @@ static void detach(struct probe *probe)
 	probe->links = NULL;
 	if (probe->bpf != NULL)
 		probe_bpf__detach(probe->bpf);
+	if (probe->classic != NULL)
+		classic_bpf__detach(probe->classic);
+}
+
+static int map_fd(const struct probe *probe, const char *name)
+{
+	return bpf_object__find_map_fd_by_name(probe->object, name);
 }
 
 /* HEAPLEDGER_PROBE_RING is a size in bytes, for tests of what happens when the ring is full. */
-static int set_ring(struct probe_bpf *bpf)
+static int set_ring(struct bpf_map *ring)
 {
 	const char *wish = secure_getenv("HEAPLEDGER_PROBE_RING");
 
 	if (wish == NULL)
 		return 0;
-	return bpf_map__set_max_entries(bpf->maps.ring, (uint32_t)strtoul(wish, NULL, 10));
+	return bpf_map__set_max_entries(ring, (uint32_t)strtoul(wish, NULL, 10));
 }
 
-/* Only one of the two ways is loaded; the kernel need not even accept the other. */
-static int load(struct probe *probe, bool use_tracefs)
+/* Only one of the ways is loaded; the kernel need not even accept the others. */
+static int load_typed(struct probe *probe)
 {
+	bool use_tracefs = probe->way == WAY_TRACEFS;
 	struct bpf_program *program;
 	int rc;
 
 	probe->bpf = probe_bpf__open();
 	if (probe->bpf == NULL)
 		return -errno;
+	probe->object = probe->bpf->obj;
 	probe->bpf->rodata->with_allocator = probe->sink.with_allocator;
-	rc = set_ring(probe->bpf);
+	rc = set_ring(probe->bpf->maps.ring);
 	if (rc != 0)
 		return rc;
 	bpf_object__for_each_program(program, probe->bpf->obj)
@@ -285,6 +303,38 @@ static int load(struct probe *probe, bool use_tracefs)
 	bpf_program__set_autoload(probe->bpf->progs.enter_raw, !use_tracefs);
 	bpf_program__set_autoload(probe->bpf->progs.leave_raw, !use_tracefs);
 	return probe_bpf__load(probe->bpf);
+}
+
+/* Of the system calls' tracepoints the kernel itself has the layout fixed, except where a patched
+ * one has more in front of it. */
+static int find_fields(struct classic_bpf *classic)
+{
+	int pid = tracefs_offset("task/task_newtask", "pid", 4);
+	int flags = tracefs_offset("task/task_newtask", "clone_flags", 8);
+
+	if (pid < 0 || flags < 0)
+		return pid < 0 ? pid : flags;
+	if (tracefs_offset("syscalls/sys_enter_brk", "brk", 8) != 16 ||
+		tracefs_offset("syscalls/sys_exit_brk", "__syscall_nr", 4) != 8 ||
+		tracefs_offset("syscalls/sys_exit_brk", "ret", 8) != 16)
+		return -EOPNOTSUPP;
+	classic->rodata->pid_offset = (uint32_t)pid;
+	classic->rodata->flags_offset = (uint32_t)flags;
+	return 0;
+}
+
+static int load_classic(struct probe *probe)
+{
+	int rc;
+
+	probe->classic = classic_bpf__open();
+	if (probe->classic == NULL)
+		return -errno;
+	probe->object = probe->classic->obj;
+	rc = find_fields(probe->classic);
+	if (rc == 0)
+		rc = set_ring(probe->classic->maps.ring);
+	return rc != 0 ? rc : classic_bpf__load(probe->classic);
 }
 
 static struct bpf_link *attach_one(struct bpf_link **link, struct bpf_program *program, int *rc)
@@ -308,21 +358,46 @@ static int attach_raw(struct probe_bpf *bpf)
 	return rc;
 }
 
-static int attach_tracefs(struct probe *probe)
+static int attach_tracefs(struct probe *probe, struct bpf_program *newtask)
+{
+	static const char *const calls[] = {
+		"brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "process_madvise"};
+	const size_t count = sizeof(calls) / sizeof(calls[0]);
+	struct tracefs_pair pairs[sizeof(calls) / sizeof(calls[0])];
+	char name[32];
+
+	for (size_t i = 0; i < count; i++) {
+		snprintf(name, sizeof(name), "enter_%s", calls[i]);
+		pairs[i].call = calls[i];
+		pairs[i].enter = bpf_object__find_program_by_name(probe->object, name);
+	}
+	return tracefs_attach(&probe->links, pairs, count,
+		bpf_object__find_program_by_name(probe->object, "leave"), newtask);
+}
+
+static int attach_typed(struct probe *probe)
 {
 	struct probe_bpf *bpf = probe->bpf;
-	const struct tracefs_pair pairs[] = {
-		{"brk", bpf->progs.enter_brk},
-		{"mmap", bpf->progs.enter_mmap},
-		{"munmap", bpf->progs.enter_munmap},
-		{"mremap", bpf->progs.enter_mremap},
-		{"madvise", bpf->progs.enter_madvise},
-		{"mprotect", bpf->progs.enter_mprotect},
-		{"process_madvise", bpf->progs.enter_process_madvise},
-	};
+	int rc = 0;
 
-	return tracefs_attach(
-		&probe->links, pairs, sizeof(pairs) / sizeof(pairs[0]), bpf->progs.leave);
+	attach_one(&bpf->links.forget, bpf->progs.forget, &rc);
+	attach_one(&bpf->links.replace, bpf->progs.replace, &rc);
+	attach_one(&bpf->links.fault, bpf->progs.fault, &rc);
+	attach_one(&bpf->links.follow, bpf->progs.follow, &rc);
+	if (rc == 0)
+		rc = probe->way == WAY_TRACEFS ? attach_tracefs(probe, NULL) : attach_raw(bpf);
+	return rc;
+}
+
+static int attach_classic(struct probe *probe)
+{
+	struct classic_bpf *bpf = probe->classic;
+	int rc = 0;
+
+	attach_one(&bpf->links.forget, bpf->progs.forget, &rc);
+	attach_one(&bpf->links.replace, bpf->progs.replace, &rc);
+	attach_one(&bpf->links.fault, bpf->progs.fault, &rc);
+	return rc != 0 ? rc : attach_tracefs(probe, bpf->progs.follow);
 }
 
 /* Nobody has to wait until the kernel has let go of the tracepoints. */
@@ -334,58 +409,82 @@ static void unload(struct probe *probe)
 	probe->ring = NULL;
 	detach(probe);
 	probe_bpf__destroy(probe->bpf);
+	classic_bpf__destroy(probe->classic);
 	probe->bpf = NULL;
+	probe->classic = NULL;
+	probe->object = NULL;
 	if (gate >= 0)
 		close(gate);
 }
 
-static int start(struct probe *probe, bool use_tracefs)
+static int start(struct probe *probe, enum way way)
 {
-	int rc = load(probe, use_tracefs);
+	int rc;
 
+	probe->way = way;
+	rc = way == WAY_CLASSIC ? load_classic(probe) : load_typed(probe);
 	if (rc == 0) {
-		probe->ring = ring_buffer__new(
-			bpf_map__fd(probe->bpf->maps.ring), take_event, probe, NULL);
+		probe->ring = ring_buffer__new(map_fd(probe, "ring"), take_event, probe, NULL);
 		if (probe->ring == NULL)
 			rc = -errno;
 	}
-	if (rc == 0) {
-		attach_one(&probe->bpf->links.forget, probe->bpf->progs.forget, &rc);
-		attach_one(&probe->bpf->links.replace, probe->bpf->progs.replace, &rc);
-		attach_one(&probe->bpf->links.fault, probe->bpf->progs.fault, &rc);
-		attach_one(&probe->bpf->links.follow, probe->bpf->progs.follow, &rc);
-	}
 	if (rc == 0)
-		rc = use_tracefs ? attach_tracefs(probe) : attach_raw(probe->bpf);
+		rc = way == WAY_CLASSIC ? attach_classic(probe) : attach_typed(probe);
 	if (rc != 0)
 		unload(probe);
 	return rc;
 }
 
-/* HEAPLEDGER_PROBE=raw or tracefs chooses the way, for tests and for comparing what they cost. */
-static int start_best(struct probe *probe, char *why, size_t why_bytes)
+static const char *const way_wishes[WAYS] = {"tracefs", "raw", "classic"};
+static const char *const way_names[WAYS] = {
+	"tracepoints of the calls", "raw tracepoints", "classic tracepoints"};
+
+/* HEAPLEDGER_PROBE=tracefs, raw or classic chooses the way, for tests and for comparing what they
+ * cost; classic leaves the kernel's types alone. */
+static bool may_try(enum way way, bool has_types)
 {
 	const char *wish = secure_getenv("HEAPLEDGER_PROBE");
+
+	if (wish != NULL)
+		return strcmp(wish, way_wishes[way]) == 0;
+	return has_types == (way != WAY_CLASSIC);
+}
+
+/* A process that runs has threads that were not seen to begin, and a break that was not seen to
+ * move: to follow it takes the kernel's types. */
+static int check_types(const struct probe *probe, bool *has, char *why, size_t why_bytes)
+{
+	*has = access("/sys/kernel/btf/vmlinux", R_OK) == 0;
+	if (probe->sink.event == NULL || !may_try(WAY_CLASSIC, *has))
+		return 0;
+	return say(why, why_bytes, -EOPNOTSUPP,
+		"the kernel has no type information (/sys/kernel/btf/vmlinux)");
+}
+
+static int start_best(struct probe *probe, char *why, size_t why_bytes)
+{
 	libbpf_print_fn_t print;
+	bool has_types;
 	int rc = check_machine(why, why_bytes);
 
+	if (rc == 0)
+		rc = check_types(probe, &has_types, why, why_bytes);
 	if (rc != 0)
 		return rc;
 	print = libbpf_set_print(silent);
 	rc = -ENOENT;
-	if (wish == NULL || strcmp(wish, "raw") != 0)
-		rc = start(probe, true);
-	if (rc != 0 && (wish == NULL || strcmp(wish, "tracefs") != 0))
-		rc = start(probe, false);
+	for (enum way way = 0; rc != 0 && way < WAYS; way++)
+		if (may_try(way, has_types))
+			rc = start(probe, way);
 	libbpf_set_print(print);
-	return rc != 0 ? say_load(why, why_bytes, rc) : 0;
+	return rc != 0 ? say_load(probe, why, why_bytes, rc) : 0;
 }
 
 /* ---- settling ------------------------------------------------------------------------------ */
 
 static uint64_t calls_under_way(const struct probe *probe)
 {
-	int fd = bpf_map__fd(probe->bpf->maps.calls);
+	int fd = map_fd(probe, "calls");
 	uint32_t *previous = NULL, tid;
 	struct event_call call;
 	uint64_t count = 0;
@@ -428,8 +527,7 @@ static int read_counters(
 	account->total = calloc((size_t)cpus, sizeof(*account->total));
 	if (each == NULL || account->total == NULL)
 		rc = -ENOMEM;
-	if (rc == 0 &&
-		bpf_map_lookup_elem(bpf_map__fd(probe->bpf->maps.counters), &zero, each) != 0)
+	if (rc == 0 && bpf_map_lookup_elem(map_fd(probe, "counters"), &zero, each) != 0)
 		rc = -errno;
 	for (int i = 0; rc == 0 && i < cpus; i++)
 		add_counters(&each[i], sum, account->total[i]);
@@ -461,7 +559,7 @@ static int count_lost(const struct probe *probe, struct probe_account *account)
  * whether there was one: the kernel's side forgets those that have exited. */
 static bool forget_tree(const struct probe *probe)
 {
-	int fd = bpf_map__fd(probe->bpf->maps.processes);
+	int fd = map_fd(probe, "processes");
 	bool any = false;
 	uint32_t tgid;
 
@@ -489,10 +587,10 @@ static int settle(struct probe *probe, struct probe_account *account)
 static int follow(const struct probe *probe, pid_t root)
 {
 	uint32_t tgid = (uint32_t)root;
-	struct event_process none = {0};
-	int fd = bpf_map__fd(probe->bpf->maps.processes);
+	struct event_process alone = {.threads = 1}; /* WAY_CLASSIC: before its exec */
+	int fd = map_fd(probe, "processes");
 
-	return bpf_map_update_elem(fd, &tgid, &none, BPF_ANY) != 0 ? -errno : 0;
+	return bpf_map_update_elem(fd, &tgid, &alone, BPF_ANY) != 0 ? -errno : 0;
 }
 
 int probe_follow(struct probe **out, int dirfd, pid_t root, const struct probe_sink *sink,
@@ -531,8 +629,7 @@ bool probe_asks_privilege(const struct probe *probe)
 	struct event_process process;
 	uint32_t nobody = 0;
 
-	return bpf_map_lookup_elem(bpf_map__fd(probe->bpf->maps.processes), &nobody, &process) !=
-		       0 &&
+	return bpf_map_lookup_elem(map_fd(probe, "processes"), &nobody, &process) != 0 &&
 	       errno == EPERM;
 }
 
@@ -541,9 +638,14 @@ int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_
 	return probe_follow(out, dirfd, root, &(struct probe_sink){0}, why, why_bytes);
 }
 
+const char *probe_way(const struct probe *probe)
+{
+	return way_names[probe->way];
+}
+
 int probe_allocating(const struct probe *probe)
 {
-	return bpf_map__fd(probe->bpf->maps.allocating);
+	return map_fd(probe, "allocating");
 }
 
 int probe_poll(struct probe *probe)
@@ -597,8 +699,7 @@ int probe_try(char *why, size_t why_bytes)
 	if (rc == 0)
 		rc = see_ourselves(&probe, why, why_bytes);
 	if (rc == 0)
-		snprintf(why, why_bytes, "%s",
-			probe.links != NULL ? "tracepoints of the calls" : "raw tracepoints");
+		snprintf(why, why_bytes, "%s", probe_way(&probe));
 	unload(&probe);
 	return rc;
 }

@@ -50,9 +50,14 @@ int probe_open(struct probe **out, int dirfd, pid_t root, char *why, size_t why_
  * kernel.unprivileged_bpf_disabled is set. Tried with what is in effect now. */
 bool probe_asks_privilege(const struct probe *probe);
 
-/* The same for a process that runs, with all its threads: calls that it is in now are not counted. */
+/* The same for a process that runs, with all its threads: calls that it is in now are not counted.
+ */
 int probe_follow(struct probe **out, int dirfd, pid_t root, const struct probe_sink *sink,
 	char *why, size_t why_bytes);
+
+/* How it is attached: "tracepoints of the calls", "raw tracepoints", or, where the kernel has no
+ * type information, "classic tracepoints". */
+const char *probe_way(const struct probe *probe);
 
 /* For allocator.c: the map of calls under way. */
 int probe_allocating(const struct probe *probe);

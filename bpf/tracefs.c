@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -53,13 +54,13 @@ static int open_root(void)
 	return open_detached();
 }
 
-static long read_id(int root, const char *phase, const char *call)
+static long read_id(int root, const char *event)
 {
 	char path[96], text[24];
 	ssize_t got;
 	int fd;
 
-	snprintf(path, sizeof(path), "events/syscalls/sys_%s_%s/id", phase, call);
+	snprintf(path, sizeof(path), "events/%s/id", event);
 	fd = openat(root, path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
@@ -73,8 +74,8 @@ static long read_id(int root, const char *phase, const char *call)
 
 /* A program on a tracepoint runs for every process on every CPU, whatever the perf event that
  * carries it was opened for. */
-static int attach_one(struct tracefs_links *links, int root, const char *phase, const char *call,
-	struct bpf_program *program)
+static int attach_one(
+	struct tracefs_links *links, int root, const char *event, struct bpf_program *program)
 {
 	struct perf_event_attr attributes = {
 		.type = PERF_TYPE_TRACEPOINT,
@@ -82,12 +83,10 @@ static int attach_one(struct tracefs_links *links, int root, const char *phase, 
 		.sample_period = 1,
 		.wakeup_events = 1,
 	};
-	long id = read_id(root, phase, call);
+	long id = read_id(root, event);
 	struct bpf_link *link;
 	int fd;
 
-	if (id == -ENOENT)
-		return 0; /* a call that this kernel does not have */
 	if (id < 0)
 		return (int)id;
 	attributes.config = (__u64)id;
@@ -105,8 +104,19 @@ static int attach_one(struct tracefs_links *links, int root, const char *phase, 
 	return 0;
 }
 
+static int attach_call(struct tracefs_links *links, int root, const char *phase, const char *call,
+	struct bpf_program *program)
+{
+	char event[64];
+	int rc;
+
+	snprintf(event, sizeof(event), "syscalls/sys_%s_%s", phase, call);
+	rc = attach_one(links, root, event, program);
+	return rc == -ENOENT ? 0 : rc; /* a call that this kernel does not have */
+}
+
 int tracefs_attach(struct tracefs_links **out, const struct tracefs_pair *pairs, size_t count,
-	struct bpf_program *leave)
+	struct bpf_program *leave, struct bpf_program *newtask)
 {
 	int root = open_root();
 	struct tracefs_links *links;
@@ -114,20 +124,65 @@ int tracefs_attach(struct tracefs_links **out, const struct tracefs_pair *pairs,
 
 	if (root < 0)
 		return root;
-	links = calloc(1, sizeof(*links) + 2 * count * sizeof(struct bpf_link *));
+	links = calloc(1, sizeof(*links) + (2 * count + 1) * sizeof(struct bpf_link *));
 	if (links == NULL)
 		rc = -ENOMEM;
 	for (size_t i = 0; rc == 0 && i < count; i++)
-		rc = attach_one(links, root, "exit", pairs[i].call, leave);
+		rc = attach_call(links, root, "exit", pairs[i].call, leave);
 	for (size_t i = 0; rc == 0 && i < count; i++)
-		rc = attach_one(links, root, "enter", pairs[i].call, pairs[i].enter);
-	close(root);
+		rc = attach_call(links, root, "enter", pairs[i].call, pairs[i].enter);
 	if (rc == 0 && links->count == 0)
 		rc = -ENOENT;
+	if (rc == 0 && newtask != NULL)
+		rc = attach_one(links, root, "task/task_newtask", newtask);
+	close(root);
 	if (rc != 0)
 		tracefs_detach(links);
 	else
 		*out = links;
+	return rc;
+}
+
+/* A line of a format is "field:pid_t pid;	offset:8;	size:4;	signed:1;". */
+static int find_offset(FILE *format, const char *field, unsigned bytes)
+{
+	char line[256], name[64];
+	unsigned offset, size;
+
+	while (fgets(line, sizeof(line), format) != NULL) {
+		char *end = strchr(line, ';');
+		char *start = end != NULL ? memrchr(line, ' ', (size_t)(end - line)) : NULL;
+
+		if (start == NULL ||
+			sscanf(start, " %63[^;]; offset:%u; size:%u;", name, &offset, &size) != 3)
+			continue;
+		if (strcmp(name, field) == 0)
+			return size == bytes ? (int)offset : -EOPNOTSUPP;
+	}
+	return -EOPNOTSUPP;
+}
+
+int tracefs_offset(const char *event, const char *field, unsigned bytes)
+{
+	int root = open_root(), fd, rc;
+	char path[96];
+	FILE *format;
+
+	if (root < 0)
+		return root;
+	snprintf(path, sizeof(path), "events/%s/format", event);
+	fd = openat(root, path, O_RDONLY | O_CLOEXEC);
+	rc = fd < 0 ? -errno : 0;
+	close(root);
+	if (rc != 0)
+		return rc;
+	format = fdopen(fd, "r");
+	if (format == NULL) {
+		close(fd);
+		return -ENOMEM;
+	}
+	rc = find_offset(format, field, bytes);
+	fclose(format);
 	return rc;
 }
 

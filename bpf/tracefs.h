@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Attaches BPF programs to the tracepoints syscalls:sys_enter_* and sys_exit_*. Called by probe.c;
+ * Attaches BPF programs to the tracepoints syscalls:sys_enter_* and sys_exit_*, and says where the
+ * fields of a tracepoint are. Called by probe.c;
  * the only file that knows tracefs, and it neither mounts nor changes anything in it.
  */
 #ifndef HEAPLEDGER_TRACEFS_H
@@ -16,9 +17,14 @@ struct tracefs_pair {
 	struct bpf_program *enter; /* what its beginning runs */
 };
 
-/* All beginnings and, before any of them, all ends. 0, or -errno with nothing left attached. */
+/* All beginnings and, before any of them, all ends; at last `newtask`, if it is not NULL, to
+ * task:task_newtask. 0, or -errno with nothing left attached. */
 int tracefs_attach(struct tracefs_links **out, const struct tracefs_pair *pairs, size_t count,
-	struct bpf_program *leave);
+	struct bpf_program *leave, struct bpf_program *newtask);
+
+/* Where a field lies in the context of a tracepoint such as "task/task_newtask", by its format; or
+ * -errno. */
+int tracefs_offset(const char *event, const char *field, unsigned bytes);
 
 /* Beginnings first. NULL is allowed. The kernel takes 30 ms and more for each of them, unless
  * somebody else holds it too. */

@@ -22,6 +22,7 @@ struct probe *kernel_follow(
 	if (probe_follow(&probe, dirfd, root, sink, kernel->why, sizeof(kernel->why)) != 0)
 		return NULL;
 	kernel->recorded = true;
+	kernel->way = probe_way(probe);
 	return probe;
 }
 

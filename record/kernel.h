@@ -14,6 +14,7 @@ struct kernel {
 	bool wanted;
 	bool recorded;                /* the probe ran until it was closed */
 	char why[256];                /* why not */
+	const char *way;              /* how the probe was attached; NULL if it was not */
 	struct probe_account account; /* when it was closed */
 };
 

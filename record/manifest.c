@@ -251,6 +251,8 @@ static json_t *kernel_object(const struct kernel *kernel)
 	json_object_set_new(object, "why",
 		kernel->recorded ? json_null() : manifest_text(kernel->why, strlen(kernel->why)));
 	json_object_set_new(
+		object, "way", kernel->recorded ? json_string(kernel->way) : json_null());
+	json_object_set_new(
 		object, "events", kernel->recorded ? integer(kernel->account.events) : json_null());
 	json_object_set_new(
 		object, "lost", kernel->recorded ? integer(kernel->account.lost) : json_null());
@@ -287,10 +289,12 @@ static json_t *note_array(const struct manifest *manifest)
 			"there was no room for the stacks of %u calls: they have their caller only",
 			atomic_load(&collector->session.map->stacks_dropped));
 	if (all->lost_pages > 0)
-		manifest_note(notes, "%u pages came from processes that had ended already", all->lost_pages);
+		manifest_note(notes, "%u pages came from processes that had ended already",
+			all->lost_pages);
 	for (uint32_t i = 0; i < all->by_serial_size; i++)
 		if (all->by_serial[i] != NULL && all->by_serial[i]->damaged)
-			manifest_note(notes, "process %d wrote over its own records, some are missing",
+			manifest_note(notes,
+				"process %d wrote over its own records, some are missing",
 				(int)all->by_serial[i]->pid);
 	if (manifest->kernel->wanted && !manifest->kernel->recorded)
 		manifest_note(notes, "no kernel side: %s", manifest->kernel->why);

@@ -89,7 +89,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('what', nargs='*', help='of ' + ', '.join([*OPERATIONS, *PROGRAMS]))
     parser.add_argument('--rounds', type=int, default=21)
-    parser.add_argument('--way', choices=['tracefs', 'raw'], help='into the kernel; default: best')
+    parser.add_argument('--way', choices=['tracefs', 'raw', 'classic'], help='into the kernel; default: best')
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error('--rounds: 2 at least')

@@ -3,6 +3,7 @@
 lie told about a single system call is found."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -94,6 +95,23 @@ def test_true_traces_are_verified(build, heapledger, tmp_path, command, input, l
     skip_without_probe(build)
     (tmp_path / 'place').mkdir()
     record(heapledger, tmp_path / 'trace', *command, input=input, cwd=tmp_path / 'place')
+    assert_verified(heapledger, tmp_path / 'trace', least)
+
+
+@pytest.mark.parametrize('command, input, least', [
+    (['sqlite3', ':memory:'], SQL.encode(), 20),
+    ([*PYTHON, THREADS], None, 100),
+    (['/bin/bash', '-c', 'for i in 1 2 3; do /bin/true; (exit 0); done; true'], None, 20),
+    (['victim_breaks', '8', '2000'], None, 32_000),
+], ids=['sqlite3', 'threads', 'shell', 'breaks'])
+def test_true_traces_are_verified_without_the_kernels_types(build, heapledger, tmp_path, command, input,
+                                                            least):
+    skip_without_probe(build)
+    place = f"{build / 'tests' / 'victims'}:{os.environ['PATH']}"
+    outcome = run([heapledger, 'record', '-o', tmp_path / 'trace', '--kernel', 'require', '--set',
+                   'trim_threshold=0', '--set', 'top_pad=0', '--', *command], input=input,
+                  env={'HEAPLEDGER_PROBE': 'classic', 'PATH': place})
+    assert outcome.status == 0, outcome
     assert_verified(heapledger, tmp_path / 'trace', least)
 
 
