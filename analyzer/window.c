@@ -33,7 +33,7 @@ static bool parse_time(const char *text, uint64_t all_ns, uint64_t *ns)
 		if (strcmp(unit, units[i].name) != 0)
 			continue;
 		value *= units[i].ns;
-		*ns = value < 0x1p62 ? (uint64_t)value : UINT64_C(1) << 62;
+		*ns = value < 0x1p62 ? (uint64_t)(value + 0.5) : UINT64_C(1) << 62;
 		return true;
 	}
 	return false;
