@@ -251,7 +251,7 @@ SUMMED = [('events', 'total'), ('events', 'calls'), ('syscalls', 'total'), ('sys
 def program(heapledger, tmp_path_factory):
     trace = tmp_path_factory.mktemp('program') / 'trace'
     code = ('for size in 10, 5000, 300:\n'
-            ' d = [bytes(size + i % 700) for i in range(20000)]; del d[::2]; del d\n')
+            ' d = [bytes(size + i % 700) for i in range(8000)]; del d[::2]; del d\n')
     outcome = run([heapledger, 'record', '-q', '-o', trace, '--kernel', 'off', '--', '/usr/bin/python3',
                    '-c', code], env={'PYTHONMALLOC': 'malloc'})
     assert outcome.status == 0, outcome
