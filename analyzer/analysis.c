@@ -27,6 +27,9 @@ struct process {
 	size_t index;
 	unsigned depth;
 	uint32_t forked_by; /* the thread, as in the parent's records */
+	struct window_span span;
+	bool entered; /* it is in the window, or was */
+	bool left;
 	struct ledger ledger;
 	struct ledger_result *again; /* of the second pass: nobody reads it */
 	size_t children;             /* in the second pass: forked ones that need it still */
@@ -68,6 +71,16 @@ static uint64_t first_tick(const struct trace_stream *stream)
 	return stream->begin_tick ? stream->begin_tick : stream->info.first_tick;
 }
 
+static uint64_t later(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
+}
+
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
 static struct ledger_result *result_of(struct analysis *analysis, struct process *process)
 {
 	if (!analysis->again)
@@ -85,10 +98,12 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	int rc = 0;
 
 	entry->done = true;
+	process->span = window_span(&analysis->window, stream, process->index);
 	struct ledger_result *result = result_of(analysis, process);
 	if (!result)
 		return out_of_memory(analysis, stream->path);
 	uint64_t first = first_tick(stream);
+	process->entered = !process->span.by_record && first >= process->span.from_tick;
 	result->phases.start_tick = first;
 	struct ledger_copy copy = {process->forked_by, stream->info.header.pid};
 	result->observed = stream->info.header.mode != HL_MODE_ALLOCATOR;
@@ -105,7 +120,8 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	result->peak.requested_tick = first;
 	result->peak.mapped_tick = first;
 	if (!rc && (analysis->wants & ANALYSIS_TIMELINES) && !analysis->again)
-		rc = timeline_start(&ledger->timeline, first, stream->info.last_tick,
+		rc = timeline_start(&ledger->timeline, later(first, process->span.from_tick),
+			earlier(stream->info.last_tick, process->span.to_tick),
 			rows_of(analysis, &stream->info));
 	return rc ? out_of_memory(analysis, stream->path) : 0;
 }
@@ -209,13 +225,60 @@ static int fork_children(struct analysis *analysis, struct copies *copies,
 	return rc;
 }
 
-/* What the kernel has recorded of a process until its next event, or its end. */
+static bool is_observed(const struct analysis *analysis, const struct process *process)
+{
+	return analysis->observed && analysis->streams[process->index].result.observed;
+}
+
+/* What the kernel has recorded of a process until its next event. */
 static int observe(
 	struct analysis *analysis, struct process *process, const struct stream_event *event)
 {
-	if (!analysis->observed || !analysis->streams[process->index].result.observed)
+	if (!is_observed(analysis, process))
 		return 0;
 	return observed_before(analysis->observed, process->index, &process->ledger, event);
+}
+
+/* ... and until a tick. */
+static int observe_until(struct analysis *analysis, struct process *process, uint64_t tick)
+{
+	if (!is_observed(analysis, process))
+		return 0;
+	return observed_until(analysis->observed, process->index, &process->ledger, tick);
+}
+
+/* Whether anything of a stream is in the window. */
+static bool is_there(const struct window *window, struct trace_stream *stream)
+{
+	if (!window->set)
+		return true;
+	if (!stream->info.records)
+		return false;
+	return clock_ns(&stream->clock, first_tick(stream)) <= window->to_ns &&
+	       clock_ns(&stream->clock, stream->info.last_tick) >= window->from_ns;
+}
+
+/* The window begins before the next event. */
+static int enter(struct analysis *analysis, struct process *process)
+{
+	process->entered = true;
+	if (observe_until(analysis, process, process->span.from_tick) ||
+		ledger_window(&process->ledger, process->span.from_tick))
+		return out_of_memory(analysis, analysis->streams[process->index].stream->path);
+	return 0;
+}
+
+/* What the next event makes of the window: 0, 1 = it is behind it, or -errno. */
+static int watch_window(
+	struct analysis *analysis, struct process *process, const struct stream_event *event)
+{
+	const struct window_span *span = &process->span;
+	uint64_t tick = event->record.word[0], applied = process->ledger.applied;
+	int rc = 0;
+	if (!process->entered && !window_before(span, tick, applied))
+		rc = enter(analysis, process);
+	process->left = window_after(span, tick, applied);
+	return rc ? rc : process->left;
 }
 
 /* What was there when it was attached to, the first stream has before its begin mark, and a fork
@@ -268,10 +331,12 @@ static int at_record(
 	struct analysis *analysis, struct process *process, const struct stream_event *event)
 {
 	const struct ledger_peak *peak = &analysis->streams[process->index].result.peak;
-	uint64_t applied = process->ledger.applied, tick = event->record.call.tick;
+	uint64_t applied = process->ledger.applied;
+	/* A peak that the window began with was there before. */
+	uint64_t tick = later(event->record.call.tick, process->span.from_tick);
 	int rc = 0;
 	if (!analysis->again)
-		return hl_kind_of(event->record.call.kind_addr) == HL_KIND_phase
+		return process->entered && hl_kind_of(event->record.call.kind_addr) == HL_KIND_phase
 			       ? take_moment(analysis, process, MOMENT_PHASE, tick)
 			       : 0;
 	if (applied == resident_record(peak))
@@ -333,6 +398,11 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 	process->children = analysis->again ? count_children(analysis, process->index) : 0;
 	while (!is_over(analysis, process, copies) &&
 		(rc = next_event(&ahead, reader, &process->ledger, &event)) > 0) {
+		rc = analysis->window.set ? watch_window(analysis, process, event) : 0;
+		if (rc < 0)
+			return rc;
+		if (rc > 0)
+			break;
 		if (observe(analysis, process, event))
 			return out_of_memory(analysis, analysis->trace->path);
 		rc = copies->count ? watch_copies(analysis, copies, event) : 0;
@@ -353,10 +423,21 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 	return rc < 0 ? rc : watch_copies(analysis, copies, NULL);
 }
 
+/* Of a window that begins with the last event, or has nothing of the stream. */
+static int enter_last(struct analysis *analysis, struct process *process)
+{
+	if (process->entered || !is_there(&analysis->window, analysis->streams[process->index].stream))
+		return 0;
+	return enter(analysis, process);
+}
+
 static int finish(struct analysis *analysis, struct process *process)
 {
-	uint64_t tick = analysis->streams[process->index].stream->info.last_tick;
+	uint64_t tick = earlier(
+		analysis->streams[process->index].stream->info.last_tick, process->span.to_tick);
 	settle_observed(analysis, process);
+	if (!process->entered)
+		return 0;
 	ledger_finish(&process->ledger, tick);
 	return take_moment(analysis, process, MOMENT_END, tick);
 }
@@ -372,7 +453,9 @@ static int run_process(struct analysis *analysis, struct process *process)
 	int rc = trace_stream_open(analysis->trace, entry->stream, &reader, &fd);
 	if (!rc)
 		rc = run_events(analysis, process, &copies, reader);
-	if (!rc && observe(analysis, process, NULL))
+	if (!rc && !analysis->again)
+		rc = enter_last(analysis, process);
+	if (!rc && observe_until(analysis, process, process->left ? process->span.to_tick : UINT64_MAX))
 		rc = out_of_memory(analysis, entry->stream->path);
 	if (!rc && !analysis->again)
 		rc = finish(analysis, process);
@@ -532,7 +615,7 @@ static bool is_larger(const struct ledger_result *a, const struct ledger_result 
 static bool may_be_main(const struct analysis *analysis, const struct analysis_stream *entry)
 {
 	return !entry->result.attached || entry->stream->info.header.pid ==
-						  analysis->streams[0].stream->info.header.pid;
+						  analysis->trace->streams[0].info.header.pid;
 }
 
 static int add_up(struct analysis *analysis)
@@ -560,6 +643,10 @@ static int add_up(struct analysis *analysis)
 			continue;
 		uint64_t first = clock_ns(&entry->stream->clock, first_tick(entry->stream));
 		uint64_t last = clock_ns(&entry->stream->clock, info->last_tick);
+		if (analysis->window.set) {
+			first = later(first, analysis->window.from_ns);
+			last = earlier(last, analysis->window.to_ns);
+		}
 		analysis->first_ns = first < analysis->first_ns ? first : analysis->first_ns;
 		analysis->last_ns = last > analysis->last_ns ? last : analysis->last_ns;
 	}
@@ -585,13 +672,44 @@ static int add_up(struct analysis *analysis)
 	return 0;
 }
 
+/* Else it is of no interest, and neither is what it forked. */
+static bool begins_before_end(const struct analysis *analysis, size_t index)
+{
+	struct trace_stream *stream = analysis->streams[index].stream;
+	return !analysis->window.set ||
+	       clock_ns(&stream->clock, first_tick(stream)) <= analysis->window.to_ns;
+}
+
+static void free_stream(struct analysis_stream *entry)
+{
+	free(entry->result.causes.list);
+	phases_free(&entry->result.phases);
+	moments_free(&entry->moments);
+	threads_free(&entry->threads);
+	timeline_free(&entry->timeline);
+}
+
+/* Streams that have nothing in the window. */
+static void leave_out(struct analysis *analysis)
+{
+	size_t kept = 0;
+	for (size_t i = 0; i < analysis->count; i++) {
+		struct analysis_stream *entry = &analysis->streams[i];
+		if (is_there(&analysis->window, entry->stream))
+			analysis->streams[kept++] = *entry;
+		else
+			free_stream(entry);
+	}
+	analysis->count = kept;
+}
+
 static int run_all(struct analysis *analysis)
 {
 	int rc = 0;
 	for (size_t i = 0; i < analysis->count; i++)
 		analysis->streams[i].done = false;
 	for (size_t i = 0; !rc && i < analysis->count; i++)
-		if (!analysis->streams[i].done)
+		if (!analysis->streams[i].done && begins_before_end(analysis, i))
 			rc = run_stream(analysis, i);
 	return rc;
 }
@@ -606,8 +724,11 @@ static bool any_observed(const struct analysis *analysis)
 
 int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants)
 {
-	*analysis = (struct analysis){
-		.trace = trace, .count = trace->stream_count, .wants = wants, .top = analysis->top};
+	*analysis = (struct analysis){.trace = trace,
+		.count = trace->stream_count,
+		.wants = wants,
+		.top = analysis->top,
+		.window = analysis->window};
 	if (analysis->count)
 		analysis->streams = calloc(analysis->count, sizeof(*analysis->streams));
 	if (analysis->count && !analysis->streams) {
@@ -627,6 +748,7 @@ int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants)
 		analysis->again = true;
 		rc = run_all(analysis);
 	}
+	leave_out(analysis);
 	for (size_t i = 0; i < analysis->count; i++)
 		moments_sort(&analysis->streams[i].moments);
 	return rc ? rc : add_up(analysis);
@@ -634,13 +756,8 @@ int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants)
 
 void analysis_free(struct analysis *analysis)
 {
-	for (size_t i = 0; i < analysis->count; i++) {
-		free(analysis->streams[i].result.causes.list);
-		phases_free(&analysis->streams[i].result.phases);
-		moments_free(&analysis->streams[i].moments);
-		threads_free(&analysis->streams[i].threads);
-		timeline_free(&analysis->streams[i].timeline);
-	}
+	for (size_t i = 0; i < analysis->count; i++)
+		free_stream(&analysis->streams[i]);
 	observed_free(analysis->observed);
 	free(analysis->total.causes.list);
 	free(analysis->streams);

@@ -12,6 +12,7 @@
 #include "moments.h"
 #include "observed.h"
 #include "trace.h"
+#include "window.h"
 
 /* Whose rules the allocator follows, when session.json does not say. */
 #define ANALYSIS_MODEL "glibc 2.36"
@@ -53,6 +54,7 @@ struct analysis {
 	bool complete;
 	char unknown_why[256]; /* why the system calls of an observed process are not known */
 	unsigned wants; /* enum analysis_wants */
+	struct window window; /* streams that have nothing in it are left out */
 	uint32_t top;   /* rows of a table or list that were asked for; 0 = as many as is usual */
 	bool again;     /* the second pass, which stops at the peaks that the first has found */
 	analysis_describe *describe; /* NULL = nobody can */
@@ -68,7 +70,7 @@ enum analysis_wants {
 	ANALYSIS_PEAKS = 2      /* the heap is laid out at its peaks, too: a second reading */
 };
 
-/* `wants`: of enum analysis_wants; `top` is kept, all else is set. 0 or -errno, then trace->error says why. */
+/* `wants`: of enum analysis_wants; `top` and `window` are kept, all else is set. 0 or -errno, then trace->error says why. */
 int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants);
 void analysis_free(struct analysis *analysis);
 

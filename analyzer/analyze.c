@@ -20,6 +20,7 @@ struct request {
 	const char *json;
 	const char *csv;
 	uint32_t top; /* 0 = not said */
+	struct window_request window;
 };
 
 #define TOP_MOST 1000000
@@ -74,6 +75,8 @@ static int analyze(const char *path, const struct request *request)
 		return code;
 	if (trace_open(&trace, path))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
+	else
+		code = window_find(&analysis.window, &trace, &request->window, COMMAND);
 	analysis.top = request->top;
 	if (!code) {
 		print_notes(&trace);
@@ -82,6 +85,8 @@ static int analyze(const char *path, const struct request *request)
 				    (request->json ? ANALYSIS_PEAKS : 0)))
 			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	}
+	if (!code && analysis.window.set && !analysis.count)
+		code = tool_fail(TOOL_USAGE, COMMAND, "no recorded process was there in that time");
 	if (!code)
 		code = open_symbols(&trace, &finder);
 	if (!code) {
@@ -114,6 +119,9 @@ int cmd_analyze(int argc, char **argv)
 		{"json", required_argument, NULL, 'j'},
 		{"csv", required_argument, NULL, 'c'},
 		{"top", required_argument, NULL, 't'},
+		{"from", required_argument, NULL, 'f'},
+		{"to", required_argument, NULL, 'u'},
+		{"phase", required_argument, NULL, 'p'},
 		{NULL, 0, NULL, 0},
 	};
 	struct request request = {0};
@@ -125,6 +133,12 @@ int cmd_analyze(int argc, char **argv)
 			request.json = optarg;
 		else if (option == 'c')
 			request.csv = optarg;
+		else if (option == 'f')
+			request.window.from = optarg;
+		else if (option == 'u')
+			request.window.to = optarg;
+		else if (option == 'p')
+			request.window.phase = optarg;
 		else if (option != 't')
 			return tool_bad_option(COMMAND, option, argv);
 		else if (!parse_top(optarg, &request.top))

@@ -257,7 +257,8 @@ static json_t *free_to_return(const struct ledger_result *result)
 	return object;
 }
 
-static json_t *recorder_object(const struct ledger_result *result, uint64_t trace_bytes)
+static json_t *recorder_object(
+	const struct ledger_result *result, uint64_t trace_bytes, bool windowed)
 {
 	json_t *object = json_object();
 	uint64_t count = analysis_calls(result) + analysis_all_syscalls(result);
@@ -265,7 +266,7 @@ static json_t *recorder_object(const struct ledger_result *result, uint64_t trac
 		result->samples ? json_integer((json_int_t)result->peak.recorder) : NULL);
 	put_count(object, "trace_bytes", trace_bytes);
 	put(object, "bytes_per_event",
-		count ? json_real((double)trace_bytes / (double)count) : NULL);
+		count && !windowed ? json_real((double)trace_bytes / (double)count) : NULL);
 	return object;
 }
 
@@ -401,7 +402,7 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 	put(object, "free_to_return", result->observed ? NULL : free_to_return(result));
 	put(object, "thrash",
 		result->observed ? NULL : thrash_object(&result->thrash, &stream->clock));
-	put(object, "recorder", recorder_object(result, trace_bytes));
+	put(object, "recorder", recorder_object(result, trace_bytes, analysis->window.set));
 	put(object, "phases", phases_array(result, stream));
 	put_count(object, "phases_beyond", result->phases.beyond);
 	put(object, "moments", json_moments(analysis, entry));
@@ -474,6 +475,18 @@ static json_t *notes_array(const struct analysis *analysis)
 	return notes;
 }
 
+static json_t *window_object(const struct window *window)
+{
+	if (!window->set)
+		return NULL;
+	json_t *object = json_object();
+	put_count(object, "from_ns", window->from_ns);
+	put_count(object, "to_ns", window->to_ns);
+	put(object, "phase",
+		window->phase ? json_text(window->phase, strlen(window->phase)) : NULL);
+	return object;
+}
+
 static void put_identity(json_t *root, const struct analysis *analysis)
 {
 	const struct trace_stream *program = analysis_program(analysis);
@@ -504,6 +517,7 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 	put(root, "complete", json_boolean(analysis->complete));
 	put_known(root, "duration_ns", program ? trace_has_times(program) : !imported,
 		(int64_t)(analysis->last_ns - analysis->first_ns));
+	put(root, "window", window_object(&analysis->window));
 	json_t *session_exit = json_object_get(analysis->trace->session, "exit");
 	if (json_is_object(session_exit))
 		put(root, "exit", json_incref(session_exit));

@@ -427,11 +427,12 @@ static int realloc_end(struct ledger *ledger, uint32_t tid, const struct hl_call
 	return rc;
 }
 
-/* The highest that the kernel has seen; of a process that ran before, only if it rose since. */
+/* The highest that the kernel has seen; of a process that ran before, only if it rose since the first
+ * sample. */
 static uint64_t peak_since(
 	const struct ledger_result *result, const struct hl_sample_record *sample)
 {
-	bool older = result->attached &&
+	bool older = (result->attached || result->windowed) &&
 		     (!result->samples || sample->rss_peak == result->first_sample.rss_peak);
 	return older ? 0 : sample->rss_peak;
 }
@@ -584,8 +585,8 @@ static int count_pages_anew(struct ledger *ledger)
 	return rc;
 }
 
-/* The recording begins here: the heap stays, and nothing has been counted. */
-static int recording_begins(struct ledger *ledger, uint64_t tick)
+/* The heap stays, and nothing has been counted. */
+static int count_anew(struct ledger *ledger, uint64_t tick)
 {
 	struct ledger_result *result = ledger->result, before = *result;
 	int rc;
@@ -595,14 +596,12 @@ static int recording_begins(struct ledger *ledger, uint64_t tick)
 	result->syscalls_unknown = before.syscalls_unknown;
 	result->usable_unknown = before.usable_unknown;
 	result->attached = before.attached;
+	result->windowed = before.windowed;
 	result->calls_unknown = before.calls_unknown;
 	result->phases.start_tick = tick;
 	result->thrash.window = before.thrash.window;
-	ledger->freed_count = 0;
 	timeline_restart(&ledger->timeline, &ledger->memory);
-	rc = count_pages_anew(ledger);
-	if (!rc)
-		rc = phases_fork(&result->phases, &before.phases, &ledger->memory);
+	rc = phases_fork(&result->phases, &before.phases, &ledger->memory);
 	result->peak.requested = ledger->memory.requested;
 	result->peak.requested_tick = tick;
 	result->peak.live_blocks = ledger->memory.live_blocks;
@@ -610,6 +609,24 @@ static int recording_begins(struct ledger *ledger, uint64_t tick)
 	ledger_note_mapped(ledger, tick);
 	free(before.causes.list);
 	phases_free(&before.phases);
+	return rc;
+}
+
+/* The recording begins here: pages that are free already are as new. */
+static int recording_begins(struct ledger *ledger, uint64_t tick)
+{
+	ledger->freed_count = 0;
+	int rc = count_anew(ledger, tick);
+	return rc ? rc : count_pages_anew(ledger);
+}
+
+int ledger_window(struct ledger *ledger, uint64_t tick)
+{
+	uint64_t lost = ledger->result->lost;
+	int rc = count_anew(ledger, tick);
+	ledger->pages.reused_pages = 0;
+	ledger->result->windowed = true;
+	ledger->result->lost = lost;
 	return rc;
 }
 

@@ -96,6 +96,7 @@ struct ledger_result {
 	/* The process ran before it was attached to (observed, too): what it had asked for by then
 	 * is not known, so `memory` has what was asked for since. */
 	bool attached;
+	bool windowed; /* it was counted anew at the beginning of a window */
 	bool calls_unknown;    /* its allocator was not probed */
 	bool mapped_unknown;   /* as when syscalls_unknown; or memory that others have a hand in */
 	uint64_t unseen_freed; /* blocks that were given up and not seen being made */
@@ -193,6 +194,10 @@ void ledger_prefetch(const struct ledger *ledger, const struct stream_event *eve
 
 /* Takes the next record in time order. 0 or -ENOMEM. */
 int ledger_apply(struct ledger *ledger, const struct stream_event *event);
+
+/* From here on is counted what is in the result; the heap stays as it is, with what is free in it, and
+ * so do lost events. 0 or -ENOMEM. */
+int ledger_window(struct ledger *ledger, uint64_t tick);
 
 /* Completes the result; then ledger_free. The time line stays until timeline_free, the phases until
  * phases_free. `tick`: the last one of the stream. */

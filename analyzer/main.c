@@ -42,12 +42,16 @@ static const struct command commands[] = {
 		"Matches every system call of the trace with what the kernel saw.\n"
 		"Exits 0 when VERIFIED, 1 when they differ, 4 when the evidence is not enough.\n"},
 #endif
-	{"analyze", cmd_analyze, NULL, "[--json FILE] [--csv DIR] [--top N] DIR",
+	{"analyze", cmd_analyze, NULL, "[OPTION...] DIR",
 		"where the memory is and what it cost",
 		"Prints a summary of the trace in DIR.\n"
 		"  --json FILE   write the figures as JSON (\"-\" = standard output, no summary)\n"
 		"  --csv DIR     write the time lines as CSV files into this folder\n"
-		"  --top N       so many rows of each table and list of places\n"},
+		"  --top N       so many rows of each table and list of places\n"
+		"  --from TIME   only what came at TIME or later: 1.5s, 200ms, 2m, 30% of the\n"
+		"                recording, or seconds since its start\n"
+		"  --to TIME     only what came until then\n"
+		"  --phase NAME  only the (first) phase of that name\n"},
 	{"import", cmd_import, NULL, "[--format NAME] [-o DIR] [--force] FILE | DIR",
 		"make a trace of another tool's log, or of raw files",
 		"Makes a trace of FILE (\"-\" = standard input), the log of Mozilla's logalloc, "

@@ -460,12 +460,10 @@ static bool is_log_page(const struct call *call)
 	       call->record.argument == MADV_POPULATE_WRITE && call->record.length == HL_PAGE_BYTES;
 }
 
-int observed_before(struct observed *observed, size_t stream, struct ledger *ledger,
-	const struct stream_event *event)
+int observed_until(struct observed *observed, size_t stream, struct ledger *ledger, uint64_t until)
 {
 	struct share *share = &observed->share[stream];
 	const struct trace_stream *from = &observed->trace->streams[stream];
-	uint64_t until = event ? event->record.word[0] : UINT64_MAX;
 	int rc = 0;
 
 	while (!rc && share->next < share->end &&
@@ -481,7 +479,15 @@ int observed_before(struct observed *observed, size_t stream, struct ledger *led
 			     ? take(ledger, call, from->info.header.page_bytes)
 			     : pass_by(ledger, call);
 	}
-	if (event && !observed->attached)
-		look_at(share, event, clock_ticks(&from->clock, CLOCK_CLOSE_NS));
+	return rc;
+}
+
+int observed_before(struct observed *observed, size_t stream, struct ledger *ledger,
+	const struct stream_event *event)
+{
+	const struct clock *clock = &observed->trace->streams[stream].clock;
+	int rc = observed_until(observed, stream, ledger, event->record.word[0]);
+	if (!observed->attached)
+		look_at(&observed->share[stream], event, clock_ticks(clock, CLOCK_CLOSE_NS));
 	return rc;
 }

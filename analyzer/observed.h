@@ -24,9 +24,11 @@ bool observed_knows(const struct observed *observed, size_t stream, char *why, s
 /* Of a process that was attached to: that nobody else has changed its mappings. */
 bool observed_maps(const struct observed *observed, size_t stream);
 
-/* Before the event of a stream, or with NULL at its end, gives the ledger the calls that were over
- * by then. 0 or -ENOMEM. */
+/* Before the event of a stream gives the ledger the calls that were over by then. 0 or -ENOMEM. */
 int observed_before(struct observed *observed, size_t stream, struct ledger *ledger,
 	const struct stream_event *event);
+
+/* The same before a tick: UINT64_MAX at the end. */
+int observed_until(struct observed *observed, size_t stream, struct ledger *ledger, uint64_t until);
 
 #endif

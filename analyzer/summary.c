@@ -250,6 +250,18 @@ static void print_identity(const struct analysis *analysis)
 		say("the recording ended first, as asked; the program ran on unrecorded");
 }
 
+/* What the figures are of, if not of all. */
+static void print_window(const struct window *window)
+{
+	if (!window->set)
+		return;
+	char first[48] = "";
+	if (window->phases > 1)
+		snprintf(first, sizeof(first), ", the first of %s", number(window->phases));
+	say("only %s to %s of the recording%s%s%s", duration(window->from_ns), duration(window->to_ns),
+		window->phase ? ": phase " : "", window->phase ? window->phase : "", first);
+}
+
 static void print_warnings(const struct analysis *analysis)
 {
 	const struct ledger_anomalies *anomalies = &analysis->total.anomalies;
@@ -357,10 +369,12 @@ static void print_live(
 	const struct analysis *analysis, const struct ledger_result *result, bool ran_on)
 {
 	if (result->end.requested > 0)
-		say("%s in %s block%s was never freed%s.", size(result->end.requested),
+		say("%s in %s block%s was %s%s.", size(result->end.requested),
 			number((uint64_t)result->end.live_blocks),
 			result->end.live_blocks == 1 ? "" : "s",
-			analysis_imported(analysis)     ? " as far as the log goes"
+			analysis->window.set ? "not freed" : "never freed",
+			analysis->window.set            ? " by the end of that time"
+			: analysis_imported(analysis)   ? " as far as the log goes"
 			: analysis->complete && !ran_on ? " before the program ended"
 							: " as far as the trace goes");
 }
@@ -616,6 +630,7 @@ void summary_print(const struct analysis *analysis)
 		print_log(analysis);
 	else
 		print_identity(analysis);
+	print_window(&analysis->window);
 	print_warnings(analysis);
 	print_memory(analysis);
 	print_returns(analysis);
