@@ -23,6 +23,7 @@ NAMES = tuple((f"{table}.{key}", *budget.KEYS[table][key])
 
 SHOWN = 3
 _PLACES_KEPT = 1000
+_WORTH = 0.01  # of what grew most: less explains nothing
 _LIKE = 0.75  # names at least as close are taken for the same function, renamed
 _MOMENTS = ("mapped_peak", "end")
 
@@ -162,12 +163,14 @@ def _grown_causes(limit, analysis, data):
 
 def _most(grown):
     ordered = sorted((row for row in grown if row[0] > 0), key=lambda row: -row[0])
-    return [text for _, text in ordered[:SHOWN]]
+    return [text for more, text in ordered[:SHOWN] if more >= _WORTH * ordered[0][0]]
 
 
 def _grown_places(now, before):
     grown = []
     for place, was in pair(now, before):
+        if not place["function"]:
+            continue
         more = place["requested_bytes"] - (was["requested_bytes"] if was else 0)
         renamed = was and was.get("function") != place["function"]
         note = f" (was {was.get('function')})" if renamed else ""
@@ -178,7 +181,7 @@ def _grown_places(now, before):
 
 
 def place_text(place):
-    return f"{place['function'] or 'unknown function'} in {place['module'] or 'unknown module'}"
+    return f"{place['function']} in {place['module'] or 'unknown module'}"
 
 
 def pair(now, before):

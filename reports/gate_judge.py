@@ -87,13 +87,12 @@ def verdict(results, runs, path):
     loose = [result for result in results if result.state == "LESS"]
     unproven = [result for result in results if result.state == "?"]
     if over:
-        places = _places(over, path)
-        return FINDING, f"EXCEEDED: {len(over)} of {_counted(results)} ({places})"
+        return FINDING, f"EXCEEDED: {len(over)} of {_counted(results)}{_places(over, path)}"
     if unproven or not runs.complete or runs.overwritten and not results:
         return NO_EVIDENCE, f"NOT ENOUGH EVIDENCE: {missing_evidence(unproven, runs.weakest)}"
     if loose:
-        return FINDING, (f"LOOSE: {len(loose)} of {_counted(results)} can be tightened "
-                         f"({_places(loose, path)})")
+        return FINDING, (f"LOOSE: {len(loose)} of {_counted(results)} can be tightened"
+                         f"{_places(loose, path)}")
     return OK, f"KEPT: {_counted(results)}" if results else "COMPLETE: figures for a baseline"
 
 
@@ -107,11 +106,10 @@ def _counted(results):
 
 
 def _places(results, path):
+    """Where in the budget they stand; those of the baseline have no line."""
     lines = [str(result.limit.line) for result in results if result.limit.base is None]
-    figures = [result.limit.name for result in results if result.limit.base is not None]
     word = "line" if len(lines) == 1 else "lines"
-    texts = [f"{path}, {word} {', '.join(lines)}"] if lines else []
-    return "; ".join(texts + ([f"baseline: {', '.join(figures)}"] if figures else []))
+    return f" ({path}, {word} {', '.join(lines)})" if lines else ""
 
 
 def missing_evidence(unproven, analysis):
