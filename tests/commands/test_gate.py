@@ -305,3 +305,56 @@ def test_the_gate_proves_itself(heapledger, tmp_path):
     assert lines(outcome)[-1].startswith('PROVEN: ')
     for table in budget.TABLES:
         assert f'[{table}], ' in outcome.stdout.decode(), table
+
+
+@pytest.fixture
+def example(heapledger, tmp_path):
+    """A folder as the examples of docs/ci.md expect it: a program, a budget, heapledger in PATH."""
+    folder = tmp_path / 'bin'
+    folder.mkdir()
+    (folder / 'heapledger').write_text(f'#!/bin/sh\nexec "{heapledger}" "$@"\n')
+    (folder / 'heapledger').chmod(0o755)
+    (tmp_path / 'program.c').write_text('#include <stdlib.h>\nint main(void) { return !malloc(9); }\n')
+    (tmp_path / 'Makefile').write_text('program: program.c\n\tcc -o $@ $<\n')
+    (tmp_path / 'heap.toml').write_text('[events]\ncalls = 100\n')
+    return tmp_path, {'PATH': f'{folder}:/usr/local/bin:/usr/bin:/bin'}
+
+
+def block(title):
+    """The code of a section of docs/ci.md."""
+    section = (SOURCE / 'docs/ci.md').read_text().split(f'\n## {title}\n')[1]
+    return section.split('```')[1].split('\n', 1)[1]
+
+
+def break_budget(folder):
+    (folder / 'heap.toml').write_text('[events]\ncalls = 0\n')
+
+
+@pytest.mark.parametrize('title', ['GitHub Actions', 'GitLab'])
+def test_the_steps_of_the_workflows_run(example, title):
+    folder, env = example
+    marks = ('- run: ', '- make', '- heapledger')
+    steps = [line.strip().removeprefix('- ').removeprefix('run: ')
+             for line in block(title).splitlines() if line.strip().startswith(marks)]
+    assert len(steps) == 2
+    script = ['/bin/sh', '-ec', '\n'.join(steps)]
+    assert run(script, cwd=folder, env=env).status == 0
+    assert xml.parse(folder / 'heap.xml').getroot().find('testsuite').get('failures') == '0'
+    break_budget(folder)
+    assert run(script, cwd=folder, env=env).status == 1
+
+
+def test_the_meson_and_pytest_examples_run(example):
+    folder, env = example
+    (folder / 'meson.build').write_text(block('Meson'))
+    (folder / 'test_heap.py').write_text(block('pytest'))
+    assert run(['make'], cwd=folder, env=env).status == 0
+    assert run(['meson', 'setup', 'made'], cwd=folder, env=env).status == 0
+    commands = (['meson', 'test', '-C', 'made'],
+                [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', 'test_heap.py'])
+    for command in commands:
+        outcome = run(command, cwd=folder, env=env)
+        assert outcome.status == 0, outcome
+    break_budget(folder)
+    for command in commands:
+        assert run(command, cwd=folder, env=env).status == 1
