@@ -1,33 +1,58 @@
 # SPDX-License-Identifier: MIT
 #
 # Reads a budget file (TOML) into limits, each with its line, and refuses whatever it does not
-# know: a misspelt budget must not pass. Used by check.py. Every error names file and line.
+# know: a misspelt budget must not pass. Used by the gate. Every error names file and line.
 
 import difflib
+import math
 import re
 import tomllib
 from collections import namedtuple
 
 from load import Failure, USAGE
 
-# name: "syscalls.brk"; path: where the analysis has the measured value; kind: how it is shown.
-Limit = namedtuple("Limit", "name path kind limit line")
+# name: "syscalls.brk"; path: keys under which gate_figures.py has the value; kind: how it is shown;
+# least: the limit is a lower one; base: the value of a baseline that the limit comes from.
+Limit = namedtuple("Limit", "name path kind limit line least base", defaults=(False, None))
 
-COUNT, SIZE = "count", "size"
+COUNT, SIZE, PERCENT = "count", "size", "percent"
 
 _SYSCALLS = ("brk", "mmap", "munmap", "mremap", "madvise", "mprotect", "total")
 
-# Table -> key -> (path in the analysis, kind).
+# Why the allocator makes a system call, as in include/heapledger/calls.def.
+REASONS = (
+    "unknown", "heap_init", "grow_top", "brk_fallback", "over_threshold", "arena_new", "arena_align",
+    "arena_grow", "arena_shrink", "arena_free", "trim_top", "trim_call", "free_mmapped",
+    "realloc_mremap", "interrupted", "metadata", "arena_fallback", "purge", "huge_page", "observed")
+
+# Table -> key -> (path, kind).
 KEYS = {
-    "syscalls": {name: (f"syscalls.{name}", COUNT) for name in _SYSCALLS},
-    "peak": {name: (f"peak.{name}_bytes", SIZE) for name in ("rss", "requested", "mapped")},
-    "events": {name: (f"events.{name}", COUNT) for name in ("calls", "lost")},
-    "end": {"requested": ("end.requested_bytes", SIZE), "mapped": ("end.mapped_bytes", SIZE),
-            "live_blocks": ("end.live_blocks", COUNT)},
+    "syscalls": {name: (("syscalls", name), COUNT) for name in _SYSCALLS},
+    "causes": {name: (("causes", name), COUNT) for name in REASONS},
+    "peak": {name: (("peak", f"{name}_bytes"), SIZE) for name in ("rss", "requested", "mapped")},
+    "events": {name: (("events", name), COUNT) for name in ("calls", "lost")},
+    "end": {"requested": (("end", "requested_bytes"), SIZE),
+            "mapped": (("end", "mapped_bytes"), SIZE),
+            "live_blocks": (("end", "live_blocks"), COUNT)},
+    "fragmentation": {name: (("fragmentation", "mapped", name), PERCENT)
+                      for name in ("mean", "at_peak_live", "at_peak_mapped", "peaks")},
+    "returned": {"least_share": (("returned", "share"), PERCENT)},
 }
 
+# Tables of tables, each named after what it limits: [phases.load], [sites.parse_line].
+NAMED = {
+    "phases": {**{name: (("syscalls", name), COUNT) for name in _SYSCALLS},
+               "calls": (("calls",), COUNT),
+               **{name: (("peak", f"{name}_bytes"), SIZE) for name in ("requested", "mapped", "rss")}},
+    "sites": {"peak": (("mapped_peak", "requested_bytes"), SIZE),
+              "peak_blocks": (("mapped_peak", "blocks"), COUNT),
+              "end": (("end", "requested_bytes"), SIZE),
+              "end_blocks": (("end", "blocks"), COUNT)},
+}
+TABLES = (*KEYS, *NAMED)
+
 _FILE_LIMIT_BYTES = 64 * 1024
-_UNITS = {"": 0, "B": 0, "K": 10, "KIB": 10, "M": 20, "MIB": 20, "G": 30, "GIB": 30, "T": 40,
+UNITS = {"": 0, "B": 0, "K": 10, "KIB": 10, "M": 20, "MIB": 20, "G": 30, "GIB": 30, "T": 40,
           "TIB": 40}
 _DECIMAL = {"KB": "KiB", "MB": "MiB", "GB": "GiB", "TB": "TiB"}
 _TYPES = {bool: "a boolean", float: "a float", str: "a string", list: "an array", dict: "a table",
@@ -40,15 +65,20 @@ def read(path):
     lines = _Lines(path, text)
     limits = []
     for table, keys in lines.data.items():
-        if table not in KEYS:
-            raise lines.error((table,), f"unknown table [{table}]{_nearest(table, KEYS)}")
-        if not isinstance(keys, dict):
-            raise lines.error((table,), f"{table} must be a table [{table}], "
-                                        f"not {_type_name(keys)}")
-        limits += [_limit(lines, table, key, value) for key, value in keys.items()]
+        if table not in TABLES:
+            raise lines.error((table,), f"unknown table [{table}]{_nearest(table, TABLES)}")
+        _demand_table(lines, (table,), keys)
+        if table in KEYS:
+            limits += [_limit(lines, (table, key), KEYS[table], value)
+                       for key, value in keys.items()]
+            continue
+        for name, inner in keys.items():
+            _demand_table(lines, (table, name), inner)
+            limits += [_limit(lines, (table, name, key), NAMED[table], value)
+                       for key, value in inner.items()]
     if not limits:
         raise Failure(USAGE, f"{path}: no budget in it, so nothing would be checked; "
-                             f"tables are {', '.join(f'[{name}]' for name in KEYS)}")
+                             f"tables are {', '.join(f'[{name}]' for name in TABLES)}")
     return sorted(limits, key=lambda limit: limit.line)
 
 
@@ -113,23 +143,34 @@ def _has(data, keys):
     return True
 
 
-def _limit(lines, table, key, value):
-    where = (table, key)
-    if key not in KEYS[table]:
-        raise lines.error(where, f"unknown key {key} in [{table}]{_nearest(key, KEYS[table])}")
-    path, kind = KEYS[table][key]
+def _demand_table(lines, where, value):
+    if not isinstance(value, dict):
+        name = ".".join(where)
+        raise lines.error(where, f"{name} must be a table [{name}], not {_type_name(value)}")
+
+
+def _limit(lines, where, keys, value):
+    *tables, key = where
+    if key not in keys:
+        raise lines.error(where, f"unknown key {key} in [{'.'.join(tables)}]{_nearest(key, keys)}")
+    path, kind = keys[key]
+    if len(where) == 3:
+        path = (*tables, *path)
     number = _number(lines, where, kind, value)
-    return Limit(f"{table}.{key}", path, kind, number, lines.line(where))
+    return Limit(".".join(where), path, kind, number, lines.line(where), key == "least_share")
 
 
 def _number(lines, where, kind, value):
     name = ".".join(where)
     if kind == SIZE and isinstance(value, str):
         return _size(lines, where, value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        wanted = ('an integer of bytes or a string like "64 MiB"' if kind == SIZE
-                  else "an integer")
+    types = (int, float) if kind == PERCENT else (int,)
+    if isinstance(value, bool) or not isinstance(value, types):
+        wanted = {SIZE: 'an integer of bytes or a string like "64 MiB"', COUNT: "an integer",
+                  PERCENT: "a number, of percent"}[kind]
         raise lines.error(where, f"{name} must be {wanted}, not {_type_name(value)}")
+    if not math.isfinite(value):
+        raise lines.error(where, f"{name} must be finite: {value}")
     if value < 0:
         raise lines.error(where, f"{name} must not be negative: {value}")
     return value
@@ -141,12 +182,16 @@ def _size(lines, where, text):
     if unit in _DECIMAL:
         raise lines.error(where, f'{".".join(where)}: "{text}": write {_DECIMAL[unit]} '
                                  f"(binary units) instead of {found.group(2)}")
-    if unit not in _UNITS:
+    if unit not in UNITS:
         raise lines.error(where, f'{".".join(where)}: "{text}" is not a size; '
                                  f'write one like "64 MiB"')
-    number, _, fraction = found.group(1).partition(".")
-    scaled = int(number + fraction) << _UNITS[unit]
-    return scaled // 10 ** len(fraction)
+    return scaled(found.group(1), unit)
+
+
+def scaled(digits, unit):
+    """1.5 and MIB: bytes, exactly."""
+    number, _, fraction = digits.partition(".")
+    return (int(number + fraction) << UNITS[unit.upper()]) // 10 ** len(fraction)
 
 
 def _nearest(name, valid):

@@ -29,7 +29,8 @@ def guard(path, mark, force, command="report"):
         raise Failure(USAGE, f"{path}: {error.strerror}") from None
     if mark not in head:
         raise Failure(USAGE, f"{path}: exists and was not written by heapledger {command}: "
-                             "choose another name or give --force")
+                             "choose another name"
+                             + ("" if command == "check" else " or give --force"))
 
 
 def stranger(path):

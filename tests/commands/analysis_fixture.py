@@ -149,8 +149,11 @@ class Situation:
         analyzer = self.folder / 'heapledger'
         analyzer.write_text(
             '#!/bin/sh\n'
-            '[ "$1 $3 $5" = "analyze --json --csv" ] || [ "$1 $3 $5" = "analyze --json " ] ||'
-            ' exit 2\n'
+            'case "$1 $3 $5" in\n'
+            '"analyze --json --csv"|"analyze --json ") ;;\n'
+            '"analyze --json --top") set -- "$1" "$2" "$3" "$4" ;;\n'
+            '*) exit 2 ;;\n'
+            'esac\n'
             f'status={self.analyzer_status}\n'
             '[ $status = 0 ] || { echo "heapledger: analyze: $2: broken at 64" >&2;'
             ' exit $status; }\n'

@@ -112,7 +112,8 @@ WRONG = [
     ('[syscalls]\nfoo = 1\n', '2: unknown key foo in [syscalls]; there are brk, mmap, munmap, '
                               'mremap, madvise, mprotect, total'),
     ('\n[peek]\nrss = 1\n', '2: unknown table [peek]; did you mean peak?'),
-    ('[x]\n', '1: unknown table [x]; there are syscalls, peak, events, end'),
+    ('[x]\n', '1: unknown table [x]; there are syscalls, causes, peak, events, end, fragmentation, '
+     'returned, phases, sites'),
     ('# one\n[syscalls]\n\n# two\nbrk = "200"\n',
      '5: syscalls.brk must be an integer, not a string'),
     ('[syscalls]\nbrk = true\n', '2: syscalls.brk must be an integer, not a boolean'),
@@ -157,7 +158,8 @@ def test_a_budget_without_limits_does_not_pass(situation, budget):
     assert outcome.status == 2
     assert outcome.stderr.decode() == (
         'heapledger: check: heap.toml: no budget in it, so nothing would be checked; '
-        'tables are [syscalls], [peak], [events], [end]\n')
+        'tables are [syscalls], [causes], [peak], [events], [end], [fragmentation], [returned], '
+        '[phases], [sites]\n')
 
 
 def test_a_huge_or_missing_budget_file_is_a_usage_error(situation):
@@ -173,7 +175,7 @@ def test_wrong_arguments_are_one_line(situation):
     outcome = situation.script('check.py', situation.trace)
     assert outcome.status == 2
     assert outcome.stderr.decode() == (
-        'heapledger: check: the following arguments are required: --budget; '
+        'heapledger: check: name --budget FILE, --baseline FILE or both; '
         'see heapledger check --help\n')
 
 

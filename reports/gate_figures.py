@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+#
+# What the gate judges: the figures of one run by the paths of budget.py, and of several runs the
+# best of each. None is what was not measured. Does no arithmetic but sums over equal names.
+
+import os
+
+# A trace with events missing has at least these: it can prove that a limit was exceeded.
+GROWING = ("syscalls", "causes", "peak", "events")
+
+ALL_PLACES = 1_000_000  # as many as `analyze --top` takes
+
+
+def value(analysis, path):
+    special = {"causes": _cause, "phases": _phase, "sites": _site, "returned": _returned}
+    if path[0] in special:
+        return special[path[0]](analysis, *path[1:])
+    return analysis.get(".".join(path))
+
+
+def _cause(analysis, reason):
+    rows = analysis.get("syscalls.by_cause")
+    if rows is None:
+        return None
+    return sum(row["count"] for row in rows if row["reason"] == reason)
+
+
+def _phase(analysis, name, *path):
+    """A phase of that name, or several: counts are summed, of peaks the highest counts."""
+    if analysis.get("phases_beyond"):
+        return None
+    values = []
+    for phase in analysis.get("phases", []):
+        if phase["name"] == name:
+            found = phase
+            for key in path:
+                found = found[key]
+            values.append(found)
+    if not values or None in values:
+        return None
+    return max(values) if path[0] == "peak" else sum(values)
+
+
+def _site(analysis, name, moment, key):
+    """What the place holds at the moment: 0 only if it is known and holds something at another."""
+    found = {which: places(analysis, which) for which in ("mapped_peak", "end")}
+    if None in found.values():
+        return None
+    function, _, module = name.partition("@")
+    sums = {which: [place[key] for place in rows if place["function"] == function
+                    and module in ("", place["module"])] for which, rows in found.items()}
+    return sum(sums[moment]) if any(sums.values()) else None
+
+
+def places(analysis, moment):
+    """The functions that hold memory at a moment, most first, or None if not all are listed. Lines
+    are left out: they move with every change of a source."""
+    for entry in analysis.get("moments", []):
+        if entry["moment"] == moment:
+            break
+    else:
+        return None
+    if len(entry["sites"]) < entry["sites_total"]:
+        return None
+    sums = {}
+    for site in entry["sites"]:
+        if site["kept"] or not site["blocks"]:
+            continue
+        name = (site["function"], os.path.basename(site["module"] or "") or None)
+        place = sums.setdefault(name, {"function": name[0], "module": name[1],
+                                       "requested_bytes": 0, "blocks": 0})
+        place["requested_bytes"] += site["requested_bytes"]
+        place["blocks"] += site["blocks"]
+    return sorted(sums.values(), key=lambda place: -place["requested_bytes"])
+
+
+def _returned(analysis, _share):
+    """Of the pages that were free and not used again, percent that went back to the kernel."""
+    back = analysis.get("free_to_return.returned_page_bytes")
+    never = analysis.get("free_to_return.never_page_bytes")
+    if back is None or never is None or not back + never:
+        return None
+    return 100 * back / (back + never)
+
+
+class Runs:
+    """Several recordings of the same program. A figure is the lowest of all runs: noise only adds.
+    With one that is not whole, none of it is whole."""
+
+    def __init__(self, analyses):
+        self.analyses = analyses
+
+    def values(self, limit):
+        return [value(analysis, limit.path) for analysis in self.analyses]
+
+    def best(self, limit):
+        values = self.values(limit)
+        if None in values:
+            return None
+        return max(values) if limit.least else min(values)
+
+    def best_run(self, limit):
+        """The run that has it."""
+        values = self.values(limit)
+        best = self.best(limit)
+        return self.analyses[values.index(best) if best is not None else 0]
+
+    @property
+    def complete(self):
+        return all(analysis.complete for analysis in self.analyses)
+
+    @property
+    def overwritten(self):
+        return max(analysis.overwritten for analysis in self.analyses)
+
+    @property
+    def weakest(self):
+        """The run to name when something is missing."""
+        return max(self.analyses, key=lambda a: (not a.complete, a.overwritten))
