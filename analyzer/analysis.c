@@ -28,6 +28,7 @@ struct process {
 	unsigned depth;
 	uint32_t forked_by; /* the thread, as in the parent's records */
 	struct ledger ledger;
+	struct map *map;             /* NULL: none is wanted, or it cannot be known */
 	struct ledger_result *again; /* of the second pass: nobody reads it */
 	size_t children;             /* in the second pass: forked ones that need it still */
 };
@@ -76,6 +77,15 @@ static struct ledger_result *result_of(struct analysis *analysis, struct process
 	return process->again;
 }
 
+static int begin_map(struct process *process, uint64_t first, uint64_t last)
+{
+	process->map = malloc(sizeof(*process->map));
+	if (!process->map)
+		return -ENOMEM;
+	map_start(process->map, first, last);
+	return 0;
+}
+
 /* A copy's only thread has the process's id. */
 static int begin(struct analysis *analysis, struct process *process, const struct ledger *parent)
 {
@@ -107,6 +117,8 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	if (!rc && (analysis->wants & ANALYSIS_TIMELINES) && !analysis->again)
 		rc = timeline_start(&ledger->timeline, first, stream->info.last_tick,
 			rows_of(analysis, &stream->info));
+	if (!rc && (analysis->wants & ANALYSIS_MAP) && !analysis->again && !result->observed)
+		rc = begin_map(process, first, stream->info.last_tick);
 	return rc ? out_of_memory(analysis, stream->path) : 0;
 }
 
@@ -119,6 +131,9 @@ static void end(struct analysis *analysis, struct process *process)
 		process->ledger.threads = (struct threads){0};
 	}
 	ledger_free(&process->ledger);
+	if (process->map)
+		map_free(process->map);
+	free(process->map);
 	if (process->again) {
 		free(process->again->causes.list);
 		phases_free(&process->again->phases);
@@ -338,6 +353,9 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 		rc = copies->count ? watch_copies(analysis, copies, event) : 0;
 		if (rc)
 			return rc;
+		if (process->map &&
+			map_before(process->map, &process->ledger, event->record.call.tick))
+			return out_of_memory(analysis, analysis->trace->path);
 		if (ledger_apply(&process->ledger, event))
 			return out_of_memory(
 				analysis, analysis->streams[process->index].stream->path);
@@ -353,10 +371,42 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 	return rc < 0 ? rc : watch_copies(analysis, copies, NULL);
 }
 
+/* Of the two the one whose heap is shown: by what it had mapped, if that is known. */
+static bool is_larger(const struct ledger_result *a, const struct ledger_result *b)
+{
+	if (a->mapped_unknown || b->mapped_unknown)
+		return a->peak.requested > b->peak.requested;
+	return a->peak.mapped > b->peak.mapped;
+}
+
+/* Whether add_up will prefer it to the one whose map is kept: of equal ones the first. */
+static bool is_shown(const struct analysis *analysis, size_t index)
+{
+	const struct ledger_result *result = &analysis->streams[index].result;
+	const struct ledger_result *kept = &analysis->streams[analysis->map_stream].result;
+	return !analysis->map_known || is_larger(result, kept) ||
+	       (index < analysis->map_stream && !is_larger(kept, result));
+}
+
+static int finish_map(struct analysis *analysis, struct process *process)
+{
+	int rc = map_finish(process->map, &process->ledger);
+	if (rc || !is_shown(analysis, process->index))
+		return rc;
+	map_free(&analysis->map);
+	analysis->map = *process->map;
+	analysis->map_stream = process->index;
+	analysis->map_known = true;
+	*process->map = (struct map){0};
+	return 0;
+}
+
 static int finish(struct analysis *analysis, struct process *process)
 {
 	uint64_t tick = analysis->streams[process->index].stream->info.last_tick;
 	settle_observed(analysis, process);
+	if (process->map && finish_map(analysis, process))
+		return out_of_memory(analysis, analysis->trace->path);
 	ledger_finish(&process->ledger, tick);
 	return take_moment(analysis, process, MOMENT_END, tick);
 }
@@ -520,14 +570,6 @@ static void sort_causes(struct tally_causes *causes)
 		qsort(causes->list, causes->count, sizeof(*causes->list), by_count);
 }
 
-/* Of the two the one whose heap is shown: by what it had mapped, if that is known. */
-static bool is_larger(const struct ledger_result *a, const struct ledger_result *b)
-{
-	if (a->mapped_unknown || b->mapped_unknown)
-		return a->peak.requested > b->peak.requested;
-	return a->peak.mapped > b->peak.mapped;
-}
-
 /* Who attaches to a process asks about that one, be its children larger. */
 static bool may_be_main(const struct analysis *analysis, const struct analysis_stream *entry)
 {
@@ -641,6 +683,7 @@ void analysis_free(struct analysis *analysis)
 		threads_free(&analysis->streams[i].threads);
 		timeline_free(&analysis->streams[i].timeline);
 	}
+	map_free(&analysis->map);
 	observed_free(analysis->observed);
 	free(analysis->total.causes.list);
 	free(analysis->streams);

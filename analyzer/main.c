@@ -41,11 +41,12 @@ static const struct command commands[] = {
 		"Matches every system call of the trace with what the kernel saw.\n"
 		"Exits 0 when VERIFIED, 1 when they differ, 4 when the evidence is not enough.\n"},
 #endif
-	{"analyze", cmd_analyze, NULL, "[--json FILE] [--csv DIR] [--top N] DIR",
+	{"analyze", cmd_analyze, NULL, "[--json FILE] [--csv DIR] [--map FILE] [--top N] DIR",
 		"where the memory is and what it cost",
 		"Prints a summary of the trace in DIR.\n"
 		"  --json FILE   write the figures as JSON (\"-\" = standard output, no summary)\n"
 		"  --csv DIR     write the time lines as CSV files into this folder\n"
+		"  --map FILE    write what lay at which address, over time, as JSON\n"
 		"  --top N       so many rows of each table and list of places\n"},
 	{"import", cmd_import, NULL, "[--format NAME] [-o DIR] [--force] FILE | DIR",
 		"make a trace of another tool's log, or of raw files",
