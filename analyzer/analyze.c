@@ -148,8 +148,8 @@ int cmd_analyze(int argc, char **argv)
 				"--top %s: a number of rows from 1 to 1000000 is needed", optarg);
 	}
 	if (is_stdout(request.json) && is_stdout(request.map))
-		return tool_fail(TOOL_USAGE, COMMAND,
-			"--json - and --map - cannot both be standard output");
+		return tool_fail(
+			TOOL_USAGE, COMMAND, "--json - and --map - cannot both be standard output");
 	if (argc - optind != 1)
 		return tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed, %d given",
 			argc - optind);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * `analyze --map`: the address map as JSON (docs/analysis.md, "Address map"). Rows are long and much
- * alike from one column to the next, so they are written as runs, and not by way of a tree.
+ * `analyze --map`: the address map as JSON (docs/analysis.md, "Address map"). Rows are long and
+ * much alike from one column to the next, so they are written as runs, and not by way of a tree.
  */
 #include "analysis.h"
 #include "names.h"
@@ -43,7 +43,8 @@ static void put_row(struct writer *out, const struct map_region *region, uint32_
 	writer_char(out, '[');
 	for (uint32_t column = 1; column <= MAP_COLUMNS; column++) {
 		const struct map_cell *cell = map_cell(region, from, row);
-		if (column < MAP_COLUMNS && !memcmp(cell, map_cell(region, column, row), sizeof(*cell)))
+		if (column < MAP_COLUMNS &&
+			!memcmp(cell, map_cell(region, column, row), sizeof(*cell)))
 			continue;
 		if (from)
 			writer_char(out, ',');
@@ -74,7 +75,7 @@ static void put_map(struct writer *out, const struct analysis *analysis)
 		"requested", "slack", "partial", "free", "purged", "untouched"};
 	_Static_assert(sizeof(states) / sizeof(*states) == MAP_STATES, "a name each");
 	const struct map *map = &analysis->map;
-	const struct trace_stream *stream = analysis->streams[analysis->map_stream].stream;
+	struct trace_stream *stream = analysis->streams[analysis->map_stream].stream;
 	put_stream(out, analysis);
 	key(out, "start_ns", clock_ns(&stream->clock, map->first_tick));
 	key(out, "end_ns", clock_ns(&stream->clock, map->last_tick));

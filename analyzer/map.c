@@ -42,7 +42,8 @@ static int lay_again(struct map_region *region, unsigned bits, uint64_t first_ro
 		return -ENOMEM;
 	for (uint32_t column = 0; column < columns; column++)
 		for (uint32_t row = 0; row < region->most_rows; row++) {
-			uint64_t to = ((region->first_row + row) >> (bits - region->bits)) - first_row;
+			uint64_t to =
+				((region->first_row + row) >> (bits - region->bits)) - first_row;
 			if (to < region->most_rows)
 				add_cell(&cells[(size_t)column * region->most_rows + to],
 					map_cell(region, column, row));
@@ -89,8 +90,7 @@ static struct map_region *find_break(struct map *map)
 }
 
 /* NULL: no memory, or too many arenas; then *full. */
-static struct map_region *new_region(
-	struct map *map, struct range range, bool is_break, bool *full)
+static struct map_region *new_region(struct map *map, struct range range, bool is_break, bool *full)
 {
 	size_t most = is_break || find_break(map) ? MAP_REGIONS : MAP_REGIONS - 1;
 	*full = map->regions == most;
@@ -122,8 +122,8 @@ static uint64_t row_end(const struct map_region *region, uint64_t address)
 }
 
 /* Pages with a block count as partial until their blocks are taken off. */
-static void lay_pages(struct map *map, struct map_region *region, const struct ledger *ledger,
-	struct range range)
+static void lay_pages(
+	struct map *map, struct map_region *region, const struct ledger *ledger, struct range range)
 {
 	for (uint64_t at = range.start; at < range.end;) {
 		uint64_t end = at_most(row_end(region, at), range.end);
@@ -132,8 +132,8 @@ static void lay_pages(struct map *map, struct map_region *region, const struct l
 		bytes[MAP_PARTIAL] += count.live << PAGES_BITS;
 		bytes[MAP_FREE] += count.free << PAGES_BITS;
 		bytes[MAP_PURGED] += count.returned << PAGES_BITS;
-		bytes[MAP_UNTOUCHED] += end - at -
-			((count.live + count.free + count.returned) << PAGES_BITS);
+		bytes[MAP_UNTOUCHED] +=
+			end - at - ((count.live + count.free + count.returned) << PAGES_BITS);
 		at = end;
 	}
 }
@@ -170,8 +170,8 @@ static int lay_ranges(
 		while (!rc && range.start < range.end) {
 			struct range part = range;
 			if (!is_break)
-				part.end = at_most(part.end,
-					((range.start >> MAP_ARENA_BITS) + 1) << MAP_ARENA_BITS);
+				part.end = at_most(part.end, ((range.start >> MAP_ARENA_BITS) + 1)
+								     << MAP_ARENA_BITS);
 			rc = lay_range(map, ledger, part, is_break);
 			range.start = part.end;
 		}
@@ -284,14 +284,14 @@ static int take_until(struct map *map, const struct ledger *ledger, uint32_t col
 
 void map_start(struct map *map, uint64_t first_tick, uint64_t last_tick)
 {
-	*map = (struct map){
-		.first_tick = first_tick, .last_tick = at_least(last_tick, first_tick)};
+	*map = (struct map){.first_tick = first_tick, .last_tick = at_least(last_tick, first_tick)};
 }
 
 uint64_t map_column_tick(const struct map *map, uint32_t column)
 {
 	uint64_t ticks = map->last_tick - map->first_tick, next = (uint64_t)column + 1;
-	return map->first_tick + ticks / MAP_COLUMNS * next + ticks % MAP_COLUMNS * next / MAP_COLUMNS;
+	return map->first_tick + ticks / MAP_COLUMNS * next +
+	       ticks % MAP_COLUMNS * next / MAP_COLUMNS;
 }
 
 int map_before(struct map *map, const struct ledger *ledger, uint64_t tick)

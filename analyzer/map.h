@@ -5,8 +5,8 @@
  * words are those of docs/analysis.md, "Address map".
  *
  * Nobody knows before how far a heap will reach: a region begins with rows of one page, and when it
- * outgrows them two rows become one. So memory is bounded, and one reading is enough. A column costs
- * one walk over the live blocks and over the pages that are mapped.
+ * outgrows them two rows become one. So memory is bounded, and one reading is enough. A column
+ * costs one walk over the live blocks and over the pages that are mapped.
  */
 #ifndef HEAPLEDGER_MAP_H
 #define HEAPLEDGER_MAP_H
@@ -16,7 +16,7 @@
 #define MAP_COLUMNS 240
 #define MAP_BREAK_ROWS 240
 #define MAP_ARENA_ROWS 64
-#define MAP_REGIONS 33 /* the break, and so many arenas less one */
+#define MAP_REGIONS 33    /* the break, and so many arenas less one */
 #define MAP_ARENA_BITS 26 /* arenas lie at multiples of 64 MiB */
 
 /* Every mapped byte is in one of these. */
@@ -47,11 +47,12 @@ struct map_region {
 struct map {
 	uint64_t first_tick;
 	uint64_t last_tick;
-	uint32_t taken; /* columns */
+	uint32_t taken;                        /* columns */
 	struct map_region region[MAP_REGIONS]; /* the break is the first, if there was one */
 	size_t regions;
 	size_t near;     /* where the last block lay */
-	uint64_t beyond; /* bytes of arenas that were too many, or of a heap too large; most at once */
+	uint64_t beyond; /* bytes of arenas that were too many, or of a heap too large; most at once
+			  */
 };
 
 void map_start(struct map *map, uint64_t first_tick, uint64_t last_tick);
