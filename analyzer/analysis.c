@@ -31,6 +31,7 @@ struct process {
 	bool entered; /* it is in the window, or was */
 	bool left;
 	struct ledger ledger;
+	struct map *map;             /* NULL: none is wanted, or it cannot be known */
 	struct ledger_result *again; /* of the second pass: nobody reads it */
 	size_t children;             /* in the second pass: forked ones that need it still */
 };
@@ -89,6 +90,15 @@ static struct ledger_result *result_of(struct analysis *analysis, struct process
 	return process->again;
 }
 
+static int begin_map(struct process *process, uint64_t first, uint64_t last)
+{
+	process->map = malloc(sizeof(*process->map));
+	if (!process->map)
+		return -ENOMEM;
+	map_start(process->map, first, last);
+	return 0;
+}
+
 /* A copy's only thread has the process's id. */
 static int begin(struct analysis *analysis, struct process *process, const struct ledger *parent)
 {
@@ -123,6 +133,8 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 		rc = timeline_start(&ledger->timeline, later(first, process->span.from_tick),
 			earlier(stream->info.last_tick, process->span.to_tick),
 			rows_of(analysis, &stream->info));
+	if (!rc && (analysis->wants & ANALYSIS_MAP) && !analysis->again && !result->observed)
+		rc = begin_map(process, first, stream->info.last_tick);
 	return rc ? out_of_memory(analysis, stream->path) : 0;
 }
 
@@ -135,6 +147,9 @@ static void end(struct analysis *analysis, struct process *process)
 		process->ledger.threads = (struct threads){0};
 	}
 	ledger_free(&process->ledger);
+	if (process->map)
+		map_free(process->map);
+	free(process->map);
 	if (process->again) {
 		free(process->again->causes.list);
 		phases_free(&process->again->phases);
@@ -408,6 +423,9 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 		rc = copies->count ? watch_copies(analysis, copies, event) : 0;
 		if (rc)
 			return rc;
+		if (process->map &&
+			map_before(process->map, &process->ledger, event->record.call.tick))
+			return out_of_memory(analysis, analysis->trace->path);
 		if (ledger_apply(&process->ledger, event))
 			return out_of_memory(
 				analysis, analysis->streams[process->index].stream->path);
@@ -431,6 +449,36 @@ static int enter_last(struct analysis *analysis, struct process *process)
 	return enter(analysis, process);
 }
 
+/* Of the two the one whose heap is shown: by what it had mapped, if that is known. */
+static bool is_larger(const struct ledger_result *a, const struct ledger_result *b)
+{
+	if (a->mapped_unknown || b->mapped_unknown)
+		return a->peak.requested > b->peak.requested;
+	return a->peak.mapped > b->peak.mapped;
+}
+
+/* Whether add_up will prefer it to the one whose map is kept: of equal ones the first. */
+static bool is_shown(const struct analysis *analysis, size_t index)
+{
+	const struct ledger_result *result = &analysis->streams[index].result;
+	const struct ledger_result *kept = &analysis->streams[analysis->map_stream].result;
+	return !analysis->map_known || is_larger(result, kept) ||
+	       (index < analysis->map_stream && !is_larger(kept, result));
+}
+
+static int finish_map(struct analysis *analysis, struct process *process)
+{
+	int rc = map_finish(process->map, &process->ledger);
+	if (rc || !is_shown(analysis, process->index))
+		return rc;
+	map_free(&analysis->map);
+	analysis->map = *process->map;
+	analysis->map_stream = process->index;
+	analysis->map_known = true;
+	*process->map = (struct map){0};
+	return 0;
+}
+
 static int finish(struct analysis *analysis, struct process *process)
 {
 	uint64_t tick = earlier(
@@ -438,6 +486,8 @@ static int finish(struct analysis *analysis, struct process *process)
 	settle_observed(analysis, process);
 	if (!process->entered)
 		return 0;
+	if (process->map && finish_map(analysis, process))
+		return out_of_memory(analysis, analysis->trace->path);
 	ledger_finish(&process->ledger, tick);
 	return take_moment(analysis, process, MOMENT_END, tick);
 }
@@ -603,14 +653,6 @@ static void sort_causes(struct tally_causes *causes)
 		qsort(causes->list, causes->count, sizeof(*causes->list), by_count);
 }
 
-/* Of the two the one whose heap is shown: by what it had mapped, if that is known. */
-static bool is_larger(const struct ledger_result *a, const struct ledger_result *b)
-{
-	if (a->mapped_unknown || b->mapped_unknown)
-		return a->peak.requested > b->peak.requested;
-	return a->peak.mapped > b->peak.mapped;
-}
-
 /* Who attaches to a process asks about that one, be its children larger. */
 static bool may_be_main(const struct analysis *analysis, const struct analysis_stream *entry)
 {
@@ -758,6 +800,7 @@ void analysis_free(struct analysis *analysis)
 {
 	for (size_t i = 0; i < analysis->count; i++)
 		free_stream(&analysis->streams[i]);
+	map_free(&analysis->map);
 	observed_free(analysis->observed);
 	free(analysis->total.causes.list);
 	free(analysis->streams);

@@ -9,6 +9,7 @@
 
 #include "findings.h"
 #include "ledger.h"
+#include "map.h"
 #include "moments.h"
 #include "observed.h"
 #include "trace.h"
@@ -60,6 +61,10 @@ struct analysis {
 	analysis_describe *describe; /* NULL = nobody can */
 	void *describe_context;
 	struct findings findings; /* by findings_make */
+	/* With ANALYSIS_MAP: of the process with the largest heap, if its inside is known. */
+	struct map map;
+	size_t map_stream;
+	bool map_known;
 	/* Sums over all streams: counts, events, returned, latency, anomalies, lost, causes. The
 	 * peaks, the end, the ratios and the phases in it are the main stream's. */
 	struct ledger_result total;
@@ -67,7 +72,8 @@ struct analysis {
 
 enum analysis_wants {
 	ANALYSIS_TIMELINES = 1, /* a time line a stream is kept */
-	ANALYSIS_PEAKS = 2      /* the heap is laid out at its peaks, too: a second reading */
+	ANALYSIS_PEAKS = 2,     /* the heap is laid out at its peaks, too: a second reading */
+	ANALYSIS_MAP = 4        /* the address map */
 };
 
 /* `wants`: of enum analysis_wants; `top` and `window` are kept, all else is set. 0 or -errno, then trace->error says why. */
@@ -104,6 +110,7 @@ void findings_make(struct findings *findings, const struct analysis *analysis);
 
 /* The outputs. 0 or -errno; summary returns nothing, it writes to stdout. */
 int json_write(const struct analysis *analysis, const char *path);
+int json_map_write(const struct analysis *analysis, const char *path);
 int csv_write(const struct analysis *analysis, const char *directory, char *error, size_t length);
 void summary_print(const struct analysis *analysis);
 

@@ -19,6 +19,7 @@
 struct request {
 	const char *json;
 	const char *csv;
+	const char *map;
 	uint32_t top; /* 0 = not said */
 	struct window_request window;
 };
@@ -37,6 +38,11 @@ static void print_notes(const struct trace *trace)
 			"note: there is more of this kind; see --json, processes");
 }
 
+static bool is_stdout(const char *path)
+{
+	return path && !strcmp(path, "-");
+}
+
 static int write_outputs(const struct analysis *analysis, const struct request *request)
 {
 	char error[640];
@@ -48,7 +54,13 @@ static int write_outputs(const struct analysis *analysis, const struct request *
 			return tool_fail(TOOL_USAGE, COMMAND, "cannot write %s: %s", request->json,
 				strerror(-rc));
 	}
-	if (!request->json || strcmp(request->json, "-"))
+	if (request->map) {
+		int rc = json_map_write(analysis, request->map);
+		if (rc)
+			return tool_fail(TOOL_USAGE, COMMAND, "cannot write %s: %s", request->map,
+				strerror(-rc));
+	}
+	if (!is_stdout(request->json) && !is_stdout(request->map))
 		summary_print(analysis);
 	return TOOL_OK;
 }
@@ -82,6 +94,7 @@ static int analyze(const char *path, const struct request *request)
 		print_notes(&trace);
 		if (analysis_run(&analysis, &trace,
 			    (request->csv ? ANALYSIS_TIMELINES : 0) |
+				    (request->map ? ANALYSIS_MAP : 0) |
 				    (request->json ? ANALYSIS_PEAKS : 0)))
 			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	}
@@ -118,6 +131,7 @@ int cmd_analyze(int argc, char **argv)
 	static const struct option options[] = {
 		{"json", required_argument, NULL, 'j'},
 		{"csv", required_argument, NULL, 'c'},
+		{"map", required_argument, NULL, 'm'},
 		{"top", required_argument, NULL, 't'},
 		{"from", required_argument, NULL, 'f'},
 		{"to", required_argument, NULL, 'u'},
@@ -139,12 +153,20 @@ int cmd_analyze(int argc, char **argv)
 			request.window.to = optarg;
 		else if (option == 'p')
 			request.window.phase = optarg;
+		else if (option == 'm')
+			request.map = optarg;
 		else if (option != 't')
 			return tool_bad_option(COMMAND, option, argv);
 		else if (!parse_top(optarg, &request.top))
 			return tool_fail(TOOL_USAGE, COMMAND,
 				"--top %s: a number of rows from 1 to 1000000 is needed", optarg);
 	}
+	if (is_stdout(request.json) && is_stdout(request.map))
+		return tool_fail(
+			TOOL_USAGE, COMMAND, "--json - and --map - cannot both be standard output");
+	if (request.map && (request.window.from || request.window.to || request.window.phase))
+		return tool_fail(TOOL_USAGE, COMMAND,
+			"--map shows the whole recording: not with --from, --to or --phase");
 	if (argc - optind != 1)
 		return tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed, %d given",
 			argc - optind);

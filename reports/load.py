@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 
 SCHEMA = "heapledger-analysis/1"
+MAP_SCHEMA = "heapledger-map/1"
 
 OK, FINDING, USAGE, UNREADABLE, NO_EVIDENCE = range(5)
 
@@ -29,10 +30,11 @@ class Failure(Exception):
 
 
 class Analysis:
-    """The analyzer's JSON with its tables. get("peak.rss_bytes") is None for what is null."""
+    """The analyzer's JSON with its tables and its address map, if it made them. get("peak.rss_bytes") is None for what is null."""
 
-    def __init__(self, data, tables, session=None):
+    def __init__(self, data, tables, session=None, address_map=None):
         self.data = data
+        self.map = address_map
         self.tables = tables
         self.session = session or {}
 
@@ -119,7 +121,7 @@ def program():
     return name
 
 
-def load(directory, tables=True, top=None):
+def load(directory, tables=True, top=None, address_map=False):
     """top: so many rows of lists of places, instead of the analyzer's 50."""
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.exists(directory) else "does not exist"
@@ -127,11 +129,14 @@ def load(directory, tables=True, top=None):
     with tempfile.TemporaryDirectory(prefix="heapledger-") as scratch:
         output = os.path.join(scratch, "analysis.json")
         folder = os.path.join(scratch, "csv")
+        map_file = os.path.join(scratch, "map.json")
         command = [program(), "analyze", directory, "--json", output]
         command += ["--top", str(top)] if top else []
-        _run(command + (["--csv", folder] if tables else []), output)
+        command += ["--csv", folder] if tables else []
+        _run(command + (["--map", map_file] if address_map else []), output)
         return Analysis(read_json(output), read_tables(folder) if tables else {},
-                        read_session(directory))
+                        read_session(directory),
+                        read_json(map_file, MAP_SCHEMA) if address_map else None)
 
 
 def _run(command, output):
@@ -147,15 +152,15 @@ def _run(command, output):
     raise Failure(code or UNREADABLE)
 
 
-def read_json(path):
+def read_json(path, wanted=SCHEMA):
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             data = json.load(file)
     except (OSError, ValueError) as error:
         raise Failure(UNREADABLE, f"the analysis cannot be read: {error}") from None
     schema = data.get("schema") if isinstance(data, dict) else None
-    if schema != SCHEMA:
-        raise Failure(UNREADABLE, f"the analysis has schema {schema!r}; this reads {SCHEMA!r}: "
+    if schema != wanted:
+        raise Failure(UNREADABLE, f"the analysis has schema {schema!r}; this reads {wanted!r}: "
                                   "analyzer and reports are of different versions")
     return data
 

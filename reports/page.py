@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 
+import figure_map
 import plain
 import style
 import units
@@ -185,6 +186,8 @@ def figure_section(analysis, module):
 
 
 def caption(analysis, name):
+    if name == "map":
+        return figure_map.caption(analysis)
     return (ATTACHED_CAPTIONS if analysis.attached else {}).get(name, CAPTIONS[name])
 
 

@@ -31,11 +31,12 @@ def arguments(argv):
 def figure_modules():
     import style
     import figure_ledger
+    import figure_map
     import figure_memory
     import figure_return
     import figure_syscalls
     style.setup()
-    return [figure_memory, figure_syscalls, figure_ledger, figure_return]
+    return [figure_memory, figure_map, figure_syscalls, figure_ledger, figure_return]
 
 
 def write_pngs(analysis, modules, folder, force):
@@ -72,7 +73,7 @@ def main():
     if path:
         output.guard(path, HTML_MARK, options.force)
     modules = figure_modules()
-    analysis = load(options.directory)
+    analysis = load(options.directory, address_map=True)
     if options.png:
         write_pngs(analysis, modules, options.png, options.force)
     if path:

@@ -50,6 +50,13 @@ COLOURS = {
     "arena_align": ("#b9a0d6", "#cdbbe6"),
     "arena_free": ("#41315e", "#7d67a8"),
     "brk_fallback": ("#7a1f2b", "#d46a76"),
+    # The address map is a picture, and the same on white and on dark.
+    "map_requested": ("#0072b5", "#0072b5"),
+    "map_slack": ("#3a9bd6", "#3a9bd6"),
+    "map_partial": ("#c98a00", "#c98a00"),
+    "map_free": ("#c1440e", "#c1440e"),
+    "map_purged": ("#a8548b", "#a8548b"),
+    "map_untouched": ("#8d99a6", "#8d99a6"),
     "observed": ("#0072b4", "#4fa8dd"),
     "other": ("#8d99a5", "#74818e"),
 }

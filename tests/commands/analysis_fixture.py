@@ -128,6 +128,25 @@ def tables(data, with_samples=True):
     }
 
 
+def address_map(columns=60, rows=40, row_bytes=4096):
+    """A break that fills up, is freed from below, and has a block at its top."""
+    def cell(row, column):
+        reached = min(rows, 1 + column)
+        if row >= reached:
+            return [0] * 6
+        if column < 40 or row == rows - 1:
+            return [3800, 100, row_bytes - 3900, 0, 0, 0]
+        return [0, 0, 0, 0, row_bytes, 0] if row < 10 else [0, 0, 0, row_bytes, 0, 0]
+
+    return {'schema': 'heapledger-map/1', 'stream': STREAM, 'start_ns': 0, 'end_ns': DURATION,
+            'columns': columns, 'beyond_bytes': 0,
+            'states': ['requested', 'slack', 'partial', 'free', 'purged', 'untouched'],
+            'regions': [{'kind': 'break', 'start': '0x555555560000', 'row_bytes': row_bytes,
+                         'rows': [[value for column in range(columns)
+                                   for value in (1, *cell(row, column))]
+                                  for row in range(rows)]}]}
+
+
 class Situation:
     """A trace directory with a made-up analysis behind it."""
 
@@ -137,12 +156,14 @@ class Situation:
         self.trace.mkdir()
         self.data = ordinary()
         self.with_samples = True
+        self.map = address_map()
         self.analyzer_status = 0
 
     def _write(self):
         source = self.folder / 'analysis'
         source.mkdir(exist_ok=True)
         (source / 'analysis.json').write_text(json.dumps(self.data))
+        (source / 'map.json').write_text(json.dumps(self.map))
         for name, (head, rows) in tables(self.data, self.with_samples).items():
             with open(source / f'{name}.csv', 'w', newline='') as file:
                 csv.writer(file).writerows([head, *rows])
@@ -158,7 +179,8 @@ class Situation:
             '[ $status = 0 ] || { echo "heapledger: analyze: $2: broken at 64" >&2;'
             ' exit $status; }\n'
             f'cp "{source}/analysis.json" "$4"\n'
-            f'[ -z "$6" ] || {{ mkdir -p "$6" && cp "{source}"/*.csv "$6"; }}\n')
+            f'[ -z "$6" ] || {{ mkdir -p "$6" && cp "{source}"/*.csv "$6"; }}\n'
+            f'[ -z "$8" ] || cp "{source}/map.json" "$8"\n')
         analyzer.chmod(0o755)
         return analyzer
 

@@ -14,7 +14,7 @@ import pytest
 from analysis_fixture import STREAM, Situation, add_process, causes, ledger, set_causes
 from conftest import run
 
-FIGURES = ['ledger', 'memory', 'return', 'syscalls']
+FIGURES = ['ledger', 'map', 'memory', 'return', 'syscalls']
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def situation(tmp_path):
 class Page(HTMLParser):
     """What a browser would make of the page: its text, and everything it would load."""
 
-    VOID = {'meta', 'br', 'path', 'use', 'rect', 'link', 'img'}
+    VOID = {'meta', 'br', 'path', 'use', 'rect', 'link', 'img', 'image'}
 
     def __init__(self, text):
         super().__init__()
@@ -41,7 +41,8 @@ class Page(HTMLParser):
         if tag not in self.VOID:
             self.open.append(tag)
         for name, value in attributes:
-            if name in ('src', 'href', 'data', 'action') and not (value or '').startswith('#'):
+            if name in ('src', 'href', 'data', 'action') and not re.match(
+                    '#|data:image/png;base64,', value or ''):
                 self.loads.append(value)
 
     def handle_endtag(self, tag):
@@ -75,10 +76,10 @@ def test_the_page_needs_nothing_else(situation):
     assert not {'script', 'link', 'img', 'iframe', 'object'} & set(page.tags)
 
 
-def test_the_page_has_four_figures_with_something_in_them(situation):
+def test_the_page_has_five_figures_with_something_in_them(situation):
     page = page_of(situation)
     drawings = re.findall(r'<svg [^>]*>.*?</svg>', page.source, re.S)
-    assert len(drawings) == 4
+    assert len(drawings) == 5
     for drawing in drawings:
         assert drawing.count('<path') > 20
         assert 'role="img" aria-label="' in drawing
@@ -87,7 +88,7 @@ def test_the_page_has_four_figures_with_something_in_them(situation):
 def test_a_narrow_screen_scrolls_a_figure_and_does_not_shrink_it(situation):
     """On 312 of 720 pixels the smallest text would be 4 pixels high. Paper has no scroll bar."""
     page = page_of(situation)
-    assert len(re.findall(r'<div class="wide"><svg [^>]*>.*?</svg>\s*</div>', page.source, re.S)) == 4
+    assert len(re.findall(r'<div class="wide"><svg [^>]*>.*?</svg>\s*</div>', page.source, re.S)) == 5
     assert '.wide{overflow-x:auto' in page.source
     assert '@media screen{svg{min-width:600px}}' in page.source
 
@@ -268,7 +269,7 @@ def test_what_was_not_measured_is_never_a_number(situation):
     assert 'resident memory was not measured' in page.text
     assert 'how it ended was not seen' in page.text
     assert 'Nothing of this kind was measured in this run.' in page.text
-    assert len(re.findall('<svg ', page.source)) == 3
+    assert len(re.findall('<svg ', page.source)) == 4
     assert 'None' not in page.text and 'null' not in page.text and 'nan' not in page.text
 
 
@@ -281,9 +282,23 @@ def test_an_analysis_with_almost_nothing_makes_a_page(situation):
         data[key] = None
     data['processes'] = []
     data['duration_ns'] = 0
+    situation.map = {'schema': 'heapledger-map/1', 'stream': None, 'regions': None}
     situation._write = lambda write=situation._write: _without_tables(situation, write)
     page = page_of(situation)
-    assert page.text.count('Nothing of this kind was measured in this run.') == 4
+    assert page.text.count('Nothing of this kind was measured in this run.') == 5
+
+
+def test_the_address_map_is_a_picture_with_all_that_is_left_out_said(situation):
+    whole = page_of(situation)
+    assert whole.source.count('href="data:image/png;base64,') == 1
+    assert 'are not in the map' not in whole.text
+    situation.map['beyond_bytes'] = 3 << 20
+    situation.map['regions'] += [{**situation.map['regions'][0], 'kind': 'arena',
+                                  'start': hex(0x7fff00000000 + (n << 26))} for n in range(8)]
+    page = page_of(situation)
+    assert page.source.count('href="data:image/png;base64,') == 7
+    assert 'The 6 largest of 8 arenas are drawn.' in page.text
+    assert 'Up to 3.00 MiB more lay in arenas that are not in the map.' in page.text
 
 
 def _without_tables(situation, write):
@@ -335,6 +350,7 @@ def test_figures_differ_with_the_data(situation):
     situation.data['end'] = ledger(1_310_000, 120_000, 12_900_000, 140_000, 0, 2_043)
     set_causes(situation.data, causes(grow=1805, trim=1640))
     situation.data['free_to_return']['never_page_bytes'] = 50_003_968
+    situation.map['regions'][0]['rows'].pop()
     situation.report('--png', 'two')
     for name in FIGURES:
         one, two = (situation.folder / run / f'{name}.png' for run in ('one', 'two'))

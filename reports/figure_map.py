@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+#
+# The address map: the break and the arenas, address by time, each stretch in the colour of what it
+# held. Draws what `heapledger analyze --map` wrote; colours are mixed by bytes within a cell.
+
+import matplotlib.colors
+import matplotlib.patches
+import numpy
+
+import style
+import units
+
+NAME = "map"
+TITLE = "The heap by address"
+
+# State -> its name in the key. What was never used is hardly there.
+STATES = {"requested": "requested", "slack": "slack", "partial": "free beside blocks",
+          "free": "free, whole pages", "purged": "given back, mapped", "untouched": "never used"}
+FAINT = {"untouched": 0.3}
+ARENAS_DRAWN = 6
+
+
+def draw(analysis):
+    regions = [region for region in map(Region, _regions(analysis)) if region.mapped.any()]
+    if not regions:
+        return None
+    heap = [region for region in regions if region.kind == "break"]
+    arenas = sorted((region for region in regions if region.kind != "break"),
+                    key=lambda region: -region.mapped.sum(axis=0).max())[:ARENAS_DRAWN]
+    drawn = heap + arenas
+    share = [4.6] * len(heap) + [1.5 if heap else 2.6] * len(arenas)
+    height = sum(share) + 0.6 * (len(drawn) - 1) + 1.5
+    figure, axes = style.new(len(drawn), 1, (10, height), squeeze=False, sharex=True,
+                             gridspec_kw={"height_ratios": share,
+                                          "hspace": 0.6 * len(share) / sum(share)})
+    figure.subplots_adjust(left=0.105, right=0.97, top=1 - 0.85 / height, bottom=0.58 / height)
+    divisor, unit_name = units.time_scale(analysis.map["end_ns"])
+    begin, end = (analysis.map[key] / divisor for key in ("start_ns", "end_ns"))
+    end = end if end > begin else begin + 1
+    for place, region in zip(axes[:, 0], drawn):
+        _region(place, region, begin, end)
+    _legend(figure, drawn, height)
+    last = axes[-1, 0]
+    last.set_xlim(begin, end)
+    last.set_xlabel(f"{unit_name} since the start of the recording")
+    for place in axes[:, 0]:
+        style.mark_phases(place, analysis.get("phases", []), divisor, numbered=place is axes[0, 0])
+    return figure
+
+
+def _regions(analysis):
+    return (analysis.map or {}).get("regions") or []
+
+
+class Region:
+    """Bytes by state, row and column."""
+
+    def __init__(self, data):
+        self.kind, self.start = data["kind"], int(data["start"], 16)
+        self.row_bytes = data["row_bytes"]
+        rows = [_row(row) for row in data["rows"]]
+        self.cells = numpy.stack(rows) if rows else numpy.zeros((0, 1, len(STATES)))
+        self.mapped = self.cells.sum(axis=2)
+
+    @property
+    def size(self):
+        return self.mapped.shape[0] * self.row_bytes
+
+    def total(self, state, column=-1):
+        return int(self.cells[:, column, list(STATES).index(state)].sum())
+
+    def end(self):
+        """For each column where the last mapped row ends, in bytes above the start, or NaN."""
+        there = self.mapped > 0
+        last = there.shape[0] - there[::-1].argmax(axis=0)
+        return numpy.where(there.any(axis=0), last, numpy.nan) * self.row_bytes
+
+
+def _row(runs):
+    table = numpy.array(runs, dtype=float).reshape(-1, 1 + len(STATES))
+    return numpy.repeat(table[:, 1:], table[:, 0].astype(int), axis=0)
+
+
+def image(region):
+    """Red, green, blue and opacity of each cell: the states' colours mixed by their bytes."""
+    tints = numpy.array([_tint(state) for state in STATES])
+    weights = region.cells / numpy.maximum(region.mapped, 1)[..., None] * tints[:, 3]
+    opacity = weights.sum(axis=2, keepdims=True)
+    colours = weights @ tints[:, :3] / numpy.where(opacity > 0, opacity, 1)
+    return numpy.clip(numpy.concatenate([colours, opacity], axis=2), 0, 1)
+
+
+def _tint(state):
+    return matplotlib.colors.to_rgba(style.colour("map_" + state), FAINT.get(state, 1))
+
+
+def _region(axes, region, begin, end):
+    scale, unit_name = units.size_scale(region.size)
+    top = region.size / scale
+    axes.imshow(image(region), origin="lower", aspect="auto", interpolation="none",
+                extent=(begin, end, 0, top))
+    edges = numpy.linspace(begin, end, region.mapped.shape[1] + 1)
+    axes.stairs(region.end() / scale, edges, baseline=None, color=style.colour("ink"), lw=1.1)
+    axes.set_ylim(0, top * 1.04)
+    axes.set_ylabel(f"{unit_name} above start")
+    axes.locator_params(axis="y", nbins=6 if region.kind == "break" else 3)
+    axes.set_title(_finding(region), pad=6)
+
+
+def _finding(region):
+    name = "Break" if region.kind == "break" else f"Arena at {region.start:#x}"
+    mapped = int(region.mapped[:, -1].sum())
+    if not mapped:
+        most = int(region.mapped.sum(axis=0).max())
+        return f"{name}: all of its {units.size(most)} is unmapped at the end"
+    free = region.total("partial") + region.total("free")
+    return (f"{name}: {units.size(mapped)} mapped at the end, "
+            f"{units.share_text(free, mapped)} of it free and not given back")
+
+
+def _legend(figure, drawn, height):
+    present = [i for i in range(len(STATES)) if any(region.cells[..., i].any() for region in drawn)]
+    entries = list(STATES)
+    figure.legend([matplotlib.patches.Patch(color=_tint(entries[i]), lw=0) for i in present],
+                  [STATES[entries[i]] for i in present], loc="upper left", ncols=len(present),
+                  bbox_to_anchor=(0.095, 1 - 0.06 / height), frameon=False, fontsize=9.5,
+                  handlelength=1, handleheight=1, columnspacing=1.4, borderpad=0.2)
+
+
+def caption(analysis):
+    beyond = (analysis.map or {}).get("beyond_bytes")
+    regions = _regions(analysis)
+    arenas = sum(region["kind"] != "break" for region in regions)
+    text = ("Time runs to the right, addresses go up; the line is where memory ends. A cell that "
+            "holds several things has their colours mixed by bytes. At the break, a block high up "
+            "keeps all below it mapped. Blocks with a mapping of their own are not shown; what a "
+            "thread's cache keeps counts as free.")
+    if arenas > ARENAS_DRAWN:
+        text += f" The {ARENAS_DRAWN} largest of {arenas} arenas are drawn."
+    if beyond:
+        text += f" Up to {units.size(beyond)} more lay in arenas that are not in the map."
+    return text
