@@ -624,6 +624,8 @@ static int add_counts(struct ledger_result *total, const struct ledger_result *r
 	add_cycles(&total->thrash.break_, &result->thrash.break_);
 	add_cycles(&total->thrash.block, &result->thrash.block);
 	tally_latency_merge(&total->latency, &result->latency);
+	tally_latency_merge(&total->reused, &result->reused);
+	tally_latency_merge(&total->waiting, &result->waiting);
 	total->reused_page_bytes += result->reused_page_bytes;
 	total->never_page_bytes += result->never_page_bytes;
 	total->anomalies.unknown_frees += result->anomalies.unknown_frees;

@@ -5,6 +5,7 @@
 #include "analysis.h"
 #include "json_put.h"
 #include "names.h"
+#include "returns.h"
 #include "writer.h"
 
 #include "heapledger/record.h"
@@ -238,6 +239,23 @@ static json_t *histogram(const struct tally_latency *latency)
 	return array;
 }
 
+static json_t *incidence(const struct ledger_result *result)
+{
+	const struct returns returns = {&result->latency, &result->reused, &result->waiting};
+	struct returns_step step[RETURNS_STEPS];
+	size_t count = returns_incidence(&returns, step);
+	json_t *array = json_array();
+	for (size_t i = 0; i < count; i++) {
+		json_t *entry = json_object();
+		put_count(entry, "up_to_ns", step[i].up_to_ns);
+		put_count(entry, "at_risk_bytes", step[i].at_risk_bytes);
+		put(entry, "returned", json_real(step[i].returned));
+		put(entry, "reused", json_real(step[i].reused));
+		json_array_append_new(array, entry);
+	}
+	return array;
+}
+
 static json_t *free_to_return(const struct ledger_result *result)
 {
 	const struct tally_latency *latency = &result->latency;
@@ -254,6 +272,7 @@ static json_t *free_to_return(const struct ledger_result *result)
 	}
 	put(object, "latency_ns", times);
 	put(object, "histogram", histogram(latency));
+	put(object, "incidence", incidence(result));
 	return object;
 }
 

@@ -172,10 +172,13 @@ static inline bool in_pages(const struct ledger *ledger, const struct live_block
 	       bytes && bytes <= (uint64_t)(heap > 0 ? heap : 0) && block->addr > HEADER_BYTES;
 }
 
-static inline int hold_pages(struct ledger *ledger, const struct live_block *block)
+/* `reused`: what to do with pages that were free; NULL = they were not, in truth. */
+static inline int hold_pages(
+	struct ledger *ledger, const struct live_block *block, struct free_span *reused)
 {
 	uint64_t start = block->addr - HEADER_BYTES;
-	int rc = pages_add(&ledger->pages, start, start + (block->chunk & HL_ADDRESS_MASK));
+	int rc = pages_add(&ledger->pages, start, start + (block->chunk & HL_ADDRESS_MASK),
+		reused ? free_span_ends : NULL, reused);
 	if (rc != -E2BIG)
 		return rc;
 	ledger->result->anomalies.impossible++;
@@ -212,7 +215,8 @@ static int add_block(struct ledger *ledger, const struct live_block *block, uint
 		drop_pages(ledger, &old, tick);
 	}
 	count_block(ledger, block, true);
-	return in_pages(ledger, block) ? hold_pages(ledger, block) : 0;
+	struct free_span reused = {ledger->clock, tick, &ledger->result->reused};
+	return in_pages(ledger, block) ? hold_pages(ledger, block, &reused) : 0;
 }
 
 int ledger_take_in(struct ledger *ledger, const struct live_block *block)
@@ -224,7 +228,7 @@ int ledger_take_in(struct ledger *ledger, const struct live_block *block)
 	struct live_block old;
 	int rc = live_add(&ledger->live, block, &old);
 	if (!rc && in_pages(ledger, block))
-		rc = hold_pages(ledger, block);
+		rc = hold_pages(ledger, block, NULL);
 	ledger->pages.reused_pages = reused; /* it was there first */
 	ledger_rebase(ledger, &by);
 	return rc < 0 ? rc : 0;
@@ -576,11 +580,11 @@ static int count_pages_anew(struct ledger *ledger)
 	pages_free(&ledger->pages);
 	ledger->pages = (struct pages){.limit = limit};
 	for (const struct live_block *block; !rc && (block = live_next(&ledger->live, &at));)
-		rc = in_pages(ledger, block) ? hold_pages(ledger, block) : 0;
+		rc = in_pages(ledger, block) ? hold_pages(ledger, block, NULL) : 0;
 	for (size_t i = 0; !rc && i < ledger->realloc_count; i++) {
 		struct ledger_realloc *entry = &ledger->reallocs[i];
 		entry->holds_pages = entry->old.addr && in_pages(ledger, &entry->old);
-		rc = entry->holds_pages ? hold_pages(ledger, &entry->old) : 0;
+		rc = entry->holds_pages ? hold_pages(ledger, &entry->old, NULL) : 0;
 	}
 	return rc;
 }
@@ -688,6 +692,19 @@ int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 	return marked(ledger, kind, event);
 }
 
+/* What is free at the end: it was not seen for longer. */
+static void note_waiting(struct ledger *ledger, uint64_t tick)
+{
+	struct tally_latency *waiting = &ledger->result->waiting;
+	struct free_span span = {ledger->clock, tick, waiting};
+	pages_waiting(&ledger->pages, free_span_ends, &span);
+	for (size_t i = 0; i < ledger->freed_count; i++) {
+		const struct ledger_freed *freed = &ledger->freed[i];
+		uint64_t ticks = tick > freed->tick ? tick - freed->tick : 0;
+		tally_latency(waiting, clock_span(ledger->clock, ticks), freed->bytes);
+	}
+}
+
 void ledger_finish(struct ledger *ledger, uint64_t tick)
 {
 	struct ledger_result *result = ledger->result;
@@ -714,7 +731,6 @@ void ledger_finish(struct ledger *ledger, uint64_t tick)
 	ratio->at_peak_live = ratio_of((double)memory_mapped(&peak->at_requested), ratio->max_live);
 	ratio->at_peak_held = ratio_of((double)peak->mapped, (double)peak->at_mapped.requested);
 	result->reused_page_bytes += ledger->pages.reused_pages << PAGES_BITS;
-	result->never_page_bytes += pages_free_count(&ledger->pages) << PAGES_BITS;
-	for (size_t i = 0; i < ledger->freed_count; i++)
-		result->never_page_bytes += ledger->freed[i].bytes;
+	note_waiting(ledger, tick);
+	result->never_page_bytes += result->waiting.total_bytes;
 }

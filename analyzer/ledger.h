@@ -76,7 +76,9 @@ struct ledger_result {
 	struct ledger_returned returned;
 	struct ledger_ratio mapped_ratio;
 	struct ledger_ratio resident_ratio;
-	struct tally_latency latency;
+	struct tally_latency latency; /* of freed pages, until they went back */
+	struct tally_latency reused;  /* ... until a block lay on them again */
+	struct tally_latency waiting; /* ... until the end */
 	uint64_t reused_page_bytes;
 	uint64_t never_page_bytes;
 	struct ledger_anomalies anomalies;

@@ -82,28 +82,22 @@ static void change(struct ledger *ledger, int64_t *bytes, int64_t by)
 	*bytes = after;
 }
 
-struct return_context {
-	struct ledger *ledger;
-	uint64_t tick;
-};
-
-static void page_returned(void *opaque, uint64_t free_since, uint64_t pages)
+void free_span_ends(void *context, uint64_t free_since, uint64_t pages)
 {
-	struct return_context *context = opaque;
-	uint64_t ticks = context->tick > free_since ? context->tick - free_since : 0;
-	tally_latency(&context->ledger->result->latency, clock_span(context->ledger->clock, ticks),
-		pages << PAGES_BITS);
+	const struct free_span *span = context;
+	uint64_t ticks = span->tick > free_since ? span->tick - free_since : 0;
+	tally_latency(span->latency, clock_span(span->clock, ticks), pages << PAGES_BITS);
 }
 
 static struct pages_taken take_pages(struct ledger *ledger, uint32_t tid, uint64_t start,
 	uint64_t end, bool unmapped, uint64_t tick)
 {
-	struct return_context context = {ledger, tick};
+	struct free_span span = {ledger->clock, tick, &ledger->result->latency};
 	struct ledger_realloc *entry =
 		ledger->realloc_count ? ledger_realloc_of(ledger, tid) : NULL;
 	if (entry)
 		ledger_drop_realloc_pages(ledger, entry);
-	return pages_return(&ledger->pages, start, end, unmapped, page_returned, &context);
+	return pages_return(&ledger->pages, start, end, unmapped, free_span_ends, &span);
 }
 
 /* The range is not mapped any more. Of its `bytes`, returns those that went back by this: what

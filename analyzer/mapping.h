@@ -38,4 +38,14 @@ int ledger_take_in(struct ledger *ledger, const struct live_block *block);
 void ledger_leave_out(struct ledger *ledger, uint64_t addr);
 void ledger_rebase(struct ledger *ledger, const struct memory *by);
 
+/* Freed pages whose time ends at `tick`: takes that time down in `latency`. */
+struct free_span {
+	const struct clock *clock;
+	uint64_t tick;
+	struct tally_latency *latency;
+};
+
+/* A pages_freed; its context is a struct free_span. */
+void free_span_ends(void *context, uint64_t free_since, uint64_t pages);
+
 #endif

@@ -91,7 +91,8 @@ static inline unsigned page_in_leaf(uint64_t number)
 	return number & (LEAF_PAGES - 1);
 }
 
-int pages_add(struct pages *pages, uint64_t start, uint64_t end)
+int pages_add(
+	struct pages *pages, uint64_t start, uint64_t end, pages_freed *reused, void *context)
 {
 	uint64_t last = (end - 1) >> PAGES_BITS;
 	for (uint64_t number = start >> PAGES_BITS; number <= last;) {
@@ -100,8 +101,11 @@ int pages_add(struct pages *pages, uint64_t start, uint64_t end)
 			return pages->count >= limit_of(pages) ? -E2BIG : -ENOMEM;
 		do {
 			struct page *page = &leaf->page[page_in_leaf(number)];
-			if (page->state == PAGE_FREE)
+			if (page->state == PAGE_FREE) {
 				pages->reused_pages++;
+				if (reused)
+					reused(context, page->free_since, 1);
+			}
 			page->state = PAGE_LIVE;
 			page->blocks++;
 		} while (++number <= last && page_in_leaf(number));
@@ -142,7 +146,7 @@ struct return_range {
 	uint64_t first;
 	uint64_t end;
 	bool unmapped;
-	pages_returned *returned;
+	pages_freed *returned;
 	void *context;
 	struct pages_taken taken;
 };
@@ -182,7 +186,7 @@ static void return_by_leaf(struct pages *pages, struct return_range *range)
 }
 
 struct pages_taken pages_return(struct pages *pages, uint64_t start, uint64_t end, bool unmapped,
-	pages_returned *returned, void *context)
+	pages_freed *returned, void *context)
 {
 	struct return_range range = {
 		.first = (start + (1 << PAGES_BITS) - 1) >> PAGES_BITS,
@@ -233,13 +237,14 @@ void pages_prefetch(const struct pages *pages, uint64_t address)
 		__builtin_prefetch(&leaf->page[page_in_leaf(number)], 1);
 }
 
-uint64_t pages_free_count(const struct pages *pages)
+void pages_waiting(const struct pages *pages, pages_freed *waiting, void *context)
 {
-	uint64_t count = 0;
-	for (size_t i = 0; i < pages->size; i++)
-		for (unsigned j = 0; pages->leaves[i] && j < LEAF_PAGES; j++)
-			count += pages->leaves[i]->page[j].state == PAGE_FREE;
-	return count;
+	for (size_t i = 0; i < pages->size; i++) {
+		const struct pages_leaf *leaf = pages->leaves[i];
+		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++)
+			if (leaf->page[j].state == PAGE_FREE)
+				waiting(context, leaf->page[j].free_since, 1);
+	}
 }
 
 int pages_copy(struct pages *to, const struct pages *from)

@@ -29,8 +29,13 @@ struct pages {
 	uint64_t reused_pages; /* FREE pages that got a block again */
 };
 
-/* A block now covers [start, end). 0, -ENOMEM, or -E2BIG at the limit. */
-int pages_add(struct pages *pages, uint64_t start, uint64_t end);
+/* Told of pages that cease to be free, or are so still, with the tick since when they were. */
+typedef void pages_freed(void *context, uint64_t free_since, uint64_t pages);
+
+/* A block now covers [start, end). 0, -ENOMEM, or -E2BIG at the limit. `reused`, if not NULL, is told
+ * of pages that were FREE. */
+int pages_add(
+	struct pages *pages, uint64_t start, uint64_t end, pages_freed *reused, void *context);
 
 /* ... and no longer does; the time is kept for pages that became free. */
 void pages_remove(struct pages *pages, uint64_t start, uint64_t end, uint64_t tick);
@@ -44,11 +49,10 @@ struct pages_taken {
 	uint64_t returned; /* pages that had gone back before: RETURNED */
 };
 
-/* The kernel took back [start, end) (whole pages), and the addresses too if `unmapped`. Calls
- * `returned` with the tick since when each run of pages was free. */
-typedef void pages_returned(void *context, uint64_t free_since, uint64_t pages);
+/* The kernel took back [start, end) (whole pages), and the addresses too if `unmapped`; `returned`
+ * is told of those that were FREE. */
 struct pages_taken pages_return(struct pages *pages, uint64_t start, uint64_t end, bool unmapped,
-	pages_returned *returned, void *context);
+	pages_freed *returned, void *context);
 
 /* Pages of a range by state; the others are UNUSED. */
 struct pages_count {
@@ -58,8 +62,8 @@ struct pages_count {
 };
 struct pages_count pages_count(const struct pages *pages, uint64_t start, uint64_t end);
 
-/* Pages that are FREE now. */
-uint64_t pages_free_count(const struct pages *pages);
+/* Tells `waiting` of the pages that are FREE now. */
+void pages_waiting(const struct pages *pages, pages_freed *waiting, void *context);
 
 /* Asks for the page of an address ahead of its use. */
 void pages_prefetch(const struct pages *pages, uint64_t address);

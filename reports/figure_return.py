@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
 #
 # From free to return: how long pages took from the last block on them being freed to going back
-# to the kernel, and what became of the others. Pages reused first or free at the end compete with
-# those returned, so shares are of all freed pages (cumulative incidence), not of the returned.
-
-import numpy
+# to the kernel, and what became of the others. Reuse is a rival of return, and a page that is free
+# at the end was seen for so long only: the curves are the analyzer's cumulative incidence of both
+# (docs/analysis.md), the bar beside them is how it was at the end.
 
 import style
 import units
@@ -27,40 +26,41 @@ def draw(analysis):
     total = freed_bytes(analysis)
     if not total:
         return None
-    histogram = [step for step in analysis.get("free_to_return.histogram", []) if step["bytes"]]
     figure, (left, right) = style.new(1, 2, (10, 3.9), sharey=True,
                                       gridspec_kw={"width_ratios": [3, 0.32], "wspace": 0.05})
     figure.subplots_adjust(left=0.075, right=0.70, top=0.88, bottom=0.135)
-    _curve(left, histogram, total)
+    _curves(left, analysis.get("free_to_return.incidence", []))
     _fates(right, analysis, total)
     return figure
 
 
-def _curve(axes, histogram, total):
+def _curves(axes, steps):
     axes.grid(axis="y")
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-    axes.set_title("share of freed pages returned within a time", pad=8)
-    if not histogram:
+    axes.set_title("share of freed pages returned, and reused, within a time", pad=8)
+    if not any(step["returned"] or step["reused"] for step in steps):
         axes.set_xticks([])
-        axes.text(0.5, 0.5, "no page went back to the kernel", transform=axes.transAxes,
-                  ha="center", va="center", color=style.colour("quiet"), fontsize=11)
+        axes.text(0.5, 0.5, "no page went back to the kernel or was reused",
+                  transform=axes.transAxes, ha="center", va="center",
+                  color=style.colour("quiet"), fontsize=11)
         return
-    limits = [max(step["up_to_ns"], 1) for step in histogram]
-    shares = 100 * numpy.cumsum([step["bytes"] for step in histogram]) / total
+    limits = [max(step["up_to_ns"], 1) for step in steps]
     first, last = min(limits[0] / 3, 1e3), max(limits[-1] * 1.5, 1e6)
     axes.set_xscale("log")
     axes.set_xlim(first, last)
-    times, values = [first] + limits + [last], [0, *shares, shares[-1]]
-    axes.fill_between(times, values, step="post", color=style.colour("returned"), alpha=0.16, lw=0)
-    axes.step(times, values, where="post", color=style.colour("returned"))
+    for fate, colour in ("reused", "requested"), ("returned", "returned"):
+        shares = [100 * step[fate] for step in steps]
+        times, values = [first] + limits + [last], [0, *shares, shares[-1]]
+        axes.fill_between(times, values, step="post", color=style.colour(colour), alpha=0.16, lw=0)
+        axes.step(times, values, where="post", color=style.colour(colour))
     ticks = [(10.0**power, text) for power, text in (
         (1, "10 ns"), (2, "100 ns"), (3, "1 µs"), (4, "10 µs"), (5, "100 µs"), (6, "1 ms"),
         (7, "10 ms"), (8, "100 ms"), (9, "1 s"), (10, "10 s"), (11, "100 s"), (12, "1,000 s"))]
     ticks = [tick for tick in ticks if first <= tick[0] <= last]
     axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("from the last free on the page to its return")
+    axes.set_xlabel("from the last free on the page to its return or reuse")
 
 
 def _fates(axes, analysis, total):

@@ -60,6 +60,45 @@ def test_the_figures(heapledger, trace):
     assert not any(data['anomalies'].values())
 
 
+# Six waits of a page: used again after 10 ns, gone back after 100; seen for 20, 1010, 1098 and 1099.
+WAITS = '''
+command program
+stream 100 1 0 0 1000
+syscall 7 1000 32 0x555555560000 0 0x555555581000 0x555555581000 0 1 2 1
+call 7 1100 1 0x555555560010 100 112 0 0
+call 7 1101 1 0x555555561010 100 112 0 0
+call 7 1102 1 0x555555562010 100 112 0 0
+call 7 1103 1 0x555555563010 100 112 0 0
+call 7 1104 1 0x555555564010 100 112 0 0
+call 7 1200 9 0x555555561010 0 0 0 0
+call 7 1201 9 0x555555562010 0 0 0 0
+call 7 1202 9 0x555555563010 0 0 0 0
+call 7 1203 9 0x555555564010 0 0 0 0
+call 7 1210 1 0x555555561010 100 112 0 0
+call 7 1290 9 0x555555561010 0 0 0 0
+syscall 7 1303 32 0x555555581000 0 0x555555564000 0x555555564000 0 13 11 1
+call 7 2280 9 0x555555560010 0 0 0 0
+call 7 2300 55 0 0 0 0 0
+close 1 1 0 2400 0
+'''
+
+
+def test_the_incidence_of_return_has_reuse_for_a_rival_and_the_end_for_a_limit(heapledger, build, tmp_path):
+    back = figures(heapledger, make_trace(build, tmp_path / 'waits', WAITS))['free_to_return']
+    assert [back[f'{fate}_page_bytes'] // 4096 for fate in ('returned', 'reused', 'never')] == [1, 1, 4]
+    steps = [(step['up_to_ns'], step['at_risk_bytes'] // 4096, step['returned'], step['reused'])
+             for step in back['incidence']]
+    again, went = pytest.approx(1 / 6), pytest.approx(5 / 6 * 1 / 4)
+    assert steps == [(15, 5, 0, again), (31, 4, 0, again), (127, 3, went, again),
+                     (1023, 2, went, again), (2047, 0, went, again)]
+
+
+def test_nothing_freed_has_no_incidence(heapledger, build, tmp_path):
+    script = WAITS.split('call 7 1200')[0] + 'close 1 1 0 2400 0\n'
+    back = figures(heapledger, make_trace(build, tmp_path / 'none', script))['free_to_return']
+    assert back['incidence'] == [] and back['never_page_bytes'] == 0
+
+
 def test_a_child_starts_from_its_parents_heap(heapledger, build, tmp_path):
     data = figures(heapledger, make_trace(build, tmp_path / 'both', SCRIPT + CHILD))
     child = data['processes'][1]
