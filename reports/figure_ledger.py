@@ -52,6 +52,7 @@ def draw(analysis):
         _bar(axes, top, with_rest(ledger, HOLDS), HOLDS + (UNKNOWN,), scale, largest)
         _bar(axes, top - 1.15, with_rest(ledger, LIES), LIES + (UNKNOWN,), scale, largest)
         axes.text(-0.165, top + 0.62, f"{heading}: {units.size(ledger['mapped_bytes'])} mapped",
+                  label=style.HEADING,
                   transform=axes.get_yaxis_transform(), fontweight="bold", fontsize=11,
                   va="center", ha="left")
         for place, text in ((top, "what it holds"), (top - 1.15, "where it lies")):

@@ -32,9 +32,9 @@ CAPTIONS = {
     "ledger": "Each mapped byte twice: by what it holds and by where it lies. Slack is headers and "
               "rounding of live blocks. Free memory is still mapped; whether it is resident is not "
               "said here.",
-    "return": "The clock of a page starts when the last block on it is freed. Pages that were used "
-              "again first, or were free at the end, count as not returned; nothing is averaged "
-              "over the returned pages alone.",
+    "return": "The clock of a page starts when the last block on it is freed. A page that is used "
+              "again can no longer go back, so the two curves add up to what became of all; one "
+              "that was free at the end counts for as long as it was seen.",
 }
 
 MODES = {"allocator": "heapledger's own allocator served the program",
@@ -175,7 +175,7 @@ def figure_section(analysis, module):
     if figure is None:
         inner = '<p class="missing">Nothing of this kind was measured in this run.</p>\n'
     else:
-        drawing = style.svg(figure, escape(module.TITLE))
+        drawing = style.inline_svg(figure, escape(f"{module.TITLE}: {style.titles(figure)}"))
         inner = (f'<figure>\n<div class="wide">{drawing}</div>\n'
                  f"<figcaption>{escape(caption(analysis, module.NAME))}</figcaption>\n</figure>\n")
         style.close(figure)

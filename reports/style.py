@@ -157,7 +157,23 @@ def png(figure, path, dpi=160):
     figure.savefig(path, format="png", dpi=dpi, metadata={"Software": "heapledger"})
 
 
-def svg(figure, label):
+HEADING = "heading"  # the label of a text that is as good as a title
+
+
+def svg(figure, path):
+    """The figure as a file of its own, in the colours of print."""
+    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": "heapledger"})
+
+
+def titles(figure):
+    """What the parts of a figure say in their titles, as one line."""
+    said = [axes.get_title(place) for axes in figure.axes for place in ("left", "center", "right")]
+    said += [text.get_text() for axes in figure.axes for text in axes.texts
+             if text.get_label() == HEADING]
+    return "; ".join(" ".join(text.split()) for text in said if text)
+
+
+def inline_svg(figure, label):
     """The figure as an <svg> element for the page: no names of other hosts, colours by variable."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True,

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
@@ -343,6 +344,29 @@ def test_png_writes_the_figures_alone_and_none_is_blank(situation):
         (height, width, _), spread = variance(path)
         assert width == 1600 and height > 500
         assert spread > 0.005, path
+
+
+def test_svg_writes_the_figures_alone(situation):
+    outcome = situation.report('--svg', 'figures')
+    assert (outcome.status, outcome.stdout, outcome.stderr) == (0, b'', b'')
+    assert sorted(path.name for path in (situation.folder / 'figures').iterdir()) == [
+        f'{name}.svg' for name in FIGURES]
+    for path in (situation.folder / 'figures').iterdir():
+        drawing = ElementTree.parse(path).getroot()
+        assert drawing.tag == '{http://www.w3.org/2000/svg}svg' and len(list(drawing.iter())) > 50
+        assert not [value for element in drawing.iter() for name, value in element.items()
+                    if name.endswith('href') and not value.startswith(('#', 'data:image/png;base64,'))]
+    assert situation.report('--svg', 'figures').status == 0  # its own are replaced
+    (situation.folder / 'figures' / 'return.svg').write_text('<svg/>')
+    assert situation.report('--svg', 'figures').status == 2
+
+
+def test_each_figure_says_in_words_what_it_shows(situation):
+    """To whom does not see it: its section's name and what is over its parts."""
+    labels = re.findall(r'<svg [^>]*role="img" aria-label="([^"]*)"', page_of(situation).source)
+    assert len(labels) == len(FIGURES)
+    assert all(re.fullmatch(r'[A-Z][^:]+: .{10,}', label) for label in labels), labels
+    assert any('share of freed pages returned' in label for label in labels)
 
 
 def test_figures_differ_with_the_data(situation):
