@@ -4,6 +4,7 @@ under the library and under `heapledger record`, and how to compare. Meson start
 its own with HEAPLEDGER_BUILD set; by hand: HEAPLEDGER_BUILD=build pytest tests/commands/test_x.py
 """
 
+import concurrent.futures
 import functools
 import json
 import os
@@ -241,18 +242,20 @@ class Preload:
         return [self.heapledger, 'record', '-o', trace, '--', *argv]
 
     def compare(self, argv, *, prepare=None, files=(), result=None, env=None, input=None,
-                normalise=None, least_calls=1, timeout=240):
+                normalise=None, least_calls=1, timeout=240, waits=False):
         """Runs argv three times, each in a new folder that prepare(folder) fills, and demands the
         same status, stdout, stderr, contents of the files it leaves and result(folder). normalise
-        takes from the output what is never twice the same. The recording must be whole."""
+        takes from the output what is never twice the same. The recording must be whole. The three
+        run side by side if the program mostly waits."""
         trace = self.folder / 'trace'
         ways = {
             'plain': (argv, env),
             'library': (argv, self.environment(env)),
             'recorded': (self.record_command(argv, trace), env),
         }
-        outcomes = {}
-        for way, (command, variables) in ways.items():
+
+        def outcome_of(way):
+            command, variables = ways[way]
             cwd = self.folder / way
             cwd.mkdir()
             if prepare:
@@ -265,7 +268,10 @@ class Preload:
             if normalise:
                 outcome.stdout = normalise(outcome.stdout)
                 outcome.stderr = normalise(outcome.stderr)
-            outcomes[way] = outcome
+            return outcome
+
+        with concurrent.futures.ThreadPoolExecutor(len(ways) if waits else 1) as pool:
+            outcomes = dict(zip(ways, pool.map(outcome_of, ways)))
         for way in 'library', 'recorded':
             assert_same(outcomes['plain'], outcomes[way], way)
         analysis = analyze(self.heapledger, trace)

@@ -39,19 +39,19 @@ def test_own_suite_with_its_small_object_allocator(preload):
 
 def test_own_suite_of_threads(preload):
     """Mostly waiting; with every object from malloc there is more to do in between."""
-    own_suite(preload, THREADS, 'malloc')
+    own_suite(preload, THREADS, 'malloc', waits=True)
 
 
 def test_own_suite_of_processes(preload):
     """fork, vfork, posix_spawn, signals and pipes: hundreds of children."""
-    own_suite(preload, ['test_subprocess'], 'default')
+    own_suite(preload, ['test_subprocess'], 'default', waits=True)
 
 
-def own_suite(preload, modules, malloc):
+def own_suite(preload, modules, malloc, waits=False):
     env = {'PYTHONMALLOC': malloc, 'PYTHONDONTWRITEBYTECODE': '1', 'PYTHONHASHSEED': '1'}
     result = preload.compare(
         [PYTHON, '-m', 'test', '--junit-xml', 'results.xml', *modules],
-        env=env, result=results, normalise=without_times, timeout=280,
+        env=env, result=results, normalise=without_times, timeout=280, waits=waits,
         least_calls=1_000_000 if malloc == 'malloc' else 100_000)
     assert result.plain.status == 0, result.plain
     assert len(result.plain.result) > 100
