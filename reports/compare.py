@@ -121,7 +121,7 @@ def compare_command(options):
 def _variant(result):
     names = [name for _, rows in (compare_table.BARE, compare_table.RECORDED) for name, _ in rows]
     return {"name": result.variant.name, "policy": result.variant.policy,
-            "library": result.variant.library, "complete": result.complete, "notes": result.notes,
+            "library": result.variant.preloaded, "complete": result.complete, "notes": result.notes,
             "failed": [{"run": failed.run, "recorded": failed.recorded, "status": failed.status}
                        for failed in result.failed],
             "figures": {name: result.figure(name) for name in sorted({*names, *result.values})}}

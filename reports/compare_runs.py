@@ -28,8 +28,9 @@ _CALLERS = ("SUDO_UID", "DOAS_USER", "PKEXEC_UID")
 _SAID_LINES = 3
 _GRACE_SECONDS = 5
 
-# policy: heapledger's allocator with it; else the allocator is the program's, or `library`.
-Variant = namedtuple("Variant", "name policy library")
+# policy: heapledger's allocator with it; else the allocator is the program's, or the library
+# `preloaded`.
+Variant = namedtuple("Variant", "name policy preloaded")
 # status: as a shell has it, 128 and more for signals.
 Failed = namedtuple("Failed", "run recorded status said")
 
@@ -120,9 +121,9 @@ class Runner:
             environment["HEAPLEDGER_POLICY"] = variant.policy
             if not recorded:
                 environment["LD_PRELOAD"] = self.preload
-        elif variant.library:
+        elif variant.preloaded:
             environment["LD_PRELOAD"] = ":".join(
-                filter(None, (variant.library, environment.get("LD_PRELOAD"))))
+                filter(None, (variant.preloaded, environment.get("LD_PRELOAD"))))
         return environment
 
     def _preload_of_record(self):
