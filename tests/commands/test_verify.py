@@ -50,14 +50,14 @@ ln -s "$(command -v redis-server || command -v redis-check-rdb)" ./redis-server
 ./redis-server --port 0 --unixsocket ./socket --io-threads 2 --io-threads-do-reads yes --save '' \
 	--logfile log &
 until redis-cli -s ./socket ping; do sleep 0.05; done
-redis-benchmark -q -s ./socket -n 3000 -c 10 -t set,lpush -d 300 -r 1000
+redis-benchmark -q -s ./socket -n 12000 -c 10 -t set,lpush -d 300 -r 4000
 redis-cli -s ./socket bgsave
 until redis-cli -s ./socket info persistence | grep rdb_bgsave_in_progress:0; do sleep 0.05; done
 redis-cli -s ./socket shutdown nosave
 wait'''
 
 CODE = '\n'.join(f'int f{n}(int *a) {{ for (int i = 0; i < {n}; i++) a[i] += {n}; return a[1]; }}'
-                 for n in range(100)) + '\n'
+                 for n in range(1000)) + '\n'
 
 LOST_OFFSET = 96  # of `lost` in a stream's header
 PYTHON = ['/usr/bin/python3', '-I', '-S', '-c']
@@ -85,7 +85,7 @@ def assert_verified(heapledger, trace, least):
     (['sqlite3', ':memory:'], SQL.encode(), 20),
     ([*PYTHON, THREADS], None, 100),
     ([*PYTHON, FORKS], None, 50),
-    (['/bin/bash', '-c', 'for i in 1 2 3; do /bin/true; (exit 0); done; true'], None, 20),
+    (['/bin/bash', '-c', 'for i in 1 2 3 4 5 6; do /bin/true; (exit 0); done; true'], None, 20),
     (['gcc', '-O2', '-x', 'c', '-c', '-o', '/dev/null', '-'], CODE.encode(), 50),
     (['xz', '-T2', '--block-size=200000', '-c'], bytes(range(256)) * 3000, 5),
     (['/bin/sh', '-c', GIT], None, 100),
@@ -101,7 +101,7 @@ def test_true_traces_are_verified(build, heapledger, tmp_path, command, input, l
 @pytest.mark.parametrize('command, input, least', [
     (['sqlite3', ':memory:'], SQL.encode(), 20),
     ([*PYTHON, THREADS], None, 100),
-    (['/bin/bash', '-c', 'for i in 1 2 3; do /bin/true; (exit 0); done; true'], None, 20),
+    (['/bin/bash', '-c', 'for i in 1 2 3 4 5 6; do /bin/true; (exit 0); done; true'], None, 20),
     (['victim_breaks', '8', '2000'], None, 32_000),
 ], ids=['sqlite3', 'threads', 'shell', 'breaks'])
 def test_true_traces_are_verified_without_the_kernels_types(build, heapledger, tmp_path, command, input,
