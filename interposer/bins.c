@@ -173,9 +173,9 @@ struct chunk *bins_fast_pop(struct bins *bins, unsigned index)
 		return NULL;
 	if (!chunk_is_aligned(chunk))
 		fatal_block("corrupted fast bin: misaligned chunk", chunk);
-	if (bins_fast_index(chunk_bytes(chunk)) != index)
+	if ((chunk_low_half(chunk) & ~(uint32_t)CHUNK_FLAGS) != bins_fast_bytes(index))
 		fatal_block("corrupted fast bin: wrong size", chunk_block(chunk));
 	bins->fast[index] = chunk_mask(&chunk->link.next, chunk->link.next);
-	bins->fast_bytes -= chunk_bytes(chunk);
+	bins->fast_bytes -= bins_fast_bytes(index);
 	return chunk;
 }

@@ -64,6 +64,11 @@ static inline unsigned bins_fast_index(size_t bytes)
 	return (unsigned)(bytes >> 4) - 2;
 }
 
+static inline size_t bins_fast_bytes(unsigned index)
+{
+	return (size_t)(index + 2) << 4;
+}
+
 void bins_fast_push(struct bins *bins, struct chunk *chunk);
 struct chunk *bins_fast_pop(struct bins *bins, unsigned index);
 

@@ -248,10 +248,9 @@ static void check_merge(const struct arena *arena, const struct chunk *chunk)
 }
 
 /* Joins a chunk with its free neighbours; returns what became of it, unsorted or top. */
-static struct chunk *merge(struct arena *arena, struct chunk *chunk)
+static struct chunk *merge(struct arena *arena, struct chunk *chunk, size_t bytes)
 {
-	size_t bytes = chunk_bytes(chunk);
-	struct chunk *next = chunk_next(chunk);
+	struct chunk *next = chunk_at(chunk, bytes);
 
 	if (!chunk_below_in_use(chunk)) {
 		struct chunk *below = chunk_below(chunk);
@@ -286,7 +285,7 @@ void carve_give(struct arena *arena, struct chunk *chunk, struct cache *cache)
 		return;
 	}
 	check_merge(arena, chunk);
-	chunk = merge(arena, chunk);
+	chunk = merge(arena, chunk, chunk_bytes(chunk));
 	if (chunk_bytes(chunk) < CARVE_LARGE_FREE_BYTES)
 		return;
 	carve_consolidate(arena, cache);
@@ -295,7 +294,7 @@ void carve_give(struct arena *arena, struct chunk *chunk, struct cache *cache)
 
 void carve_give_quietly(struct arena *arena, struct chunk *chunk)
 {
-	merge(arena, chunk);
+	merge(arena, chunk, chunk_bytes(chunk));
 }
 
 /* What belongs to other arenas waits for the next who enters them. */
@@ -313,7 +312,7 @@ static void give_surplus(struct arena *arena, struct cache *cache)
 				continue;
 			}
 			check_merge(arena, chunk);
-			merge(arena, chunk);
+			merge(arena, chunk, chunk_bytes(chunk));
 		}
 		cache_narrow(cache, index);
 	}
@@ -325,7 +324,7 @@ void carve_consolidate(struct arena *arena, struct cache *cache)
 
 	for (unsigned i = 0; i < BINS_FAST && arena->bins.fast_bytes != 0; i++)
 		while ((chunk = bins_fast_pop(&arena->bins, i)) != NULL)
-			merge(arena, chunk);
+			merge(arena, chunk, bins_fast_bytes(i));
 	if (cache_has_surplus(cache))
 		give_surplus(arena, cache);
 }
@@ -341,7 +340,7 @@ void carve_drain_deferred(struct arena *arena)
 
 		carve_check_free(chunk);
 		check_merge(arena, chunk);
-		bytes = chunk_bytes(merge(arena, chunk));
+		bytes = chunk_bytes(merge(arena, chunk, chunk_bytes(chunk)));
 		largest = bytes > largest ? bytes : largest;
 		chunk = next;
 	}

@@ -27,7 +27,6 @@
 
 /* Sizes have 56 bits. The byte above belongs to the block's owner, who writes it without a lock. */
 #define CHUNK_SIZE_MASK (((size_t)1 << 56) - 1 - CHUNK_FLAGS)
-#define CHUNK_FLAGS_BYTE 0
 #define CHUNK_FOREIGN_BYTE 7 /* 1: not taken by the arena's home thread (home.h) */
 
 struct node {
@@ -72,8 +71,13 @@ static inline size_t chunk_bytes_for(size_t request)
 
 /* The owner of a block reads the head and writes its top byte without a lock, while whoever frees,
  * takes or cuts the chunk below changes CHUNK_BELOW_IN_USE in the same word, under the arena's
- * lock. So each is done in one piece, which on x86-64 is what it is anyway, and both write single
- * bytes. Nobody else changes the head of a block in use, and no owner looks at that bit. */
+ * lock. So each is done in one piece, which on x86-64 is what it is anyway; the owner writes a
+ * single byte, the other the lower half. Nobody else changes the head of a block in use, and no
+ * owner looks at that bit.
+ *
+ * Whoever asks for the flags of a chunk, or knows that it is short, reads the lower half only: a
+ * load of the whole word cannot be served from a store of the half that is still on its way, and
+ * waits until all stores before it have reached the cache. */
 static inline size_t chunk_head(const struct chunk *chunk)
 {
 	return __atomic_load_n(&chunk->head, __ATOMIC_RELAXED);
@@ -84,25 +88,24 @@ static inline void chunk_set_head(struct chunk *chunk, size_t head)
 	__atomic_store_n(&chunk->head, head, __ATOMIC_RELAXED);
 }
 
-static inline uint8_t *chunk_head_byte(struct chunk *chunk, unsigned byte)
+static inline uint32_t chunk_low_half(const struct chunk *chunk)
 {
-	return (uint8_t *)&chunk->head + byte;
+	return __atomic_load_n((const uint32_t *)(const void *)&chunk->head, __ATOMIC_RELAXED);
 }
 
-static inline void chunk_set_flags(struct chunk *chunk, size_t flags)
+static inline void chunk_set_low_half(struct chunk *chunk, uint32_t half)
 {
-	__atomic_store_n(
-		chunk_head_byte(chunk, CHUNK_FLAGS_BYTE), (uint8_t)flags, __ATOMIC_RELAXED);
+	__atomic_store_n((uint32_t *)(void *)&chunk->head, half, __ATOMIC_RELAXED);
 }
 
 static inline void chunk_mark(struct chunk *chunk, size_t flags)
 {
-	chunk_set_flags(chunk, chunk_head(chunk) | flags);
+	chunk_set_low_half(chunk, chunk_low_half(chunk) | (uint32_t)flags);
 }
 
 static inline void chunk_unmark(struct chunk *chunk, size_t flags)
 {
-	chunk_set_flags(chunk, chunk_head(chunk) & ~flags);
+	chunk_set_low_half(chunk, chunk_low_half(chunk) & ~(uint32_t)flags);
 }
 
 static inline bool chunk_is_foreign(const struct chunk *chunk)
@@ -113,7 +116,7 @@ static inline bool chunk_is_foreign(const struct chunk *chunk)
 static inline void chunk_set_foreign(struct chunk *chunk, bool foreign)
 {
 	__atomic_store_n(
-		chunk_head_byte(chunk, CHUNK_FOREIGN_BYTE), (uint8_t)foreign, __ATOMIC_RELAXED);
+		(uint8_t *)&chunk->head + CHUNK_FOREIGN_BYTE, (uint8_t)foreign, __ATOMIC_RELAXED);
 }
 
 static inline size_t chunk_bytes(const struct chunk *chunk)
@@ -138,12 +141,12 @@ static inline struct chunk *chunk_below(const struct chunk *chunk)
 
 static inline bool chunk_is_mmapped(const struct chunk *chunk)
 {
-	return (chunk_head(chunk) & CHUNK_MMAPPED) != 0;
+	return (chunk_low_half(chunk) & CHUNK_MMAPPED) != 0;
 }
 
 static inline bool chunk_below_in_use(const struct chunk *chunk)
 {
-	return (chunk_head(chunk) & CHUNK_BELOW_IN_USE) != 0;
+	return (chunk_low_half(chunk) & CHUNK_BELOW_IN_USE) != 0;
 }
 
 /* Asks the next chunk: not for top. */

@@ -364,13 +364,19 @@ static cold void log_begin(struct log_thread *thread, unsigned level, bool may_w
 		cursor->muted = !log_exchange(thread, level, may_wait);
 }
 
-static inline void log_open(const struct log_cause *cause, bool may_wait)
+/* What caused the records is written member by member: copied from a struct in one piece it would
+ * wait for the stores that made it. */
+static inline void log_open(enum hl_kind kind, size_t size, const void *caller, bool may_wait)
 {
 	struct log_thread *thread = &self;
 	unsigned level = log_level();
+	struct log_cause *cause = &thread->cause[level];
 	uint32_t token = __atomic_load_n(attach_token, __ATOMIC_RELAXED);
 
-	thread->cause[level] = *cause;
+	cause->kind = kind;
+	cause->size = size;
+	cause->caller = (uintptr_t)caller & HL_PACKED_ADDRESS_MASK;
+	cause->begun = 0;
 	if (unlikely(token == 0 || token != log_hot.token ||
 		     !log_fits(log_page(thread, level), LOG_ROOM_SLOTS)))
 		log_begin(thread, level, may_wait);
@@ -378,13 +384,7 @@ static inline void log_open(const struct log_cause *cause, bool may_wait)
 
 void log_enter(enum hl_kind kind, size_t size, const void *caller)
 {
-	log_open(
-		&(struct log_cause){
-			.kind = kind,
-			.size = size,
-			.caller = (uintptr_t)caller & HL_PACKED_ADDRESS_MASK,
-		},
-		true);
+	log_open(kind, size, caller, true);
 }
 
 void log_leave(void)
@@ -410,7 +410,7 @@ static struct log_bracket log_open_own(bool may_wait)
 	log_depth = depth + 1;
 	/* From here on a signal handler uses the next cursor. */
 	atomic_signal_fence(memory_order_seq_cst);
-	log_open(&(struct log_cause){0}, may_wait);
+	log_open(0, 0, NULL, may_wait);
 	return before;
 }
 
