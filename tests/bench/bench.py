@@ -3,8 +3,9 @@
 """Times allocators, and recording, side by side: `./dev bench allocator`, `./dev bench recording`.
 
 Every round runs each candidate once on each workload, in an order that changes from round to round,
-so that what disturbs the machine disturbs all alike. The tables give medians as ratios to plain
-glibc with half the spread between the quartiles. Nothing here is a test: no figure passes or fails.
+so that what disturbs the machine disturbs all alike. The tables give the medians of the rounds' ratios to
+plain glibc in the same round, with half the spread between the quartiles. Nothing here is a test: no
+figure passes or fails.
 """
 
 import argparse
@@ -30,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / 'fidelity'))
 sys.dont_write_bytecode = True
 REAL_PROGRAMS = ['sqlite3', 'gcc', 'python3 malloc', 'redis-server']
+START_RUNS = 21
 # What a run gives: wall seconds, CPU seconds, peak RSS in bytes, and of a recording, its events and
 # bytes an event.
 WALL, CPU, RSS, EVENTS, EVENT_BYTES = range(5)
@@ -119,7 +121,7 @@ def peers():
             print(f'bench: {name}: {file} is not installed, left out', file=sys.stderr)
 
 
-def measure(candidates, tasks, rounds, folder, build):
+def measure(candidates, tasks, rounds, folder, build, quiet=False):
     """results[task][candidate] = list of what a run gives, one a round."""
     results = {name: {c.name: [] for c in candidates} for name in tasks}
     for turn in range(rounds):
@@ -127,13 +129,14 @@ def measure(candidates, tasks, rounds, folder, build):
             shift = turn % len(candidates)
             for candidate in candidates[shift:] + candidates[:shift]:
                 results[name][candidate.name].append(task.run(candidate, folder, build))
-        print(f'bench: round {turn + 1} of {rounds}', file=sys.stderr)
+        if not quiet:
+            print(f'bench: round {turn + 1} of {rounds}', file=sys.stderr)
     return results
 
 
 def spread(values):
     low, _, high = statistics.quantiles(values, n=4)
-    return (high - low) / 2 / statistics.median(values)
+    return (high - low) / 2
 
 
 def geometric_mean(values):
@@ -141,17 +144,17 @@ def geometric_mean(values):
 
 
 def table(results, names, column, base, title):
-    lines = [f'{title}: median as a ratio to {base}, ± half the quartiles\' distance', '',
+    lines = [f'{title}: median of the rounds\' ratios to {base}, ± half the quartiles\' distance', '',
              '| workload | ' + ' | '.join(names) + ' |', '|---|' + '---|' * len(names)]
     ratios = {name: [] for name in names}
     for workload, runs in results.items():
-        reference = statistics.median(run[column] for run in runs[base])
         cells = []
         for name in names:
-            values = [run[column] for run in runs[name]]
-            ratio = statistics.median(values) / reference
+            values = [run[column] / reference[column]
+                      for run, reference in zip(runs[name], runs[base])]
+            ratio = statistics.median(values)
             ratios[name].append(ratio)
-            cells.append(f'{ratio:.2f} ± {spread(values) * ratio:.2f}' if len(values) > 1
+            cells.append(f'{ratio:.2f} ± {spread(values):.2f}' if len(values) > 1
                          else f'{ratio:.2f}')
         lines.append(f'| {workload} | ' + ' | '.join(cells) + ' |')
     lines.append('| geometric mean | ' +
@@ -178,6 +181,17 @@ def event_table(results):
                       f'{median(runs[name], EVENT_BYTES):.2f}']
         lines.append(f'| {workload} | ' + ' | '.join(cells) + ' |')
     return lines
+
+
+def start_line(candidates, folder, build):
+    """What a recording costs once: /bin/true, which does nothing."""
+    task = Workload(['/bin/true'])
+    runs = measure(candidates, {'true': task}, START_RUNS, folder, build, quiet=True)['true']
+    plain = statistics.median(run[WALL] for run in runs['glibc'])
+    cost = {c.name: (statistics.median(run[WALL] for run in runs[c.name]) - plain) * 1e3
+            for c in candidates if c.name != 'glibc'}
+    return (f'Start and end, once a recording (/bin/true, medians of {START_RUNS}): ' +
+            ', '.join(f'{name} {ms:.1f} ms' for name, ms in cost.items()))
 
 
 def report(results, candidates, arguments, elapsed):
@@ -217,7 +231,7 @@ def recorded(build, name, *options):
 
 
 def recording(build):
-    from programs import programs
+    from programs import programs, python, sqlite
 
     candidates = [Candidate('glibc'), Candidate('unrecorded', preload=library(build)),
                   recorded(build, 'recorded'),
@@ -227,7 +241,9 @@ def recording(build):
         candidates.append(Candidate('heaptrack', prefix=[heaptrack, '-r', '-o', '@OUT@']))
     else:
         print('bench: heaptrack is not installed, left out', file=sys.stderr)
-    real = {program.name: RealProgram(program) for program in programs()
+    # A second of each: what a recording costs once, whatever it records, has a line of its own.
+    real = {program.name: RealProgram(program)
+            for program in (*programs(), sqlite(16000), python('malloc', 120000))
             if program.name in REAL_PROGRAMS}
     return candidates, {**workloads(build), **real}
 
@@ -255,6 +271,8 @@ def main():
         start = time.perf_counter()
         results = measure(candidates, tasks, arguments.rounds, Path(folder), build)
         text = report(results, candidates, arguments, time.perf_counter() - start)
+        if arguments.what == 'recording':
+            text += '\n\n' + start_line(candidates, Path(folder), build)
     print(text)
     if arguments.json:
         arguments.json.write_text(json.dumps({'command': sys.argv[1:], 'runs': results}))

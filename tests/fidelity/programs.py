@@ -28,7 +28,7 @@ ENVIRONMENT = {
 }
 PYTHON_SCRIPT = '''
 import collections, json, re, xml.etree.ElementTree as tree
-rows = [{'id': i, 'name': 'row %d' % i, 'text': 'word ' * (i % 60)} for i in range(30000)]
+rows = [{'id': i, 'name': 'row %d' % i, 'text': 'word ' * (i % 60)} for i in range(ROWS)]
 text = json.dumps(rows)
 assert json.loads(text) == rows
 count = collections.Counter(re.findall('[a-z]+ [0-9]+', text))
@@ -100,10 +100,10 @@ class Redis(Program):
                               capture_output=True, text=True)
 
     def load(self, folder):
-        for _ in range(600):
+        for _ in range(6000):
             if self.client(folder, 'redis-cli', '-s', 'redis.sock', 'ping').stdout == 'PONG\n':
                 break
-            time.sleep(0.1)
+            time.sleep(0.005)  # short: it is part of the time
         outcome = self.client(folder, *self.LOAD)
         if outcome.returncode != 0:
             sys.exit(f'fidelity: redis-benchmark: {outcome.stderr[-500:]}')
@@ -123,10 +123,10 @@ def redis():
                  (folder / 'redis-server').symlink_to('/usr/bin/redis-check-rdb'))
 
 
-def sqlite():
+def sqlite(rows):
     script = subprocess.run(
         [sys.executable, TESTS.parent / 'examples' / 'sqlite_script.py', '--tables', '12', '--rows',
-         '4000'], check=True, capture_output=True).stdout
+         str(rows)], check=True, capture_output=True).stdout
     return Program('sqlite3', ['sqlite3', ':memory:'], input=script)
 
 
@@ -134,9 +134,10 @@ def write(name, text):
     return lambda folder: (folder / name).write_text(text)
 
 
-def python(allocator):
+def python(allocator, rows=30000):
     return Program(f'python3 {allocator}', ['/usr/bin/python3', '-B', 'script.py'],
-                   write('script.py', PYTHON_SCRIPT), env={'PYTHONMALLOC': allocator})
+                   write('script.py', f'ROWS = {rows}\n' + PYTHON_SCRIPT),
+                   env={'PYTHONMALLOC': allocator})
 
 
 def git():
@@ -159,7 +160,7 @@ def compressible(folder):
 
 def programs():
     return [
-        sqlite(),
+        sqlite(4000),
         Program('gcc', ['gcc', '-O2', '-c', 'large.c'], write('large.c', large_c_file(500))),
         Program('g++', ['g++', '-std=c++17', '-O2', '-c', 'templates.cc'],
                 write('templates.cc', TEMPLATES)),
