@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define ROWS_MOST 1000
 #define ROWS_LEAST 50
@@ -435,9 +434,6 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 		if (rc)
 			return rc;
 	}
-	if (rc < 0)
-		snprintf(analysis->trace->error, sizeof(analysis->trace->error), "%s",
-			stream_reader_error(reader));
 	return rc < 0 ? rc : watch_copies(analysis, copies, NULL);
 }
 
@@ -512,10 +508,7 @@ static int run_process(struct analysis *analysis, struct process *process)
 	while (copies.count)
 		end(analysis, copies.child[--copies.count]);
 	end(analysis, process);
-	stream_reader_close(reader);
-	if (fd >= 0)
-		close(fd);
-	return rc;
+	return trace_stream_close(analysis->trace, reader, fd, rc);
 }
 
 /* A stream whose parent's heap is not known or was empty. */

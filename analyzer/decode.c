@@ -170,16 +170,6 @@ static inline uint64_t expected_chunk(unsigned kind, uint64_t addr, uint64_t siz
 	return addr && HL_KIND_ALLOCATES(kind) ? hl_packed_chunk(size) & HL_ADDRESS_MASK : 0;
 }
 
-static inline bool is_call_kind(unsigned kind)
-{
-	return (kind >= HL_KIND_malloc && kind <= HL_KIND_mallopt) || kind == HL_KIND_realloc_begin;
-}
-
-static inline bool is_syscall_kind(unsigned kind)
-{
-	return kind >= HL_KIND_brk && kind <= HL_KIND_process_madvise;
-}
-
 static const char *check_end(const struct decode_cursor *cursor)
 {
 	if (cursor->tick != cursor->last_tick)
@@ -200,7 +190,7 @@ static const char *get_definition(struct decode_cursor *cursor)
 	struct decode_definition *new = &cursor->definition[cursor->definitions];
 	unsigned byte = *(*at)++, kind = byte & DEFINE_KIND_MASK;
 	bool null = byte & HL_DEFINE_NULL;
-	if (!is_call_kind(kind))
+	if (!HL_KIND_IS_CALL(kind))
 		return "a definition is of an unknown kind";
 	*new = (struct decode_definition){
 		.kind = (uint64_t)kind << HL_ADDRESS_BITS, .placed = null ? 0 : UINT64_MAX};
@@ -302,12 +292,12 @@ static const char *get_other(
 		record->word[0] = cursor->tick;
 		record->word[1] = (uint64_t)kind << HL_ADDRESS_BITS | cursor->other_addr;
 	}
-	if (is_call_kind(kind))
+	if (HL_KIND_IS_CALL(kind))
 		get_other_call(cursor, record, kind);
 	else
 		for (unsigned i = WORDS_BEFORE; i < slots * 4; i++)
 			record->word[i] = get_varint(at);
-	if (is_syscall_kind(kind))
+	if (HL_KIND_IS_SYSCALL(kind))
 		record->word[WORD_RESULT] = unzigzag(record->word[WORD_RESULT]);
 	return *at > cursor->end[HL_COLUMN_OTHER] ? "a spelled-out record is cut off" : NULL;
 }

@@ -19,7 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define COMMAND "dump"
 
@@ -483,16 +482,8 @@ static int dump_stream(struct dump *dump, struct trace *trace, struct trace_stre
 			if (rc)
 				break;
 		}
-		if (rc == -ENOMEM)
-			snprintf(trace->error, sizeof(trace->error), "not enough memory");
-		else if (rc < 0)
-			snprintf(trace->error, sizeof(trace->error), "%s",
-				stream_reader_error(reader));
 	}
-	stream_reader_close(reader);
-	if (fd >= 0)
-		close(fd);
-	return rc < 0 ? rc : 0;
+	return trace_stream_close(trace, reader, fd, rc);
 }
 
 static bool wanted(const struct dump *dump, const struct trace_stream *stream)

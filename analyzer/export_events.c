@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 struct events {
 	const struct analysis *analysis;
@@ -190,14 +189,8 @@ static int put_syscalls(struct events *events)
 			if (name_is_syscall(kind) && !is_before(events, event))
 				put_syscall(events, event, kind);
 		}
-		if (rc < 0)
-			snprintf(trace->error, sizeof(trace->error), "%s",
-				stream_reader_error(reader));
 	}
-	stream_reader_close(reader);
-	if (fd >= 0)
-		close(fd);
-	return rc < 0 ? rc : 0;
+	return trace_stream_close(trace, reader, fd, rc);
 }
 
 /* ---- phases ---------------------------------------------------------------------------------- */

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const struct {
 	const char *name, *type, *unit;
@@ -153,14 +152,8 @@ static int count_stream(struct export_profile *profile, size_t stream)
 		while ((rc = stream_reader_next(reader, &event)) > 0)
 			if ((rc = count_event(profile, stream, event)))
 				break;
-		if (rc && rc != -ENOMEM)
-			snprintf(trace->error, sizeof(trace->error), "%s",
-				stream_reader_error(reader));
 	}
-	stream_reader_close(reader);
-	if (fd >= 0)
-		close(fd);
-	return rc;
+	return trace_stream_close(trace, reader, fd, rc);
 }
 
 /* ---- what was held --------------------------------------------------------------------------- */

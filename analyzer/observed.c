@@ -16,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #define TID_MASK ((UINT32_C(1) << HL_TID_DEPTH_SHIFT) - 1)
 #define CLOCK_CLOSE_NS UINT64_C(20000)
@@ -113,14 +112,8 @@ static int read_kernel(struct observed *observed, const struct trace_stream *str
 		while ((rc = stream_reader_next(reader, &event)) > 0)
 			if ((rc = add(observed, event)))
 				break;
-		if (rc < 0)
-			snprintf(trace->error, sizeof(trace->error), "%s",
-				rc == -ENOMEM ? "not enough memory" : stream_reader_error(reader));
 	}
-	stream_reader_close(reader);
-	if (fd >= 0)
-		close(fd);
-	return rc;
+	return trace_stream_close(trace, reader, fd, rc);
 }
 
 static int by_image(const void *left, const void *right)

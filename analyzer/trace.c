@@ -49,10 +49,18 @@ int trace_stream_open(struct trace *trace, const struct trace_stream *stream,
 		return fail(trace, -EBADMSG, stream->path, "not a regular file");
 	struct stream_input input = {
 		.fd = *fd, .size = (uint64_t)status.st_size, .name = stream->path};
-	int rc = stream_reader_open(reader, &input);
-	if (rc)
-		snprintf(trace->error, sizeof(trace->error), "%s", stream_reader_error(*reader));
-	return rc;
+	return stream_reader_open(reader, &input);
+}
+
+int trace_stream_close(struct trace *trace, struct stream_reader *reader, int fd, int rc)
+{
+	const char *error = rc == -ENOMEM ? "not enough memory" : stream_reader_error(reader);
+	if (rc < 0 && !trace->error[0])
+		snprintf(trace->error, sizeof(trace->error), "%s", error);
+	stream_reader_close(reader);
+	if (fd >= 0)
+		close(fd);
+	return rc < 0 ? rc : 0;
 }
 
 static int read_clock(
@@ -73,10 +81,8 @@ static int read_clock(
 	}
 	if (rc == -ENOMEM)
 		return fail(trace, rc, stream->path, "not enough memory");
-	if (rc) {
-		snprintf(trace->error, sizeof(trace->error), "%s", stream_reader_error(reader));
+	if (rc)
 		return rc;
-	}
 	clock_finish(&stream->clock, header->tick_hz);
 	return 0;
 }
@@ -96,10 +102,7 @@ static int read_stream(struct trace *trace, struct trace_stream *stream)
 		rc = stream->command ? read_clock(trace, stream, reader)
 				     : fail(trace, -ENOMEM, stream->path, "not enough memory");
 	}
-	stream_reader_close(reader);
-	if (fd >= 0)
-		close(fd);
-	return rc;
+	return trace_stream_close(trace, reader, fd, rc);
 }
 
 static void stream_free(struct trace_stream *stream)

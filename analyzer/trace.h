@@ -40,9 +40,14 @@ struct trace {
 int trace_open(struct trace *trace, const char *path);
 void trace_close(struct trace *trace);
 
-/* A reader of one stream. *fd is closed by the caller after the reader. */
+/* A reader of one stream, from *fd; trace_stream_close is needed in any case. */
 int trace_stream_open(struct trace *trace, const struct trace_stream *stream,
 	struct stream_reader **reader, int *fd);
+
+/* Closes both. `rc` is what opening, reading or the work on a record returned last: below 0 it is
+ * returned, and trace->error says why, by the reader's words or as lack of memory, unless it does
+ * already; otherwise 0 is. */
+int trace_stream_close(struct trace *trace, struct stream_reader *reader, int fd, int rc);
 
 /* Reads stacks.hls, if there is one; on failure trace->error says why. */
 int trace_read_stacks(struct trace *trace);

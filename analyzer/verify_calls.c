@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 
 static struct verify_call *add_call(struct verify_calls *calls)
@@ -188,16 +187,8 @@ static int read_stream(struct verify *verify, const struct trace_stream *from, u
 			if (rc)
 				break;
 		}
-		if (rc == -ENOMEM)
-			snprintf(trace->error, sizeof(trace->error), "not enough memory");
-		else if (rc < 0)
-			snprintf(trace->error, sizeof(trace->error), "%s",
-				stream_reader_error(reader));
 	}
-	stream_reader_close(reader);
-	if (fd >= 0)
-		close(fd);
-	return rc;
+	return trace_stream_close(trace, reader, fd, rc);
 }
 
 /* Streams are sorted by serial, and a parent's is smaller than its child's. */

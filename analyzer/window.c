@@ -8,10 +8,10 @@
 #include "tool.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define NAMES_SHOWN 20
 
@@ -95,7 +95,7 @@ static int add_mark(
 	struct mark *list =
 		room_for_one(marks->list, marks->count, &marks->capacity, sizeof(*list));
 	if (!list)
-		return -1;
+		return -ENOMEM;
 	marks->list = list;
 	struct mark *mark = &list[marks->count++];
 	*mark = (struct mark){.stream = stream, .record = record, .tick = phase->tick};
@@ -109,25 +109,16 @@ static int read_marks_of(
 	struct stream_reader *reader = NULL;
 	const struct stream_event *event;
 	uint64_t record = 0;
-	int fd = -1, code = TOOL_OK;
-	int rc = trace_stream_open(trace, &trace->streams[index], &reader, &fd);
-	if (rc)
-		code = tool_fail(TOOL_UNREADABLE, command, "%s", trace->error);
+	int fd = -1, rc = trace_stream_open(trace, &trace->streams[index], &reader, &fd);
+
 	while (!rc && (rc = stream_reader_next(reader, &event)) > 0) {
 		record++;
 		rc = hl_kind_of(event->record.call.kind_addr) == HL_KIND_phase
 			     ? add_mark(marks, index, record, &event->record.phase)
 			     : 0;
-		if (rc)
-			code = tool_fail(
-				TOOL_UNREADABLE, command, "not enough memory for its phases");
 	}
-	if (rc && !code)
-		code = tool_fail(TOOL_UNREADABLE, command, "%s", stream_reader_error(reader));
-	stream_reader_close(reader);
-	if (fd >= 0)
-		close(fd);
-	return code;
+	rc = trace_stream_close(trace, reader, fd, rc);
+	return rc ? tool_fail(TOOL_UNREADABLE, command, "%s", trace->error) : TOOL_OK;
 }
 
 static int no_such_phase(const struct marks *marks, const char *name, const char *command)

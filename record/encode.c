@@ -89,16 +89,6 @@ static inline uint64_t address_code(struct encode_recent *recent, uint8_t next, 
 	return far ^ ((far ^ near) & is_near);
 }
 
-static inline bool is_syscall_kind(unsigned kind)
-{
-	return kind >= HL_KIND_brk && kind <= HL_KIND_process_madvise;
-}
-
-static inline bool is_call_kind(unsigned kind)
-{
-	return (kind >= HL_KIND_malloc && kind <= HL_KIND_mallopt) || kind == HL_KIND_realloc_begin;
-}
-
 static inline bool goes_back(const struct encode_block *block, uint64_t tick)
 {
 	return block->records && tick < block->last_tick;
@@ -148,7 +138,7 @@ static void put_other_words(struct encode_block *block, uint64_t tick, unsigned 
 	put_other_head(block, tick, kind, addr);
 	for (unsigned i = 0; i < words; i++)
 		put_varint(other,
-			is_syscall_kind(kind) && i == WORD_RESULT - 2 ? zigzag(word[i]) : word[i]);
+			HL_KIND_IS_SYSCALL(kind) && i == WORD_RESULT - 2 ? zigzag(word[i]) : word[i]);
 }
 
 static void put_tick(struct encode_block *block, uint64_t passed)
@@ -196,7 +186,7 @@ static void put_record(struct encode_block *block, const uint64_t *word)
 	unsigned kind = hl_kind_of(word[1]);
 	uint64_t addr = hl_addr_of(word[1]);
 
-	if (is_call_kind(kind))
+	if (HL_KIND_IS_CALL(kind))
 		put_call(block, word[0],
 			&(struct define_call){kind, addr, word[2], word[3], word[4], word[5]});
 	else
@@ -364,7 +354,7 @@ static ptrdiff_t put_packed(
 		return -EINVAL;
 	if (kind == HL_PACKED_TICK || kind == HL_PACKED_TICK_BACK) {
 		*tick = slot->word[1];
-	} else if (is_call_kind(kind)) {
+	} else if (HL_KIND_IS_CALL(kind)) {
 		bool back =
 			width < count && hl_packed_kind(slot[width].word[0]) == HL_PACKED_TICK_BACK;
 		uint64_t when = back ? slot[width].word[1] : *tick;

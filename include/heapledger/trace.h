@@ -124,6 +124,10 @@ enum hl_column {
  * hl_packed_chunk(size). The chunk of other kinds, or with addr 0, is stored as its distance to 0.
  */
 #define HL_KIND_ALLOCATES(kind) ((kind) >= HL_KIND_malloc && (kind) <= HL_KIND_pvalloc)
+/* A record of a call of the allocator, its beginning included; of a system call. */
+#define HL_KIND_IS_CALL(kind) \
+	(((kind) >= HL_KIND_malloc && (kind) <= HL_KIND_mallopt) || (kind) == HL_KIND_realloc_begin)
+#define HL_KIND_IS_SYSCALL(kind) ((kind) >= HL_KIND_brk && (kind) <= HL_KIND_process_madvise)
 #define HL_KIND_ALIGNED(kind) ((kind) >= HL_KIND_aligned_alloc && (kind) <= HL_KIND_pvalloc)
 
 #endif
