@@ -16,8 +16,6 @@ LIES = (("break", "break_bytes", "break"), ("arena", "arena_bytes", "arenas"),
 
 UNKNOWN = ("other", "unknown_bytes", "unknown")  # inside an allocator that was observed
 
-_ON_DARK = {"requested", "block", "metadata", "break"}
-
 
 def moments(analysis):
     """(heading, ledger) of the moments there is a ledger for."""
@@ -67,31 +65,21 @@ def draw(analysis):
 
 
 def _bar(axes, place, ledger, rows, scale, largest):
-    start = 0
-    outside = []
+    start = left = 0.0
+    full = largest / scale
     for name, key, text in rows:
         value = ledger.get(key)
         if not value:
             continue
         axes.barh(place, value / scale, left=start / scale, height=0.5, color=style.colour(name),
                   edgecolor=style.colour("paper"), lw=0.7)
-        label = f"{text} {units.size(value)}"
-        middle = (start + value / 2) / scale
-        if value / largest * 100 > len(label) * 1.12:
-            tint = style.colour("paper") if name in _ON_DARK else "#10161d"
-            axes.text(middle, place, label, ha="center", va="center", fontsize=9, color=tint)
-        else:
-            outside.append((name, label))
+        left += _name(axes, place - 0.45, left, full, style.colour(name),
+                      f"{text} {units.size(value)}")
         start += value
-    _name_small(axes, place, outside, scale, largest)
 
 
-def _name_small(axes, place, outside, scale, largest):
-    """Parts too narrow to hold their label: named below the bar, each beside its colour."""
-    full = largest / scale
-    left = 0.0
-    for name, label in outside:
-        axes.plot([left + full * 0.006], [place - 0.45], "s", ms=6.5, color=style.colour(name),
-                  clip_on=False)
-        axes.text(left + full * 0.016, place - 0.45, label, ha="left", va="center", fontsize=9)
-        left += full * (0.045 + len(label) / 118)
+def _name(axes, place, left, full, tint, label):
+    """Below the bar, beside its colour: on it, text would be too faint. How much room it took."""
+    axes.plot([left + full * 0.006], [place], "s", ms=6.5, color=tint, clip_on=False)
+    axes.text(left + full * 0.016, place, label, ha="left", va="center", fontsize=9)
+    return full * (0.045 + len(label) / 118)

@@ -63,8 +63,12 @@ def write_figures(analysis, modules, folder, kind, force):
 
 
 def write_html(analysis, modules, path):
+    import content
     import page
-    text = page.render(analysis, modules)
+    import style
+    sections = content.sections(analysis, modules)
+    text = page.render(analysis, sections)
+    style.close("all")
     with output.replacing(path) as temporary:
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)

@@ -20,45 +20,52 @@ except ImportError as missing:
     raise Failure(USAGE, f"Python has no {missing.name}: figures need the Debian packages "
                          "python3-matplotlib and python3-numpy") from None
 
-# Meaning -> (on white, on dark). Okabe and Ito's set and neighbours of it, safe for colour-blind
-# readers; every light value is unique, because the SVG is re-coloured by value.
+# Meaning -> (on white, on dark). Each is told from the paper at 3:1 and from its neighbours by readers
+# who are colour-blind, as tests/commands/test_access.py computes it; every light value is unique,
+# because the SVG is re-coloured by value.
 COLOURS = {
     "ink": ("#1d2733", "#e6ebf0"),
-    "quiet": ("#5c6975", "#9fabb7"),
+    "quiet": ("#55616d", "#a5b0bb"),
     "grid": ("#dde3e9", "#2f3944"),
     "paper": ("#ffffff", "#171d24"),
-    "requested": ("#0072b2", "#4fa8de"),
-    "mapped": ("#d55e00", "#f28a3c"),
-    "resident": ("#009e73", "#35c79c"),
-    "returned": ("#a8548a", "#d98cbf"),
-    "slack": ("#e69f00", "#f0b73d"),
-    "free": ("#b4c3d1", "#8497a9"),
-    "metadata": ("#56606b", "#a9b4bf"),
-    "break": ("#3d6b99", "#6c9fd2"),
-    "arena": ("#7fb0d0", "#a5cfe8"),
-    "block": ("#1b4a73", "#3f78ab"),
-    "grow_top": ("#d55e01", "#f28a3d"),
-    "trim_top": ("#009e74", "#35c79d"),
-    "over_threshold": ("#0072b3", "#4fa8df"),
-    "free_mmapped": ("#56b4e9", "#8fd0f5"),
-    "realloc_mremap": ("#cc79a7", "#dd98bf"),
-    "arena_grow": ("#e69f01", "#f0b73e"),
-    "arena_shrink": ("#8a7a1e", "#c9b84c"),
-    "arena_new": ("#6a4c93", "#a58bd0"),
-    "trim_call": ("#1b5e3b", "#5fb588"),
-    "heap_init": ("#9c755f", "#c39a82"),
-    "arena_align": ("#b9a0d6", "#cdbbe6"),
-    "arena_free": ("#41315e", "#7d67a8"),
-    "brk_fallback": ("#7a1f2b", "#d46a76"),
+    "alarm": ("#b3261e", "#ff9a8f"),
+    "requested": ("#1e88ce", "#2689c7"),
+    "mapped": ("#d45d00", "#f28a3d"),
+    "resident": ("#00633e", "#45ce9a"),
+    "returned": ("#a75287", "#f1aadc"),
+    "slack": ("#cf8000", "#e3a31f"),
+    "cached": ("#916fb1", "#b29ddc"),
+    "partial": ("#b68948", "#ffcd70"),
+    "whole": ("#972000", "#db6a33"),
+    "purged": ("#8d51a8", "#a76599"),
+    "untouched": ("#4e6e77", "#b1c3da"),
+    "free": ("#90937b", "#8b8589"),
+    "metadata": ("#51505a", "#bdc0c3"),
+    "break": ("#1e385a", "#67a1d6"),
+    "arena": ("#539abb", "#b1dafa"),
+    "block": ("#195e90", "#2d6ea3"),
+    "grow_top": ("#b04100", "#e26e2d"),
+    "trim_top": ("#6f9d68", "#169870"),
+    "over_threshold": ("#0963b0", "#85a5b7"),
+    "free_mmapped": ("#389cc1", "#bce4f1"),
+    "realloc_mremap": ("#935084", "#cda4f3"),
+    "arena_grow": ("#cb8200", "#f1b730"),
+    "arena_shrink": ("#7b6917", "#c8b952"),
+    "arena_new": ("#653f7d", "#a48fd4"),
+    "trim_call": ("#0b614c", "#48cfb8"),
+    "heap_init": ("#845c36", "#e2b287"),
+    "arena_align": ("#808be4", "#cbc3ff"),
+    "arena_free": ("#34214a", "#5866b0"),
+    "brk_fallback": ("#741927", "#f18395"),
     # The address map is a picture, and the same on white and on dark.
-    "map_requested": ("#0072b5", "#0072b5"),
-    "map_slack": ("#3a9bd6", "#3a9bd6"),
-    "map_partial": ("#c98a00", "#c98a00"),
-    "map_free": ("#c1440e", "#c1440e"),
-    "map_purged": ("#a8548b", "#a8548b"),
-    "map_untouched": ("#8d99a6", "#8d99a6"),
-    "observed": ("#0072b4", "#4fa8dd"),
-    "other": ("#8d99a5", "#74818e"),
+    "map_requested": ("#1c77c4", "#1c77c4"),
+    "map_slack": ("#888fbc", "#888fbc"),
+    "map_partial": ("#c58500", "#c58500"),
+    "map_free": ("#b74422", "#b74422"),
+    "map_purged": ("#995088", "#995088"),
+    "map_untouched": ("#9a8f8b", "#9a8f8b"),
+    "observed": ("#0963b1", "#85a5b7"),
+    "other": ("#a58b94", "#68697b"),
 }
 
 
@@ -122,14 +129,17 @@ def spread(positions, gap, low, high):
 
 
 def label_ends(axes, labels):
-    """Names each line at its right end. labels: (y in data units, text, colour)."""
+    """Names each line at its right end, beside a mark in its colour: as text that would be too faint.
+    labels: (y in data units, text, colour)."""
     low, high = axes.get_ylim()
     height = axes.get_window_extent().height * 72 / axes.figure.dpi
     gap = (high - low) * 13 / height
     places = spread([y for y, _, _ in labels], gap, low + gap / 3, high)
     for (_, text, tint), y in zip(labels, places):
-        axes.annotate(text, xy=(1, y), xycoords=("axes fraction", "data"), xytext=(8, 0),
-                      textcoords="offset points", va="center", ha="left", color=tint,
+        axes.plot([1.02], [y], "s", ms=6.5, color=tint, clip_on=False,
+                  transform=axes.get_yaxis_transform())
+        axes.annotate(text, xy=(1.02, y), xycoords=("axes fraction", "data"), xytext=(7, 0),
+                      textcoords="offset points", va="center", ha="left",
                       fontweight="bold", fontsize=9.5, annotation_clip=False)
 
 

@@ -2,34 +2,60 @@
 #
 # What was found, in words: reads the analysis and judges it. Every number in a sentence is one of
 # the analysis or a share of two of them; what was not measured is said to be not measured.
-# Returns plain text; page.py escapes it.
+# Returns plain text; page.py escapes it, pdf.py breaks it into lines.
 
 from collections import namedtuple
 
-from units import count, counted, percent, share, share_text, size, time
+from units import count, counted, percent, share_text, size, time
 
 # kind: "bad" (the evidence is broken), "look" (worth a look), "fine" (measured, as expected).
-Finding = namedtuple("Finding", "kind title text")
+# remedy: what can be done about it; None: nothing is known.
+Finding = namedtuple("Finding", "kind title text remedy", defaults=[None])
 
-TRIM_MINIMUM = 20        # break shrinks below this number are no thrash, whatever their share
-THRASH_SHARE = 25        # percent: shrinks against growths
-FREE_SHARE = 25          # percent of the mapped heap that is free, and at least
-FREE_MINIMUM = 1 << 20   # so many bytes, and at least
-FREE_OF_PEAK = 5         # percent of what was mapped at the peak
-SLACK_SHARE = 25         # percent of the mapped heap at its peak
-TIME_SHARE = 5           # percent of the run spent in system calls
-LARGE_MINIMUM = 200      # blocks mapped and unmapped one by one
-KEPT_SHARE = 50          # percent of freed pages that never went back
+# Of the analyzer's findings (docs/findings.md): their kinds, as the page names them.
+TITLES = {"whole_pages": "Whole pages are free and still mapped",
+          "top": "The end of the heap is free and still mapped",
+          "partial_pages": "Free memory lies beside blocks",
+          "in_use": "In use at the end",
+          "slack": "Headers and rounding take much",
+          "thrash": "Memory goes back and is asked for again",
+          "system_calls": "System calls take time"}
 
 
 def findings(analysis):
-    """All that is worth saying, the worst first."""
-    judges = (_evidence, _observed, _attached, _anomalies, _unrecorded, _failures, _end, _trim, _large_blocks, _time,
-              _slack, _kept, _live, _recorder, _notes)
-    said = [finding for judge in judges if (finding := judge(analysis))]
+    """All that is worth saying, once: what puts the evidence in doubt, then the analyzer's findings
+    in its order, then what it does not judge."""
+    doubts = [_evidence(analysis), _anomalies(analysis)]
+    judged = [_finding(one) for one in analysis.get("findings", [])]
+    rest = [_unrecorded(analysis), _failures(analysis), _observed(analysis), _attached(analysis)]
+    said = [finding for finding in (*doubts, *judged, *rest) if finding]
     if not any(finding.kind != "fine" for finding in said):
-        said.insert(0, Finding("fine", "Nothing unusual", _unremarkable(analysis)))
-    return sorted(said, key=lambda finding: ("bad", "look", "fine").index(finding.kind))
+        said.insert(0, _all_well(analysis))
+    return said
+
+
+def _finding(one):
+    return Finding("fine" if one["kind"] == "in_use" else "look",
+                   TITLES.get(one["kind"], one["kind"]), one["sentence"], one["remedy"])
+
+
+def _all_well(analysis):
+    """As the analyzer's summary says it; where it cannot judge, what was done and measured."""
+    end = next((moment for moment in reversed(analysis.get("moments", []))
+                if moment["moment"] == "end"), None)
+    if not end:
+        return Finding("fine", "What was measured", summary(analysis))
+    ledger, back = end["ledger"], end["trim_bytes"] + end["trim_top_bytes"]
+    return Finding("fine", "Nothing is wrong with this heap",
+                   f"{size(ledger['mapped_bytes'])} is mapped at the end, "
+                   f"{size(ledger['requested_bytes'])} of it in use, and malloc_trim(0) would "
+                   f"return {size(back)}.")
+
+
+def about_heap(analysis):
+    """Whose heap the findings are about, and when."""
+    of = f", process {analysis.get('main_stream')}" if _several(analysis) else ""
+    return f"The heap at its end{of}; the largest part first." if analysis.get("findings") else ""
 
 
 def verdict(analysis):
@@ -62,9 +88,6 @@ def causes(analysis, syscall=None):
     return [row for row in analysis.get("syscalls.by_cause", [])
             if row["reason"] != "recorder" and syscall in (None, row["syscall"])]
 
-
-def by_reason(analysis, *reasons):
-    return sum(row["count"] for row in causes(analysis) if row["reason"] in reasons)
 
 
 def summary(analysis):
@@ -225,210 +248,71 @@ def _several(analysis):
     return len(analysis.get("processes", [])) > 1
 
 
-def _main_figure(analysis, path):
-    """A figure of the process that `end` is of, where the one at the top is a sum over all."""
-    if not _several(analysis):
-        return analysis.get(path)
-    for value in analysis.get("processes"):
-        if value.get("stream") == analysis.get("main_stream"):
-            for key in path.split("."):
-                value = value.get(key) if isinstance(value, dict) else None
-            return value
-    return None
 
 
-def _end(analysis):
-    mapped, free = analysis.get("end.mapped_bytes"), analysis.get("end.free_bytes")
-    if not mapped or free is None:
-        return None
-    part = share(free, mapped)
-    text = "In the largest process, at" if _several(analysis) else "At"
-    text += (f" the end {size(free)} of {size(mapped)} mapped heap ({share_text(free, mapped)}) "
-            f"was free and still mapped")
-    requested, blocks = analysis.get("end.requested_bytes"), analysis.get("end.live_blocks")
-    if requested is not None and blocks is not None:
-        text += f", beside {size(requested)} in {counted(blocks, 'live block')}"
-    text += ". "
-    of_peak = share(free, analysis.get("peak.mapped_bytes"))
-    if part < FREE_SHARE or free < FREE_MINIMUM or (of_peak is not None and of_peak < FREE_OF_PEAK):
-        return Finding("fine", "Little free memory is held at the end", text.strip())
-    return Finding("look", "Free memory that did not go back", text + _why_kept(analysis))
 
 
-def _why_kept(analysis):
-    at_break, in_arenas = analysis.get("end.break_bytes"), analysis.get("end.arena_bytes") or 0
-    free, whole = analysis.get("end.free_bytes"), _main_figure(
-        analysis, "free_to_return.never_page_bytes")
-    trims = by_reason(analysis, "trim_top")
-    parts = []
-    if whole is not None:
-        parts.append(f"{size(whole)} of it ({share_text(whole, free)}) were whole pages that had "
-                     f"been used and freed; the rest was never used, or lay on pages with live "
-                     f"blocks, which cannot go back.")
-    if in_arenas > (at_break or 0):
-        whose = "" if analysis.get("policy") == "mmap" else ", the heaps of other threads"
-        parts.append(f"{size(in_arenas)} of the heap lay in arenas{whose}; "
-                     f"one shrinks only from its end, so that a live block there keeps everything "
-                     f"free before it.")
-    elif at_break:
-        parts.append(f"{size(at_break)} of the heap lay at the break, which can only shrink from "
-                     f"its top: one block near the top, live or kept by a thread's cache, keeps everything "
-                     f"free below it.")
-        if trims:
-            parts.append(f"The top was trimmed {counted(trims, 'time')} during the run.")
-        else:
-            parts.append("The top was never trimmed: glibc does so only when a freed run of 64 KiB "
-                         "or more meets a free top of at least trim_threshold.")
-    calls = analysis.get("events.by_call.malloc_trim.count", 0)
-    released = by_reason(analysis, "trim_call")
-    if not calls:
-        parts.append("malloc_trim was never called; it is the call that also gives back whole free "
-                     "pages inside the heap.")
-    else:
-        parts.append(f"malloc_trim was called {counted(calls, 'time')} and made "
-                     f"{counted(released, 'system call')}.")
-    return " ".join(parts)
 
 
-def _trim(analysis):
-    shrinks, grows = by_reason(analysis, "trim_top"), by_reason(analysis, "grow_top")
-    if shrinks < TRIM_MINIMUM or not grows or share(shrinks, grows) < THRASH_SHARE:
-        return None
-    spent = sum(row.get("time_ns") or 0 for row in causes(analysis, "brk"))
-    given = sum(row.get("bytes") or 0 for row in causes(analysis) if row["reason"] == "trim_top")
-    return Finding("look", "The break moves up and down",
-                   f"The break grew {counted(grows, 'time')} and was trimmed "
-                   f"{counted(shrinks, 'time')}; {size(given)} went back to the kernel that way, "
-                   f"and brk took {time(spent)}. Memory that is given back and asked for again "
-                   f"also costs a page fault for each page. A higher trim_threshold (or top_pad) "
-                   f"stops it: mallopt(M_TRIM_THRESHOLD, ...), or "
-                   f"GLIBC_TUNABLES=glibc.malloc.trim_threshold=BYTES.")
 
-
-def _large_blocks(analysis):
-    maps, unmaps = by_reason(analysis, "over_threshold"), by_reason(analysis, "free_mmapped")
-    if min(maps, unmaps) < LARGE_MINIMUM:
-        return None
-    spent = sum(row.get("time_ns") or 0 for row in causes(analysis)
-                if row["reason"] in ("over_threshold", "free_mmapped"))
-    return Finding("look", "Large blocks come and go one by one",
-                   f"{counted(maps, 'block')} at or over mmap_threshold got a mapping each, and "
-                   f"{count(unmaps)} were unmapped when freed; that took {time(spent)} in system "
-                   f"calls, and each fresh page is a page fault. A higher mmap_threshold serves "
-                   f"such blocks from the heap: mallopt(M_MMAP_THRESHOLD, ...), or "
-                   f"GLIBC_TUNABLES=glibc.malloc.mmap_threshold=BYTES.")
+def lead(analysis, name):
+    """What a figure's section says before the figure; "" = nothing."""
+    return {"syscalls": _time, "return": _fates, "ledger": _live}.get(name, lambda _: "")(analysis)
 
 
 def _time(analysis):
     spent, duration = analysis.get("syscalls.time_ns"), analysis.get("duration_ns")
     total = analysis.get("syscalls.total")
-    if spent is None or not duration or not total:
-        return None
-    text = f"{counted(total, 'system call')} took {time(spent)}, {share_text(spent, duration)} of "
-    text += "the recorded time" + (" (all processes together)"
-                                   if _several(analysis) else "") + ". "
-    if analysis.attached:
-        return Finding("look" if share(spent, duration) >= TIME_SHARE else "fine",
-                       "Time in system calls for memory", text.rstrip())
-    text += _main_cause(analysis)
-    if share(spent, duration) >= TIME_SHARE:
-        return Finding("look", "System calls for the heap take time", text)
-    return Finding("fine", "System calls cost little", text)
+    found = any(one["kind"] == "system_calls" for one in analysis.get("findings", []))
+    if found or spent is None or not duration or not total:
+        return ""
+    together = " (all processes together)" if _several(analysis) else ""
+    return (f"{counted(total, 'system call')} took {time(spent)}, {share_text(spent, duration)} of "
+            f"the recorded time{together}.")
 
 
-def _main_cause(analysis):
-    parts = []
-    for name in ("brk", "mmap", "munmap", "mremap", "madvise", "mprotect"):
-        number = analysis.get(f"syscalls.{name}")
-        if not number:
-            continue
-        reasons = {}
-        for row in causes(analysis, name):
-            reasons[row["reason_text"]] = reasons.get(row["reason_text"], 0) + row["count"]
-        if not reasons:
-            continue
-        text, most = max(reasons.items(), key=lambda item: item[1])
-        parts.append((number, f"{name} was called {counted(number, 'time')}, "
-                              f"{share_text(most, number)} of them for this reason: “{text}”"))
-    parts.sort(key=lambda part: -part[0])
-    return "; ".join(text for _, text in parts[:2]) + "." if parts else ""
-
-
-def _slack(analysis):
-    ledger = analysis.get("peak.at_mapped", {})
-    slack, mapped = ledger.get("slack_bytes"), ledger.get("mapped_bytes")
-    if slack is None or not mapped:
-        return None
-    text = (f"When most was mapped, headers and rounding of live blocks took {size(slack)} of "
-            f"{size(mapped)} ({share_text(slack, mapped)}).")
-    blocks = ledger.get("live_blocks")
-    if share(slack, mapped) < SLACK_SHARE:
-        return None
-    if blocks:
-        text += f" They were {counted(blocks, 'block')}: many small blocks, each with its header."
-    return Finding("look", "Much of the heap is headers and rounding", text)
-
-
-def _kept(analysis):
+def _fates(analysis):
     parts = [analysis.get(f"free_to_return.{name}_page_bytes")
              for name in ("returned", "reused", "never")]
     if None in parts or not sum(parts):
-        return None
+        return ""
     returned, reused, never = parts
     total = sum(parts)
-    together = " (all processes together)" if _several(analysis) else ""
-    text = (f"Of {size(total)} in pages that became free{together}, {share_text(returned, total)} went back "
+    text = (f"Of {size(total)} in pages that became free, {share_text(returned, total)} went back "
             f"to the kernel, {share_text(reused, total)} were used again first and "
             f"{share_text(never, total)} were still free at the end.")
-    middle, slow = analysis.get("free_to_return.latency_ns.p50"), analysis.get(
-        "free_to_return.latency_ns.p99")
+    middle, slow = (analysis.get(f"free_to_return.latency_ns.{part}") for part in ("p50", "p99"))
     if returned and middle is not None and slow is not None:
         text += f" Half of what was returned went within {time(middle)}, 99 % within {time(slow)}."
-    if share(never, total) >= KEPT_SHARE and never >= FREE_MINIMUM:
-        return Finding("look", "Most freed pages never went back", text)
-    return Finding("fine", "What became of freed pages", text)
+    return text
 
 
 def _live(analysis):
+    """Where the analyzer makes no finding of it."""
     blocks, requested = analysis.get("end.live_blocks"), analysis.get("end.requested_bytes")
     peak = analysis.get("peak.requested_bytes")
-    if not blocks or requested is None or not peak:
-        return None
+    if not analysis.observed or not blocks or requested is None or not peak:
+        return ""
     where = " of the largest process" if _several(analysis) else ""
-    text = (f"{counted(blocks, 'block')} with {size(requested)}{where} "
-            f"{'was' if blocks == 1 else 'were'} not freed when the last record was made, {share_text(requested, peak)} of the peak. "
-            f"A program that ends without freeing is not at fault; one that should have been idle "
-            f"then is worth a look.")
-    return Finding("fine", "Still live at the end", text)
+    return (f"{counted(blocks, 'block')} with {size(requested)}{where} "
+            f"{'was' if blocks == 1 else 'were'} not freed when the last record was made, "
+            f"{share_text(requested, peak)} of the peak.")
+
+
+def recording(analysis):
+    """What the recording itself cost, and what it noted: a list of paragraphs."""
+    notes = "; ".join(analysis.notes)
+    return [text for text in (_recorder(analysis), f"It noted: {notes}." if notes else "") if text]
 
 
 def _recorder(analysis):
-    if analysis.attached:
-        return None
     own, buffers = analysis.get("syscalls.recorder"), analysis.get("recorder.peak_rss_bytes")
-    if own is None and buffers is None:
-        return None
-    return Finding("fine", "What the recording itself cost",
-                   f"heapledger made {counted(own, 'system call')} of its own in the program"
-                   + (f" and held at most {size(buffers)} of buffers there; neither is in the "
-                      f"figures. " if buffers is not None else
-                      ", which are not in the figures; its buffers there were not measured. ")
-                   + f"The trace takes {size(analysis.get('recorder.trace_bytes'))}"
-                   + _per_event(analysis) + ".")
-
-
-def _per_event(analysis):
-    value = analysis.get("recorder.bytes_per_event")
-    return "" if value is None else f", {value:.2f} bytes an event"
-
-
-def _notes(analysis):
-    notes = "; ".join(analysis.notes)
-    return Finding("fine", "What the recording noted", notes + ".") if notes else None
-
-
-def _unremarkable(analysis):
-    if analysis.imported:
-        return "No failed call, and no contradiction in the log."
-    return ("No thrash of the break, no flood of mapped blocks, no large free heap at the end, no "
-            "failed call. The figures below say what was measured.")
+    if analysis.attached or own is None and buffers is None:
+        return ""
+    per_event = analysis.get("recorder.bytes_per_event")
+    return (f"heapledger made {counted(own, 'system call')} of its own in the program"
+            + (f" and held at most {size(buffers)} of buffers there; neither is in the figures. "
+               if buffers is not None else
+               ", which are not in the figures; its buffers there were not measured. ")
+            + f"The trace takes {size(analysis.get('recorder.trace_bytes'))}"
+            + ("" if per_event is None else f", {per_event:.2f} bytes an event") + ".")

@@ -56,7 +56,8 @@ class Page(HTMLParser):
 
     def findings(self):
         """Title -> (kind, text)."""
-        found = re.findall(r'<li class="(\w+)"><h3>(.*?)</h3><p>(.*?)</p>', self.source)
+        found = re.findall(r'<section class="lead (\w+)">\n<h2>(.*?)</h2>\n<p>(.*?)</p>', self.source)
+        found += re.findall(r'<li class="(\w+)"><h3>(.*?)</h3><p>(.*?)</p>', self.source)
         return {html.unescape(title): (kind, html.unescape(text).replace('\xa0', ' '))
                 for kind, title, text in found}
 
@@ -79,7 +80,7 @@ def test_the_page_needs_nothing_else(situation):
 
 def test_the_page_has_five_figures_with_something_in_them(situation):
     page = page_of(situation)
-    drawings = re.findall(r'<svg [^>]*>.*?</svg>', page.source, re.S)
+    drawings = re.findall(r'<figure>.*?(<svg [^>]*>.*?</svg>)', page.source, re.S)
     assert len(drawings) == 5
     for drawing in drawings:
         assert drawing.count('<path') > 20
@@ -89,14 +90,15 @@ def test_the_page_has_five_figures_with_something_in_them(situation):
 def test_a_narrow_screen_scrolls_a_figure_and_does_not_shrink_it(situation):
     """On 312 of 720 pixels the smallest text would be 4 pixels high. Paper has no scroll bar."""
     page = page_of(situation)
-    assert len(re.findall(r'<div class="wide"><svg [^>]*>.*?</svg>\s*</div>', page.source, re.S)) == 5
+    assert len(re.findall(r'<div class="wide" tabindex="0"><svg [^>]*>.*?</svg>\s*</div>', page.source,
+                          re.S)) == 5
     assert '.wide{overflow-x:auto' in page.source
-    assert '@media screen{svg{min-width:600px}}' in page.source
+    assert '@media screen{.wide svg{min-width:600px}}' in page.source
 
 
 def test_colours_follow_the_page_between_light_and_dark(situation):
     page = page_of(situation)
-    for drawing in re.findall(r'<svg [^>]*>.*?</svg>', page.source, re.S):
+    for drawing in re.findall(r'<figure>.*?(<svg [^>]*>.*?</svg>)', page.source, re.S):
         assert 'var(--ink)' in drawing
     assert 'prefers-color-scheme:dark' in page.source
     for name in set(re.findall(r'var\((--\w+)\)', page.source)):
@@ -130,7 +132,7 @@ def test_mode_policy_model_and_exit_are_named(situation):
     assert "mode allocator: heapledger's own allocator served the program" in page.text
     assert 'policy hybrid' in page.text and 'rules of glibc 2.36' in page.text
     assert 'exit status 0' in page.text
-    assert 'tunables' not in page.text.split('What was found')[0]
+    assert 'tunables' not in page.text
     situation.data['tunables'] = {'top_pad': 65536, 'purge': 'trim', 'perturb': 0}
     situation.data['tunables_set'] = ['top_pad', 'purge']
     assert 'tunables top_pad=65536, purge=trim' in page_of(situation).text
@@ -152,82 +154,94 @@ def test_notes_and_processes_that_were_not_recorded_are_told(situation):
     findings = situation.findings()
     kind, text = findings['Some processes were not recorded']
     assert kind == 'look' and text.startswith('2 processes of this run did not load the library')
-    assert findings['What the recording noted'] == ('fine', 'no kernel side: no privilege.')
+    assert 'It noted: no kernel side: no privilege.' in page_of(situation).text
     situation.data['complete'] = False  # as the analyzer says then
     assert '>INCOMPLETE: 2 processes not recorded</p>' in page_of(situation).source
 
 
 def test_nothing_unusual_is_said_when_nothing_is(situation):
+    situation.data['moments'] = [end_moment()]
     page = page_of(situation)
     findings = page.findings()
-    assert list(findings)[0] == 'Nothing unusual'
-    assert {kind for kind, _ in findings.values()} == {'fine'}
+    assert list(findings) == ['Nothing is wrong with this heap']
+    assert findings['Nothing is wrong with this heap'] == (
+        'fine', '1.78 MiB is mapped at the end, 1.25 MiB of it in use, and malloc_trim(0) would '
+        'return 8.00 KiB.')
     assert 'COMPLETE: every stream closed, no event lost' in page.text
-    assert findings['System calls cost little'][1] == (
-        '331 system calls took 993 µs, less than 0.1 % of the recorded time. brk was called 212 '
-        'times, 96.7 % of them for this reason: “no free block fits: grow the break”; mmap was '
-        'called 61 times, 100 % of them for this reason: “request at or over mmap_threshold”.')
+    assert '331 system calls took 993 µs, less than 0.1 % of the recorded time.' in page.text
 
 
-def test_free_memory_at_the_end_is_explained(situation):
-    situation.data['end'] = ledger(1_310_000, 120_000, 12_900_000, 140_000, 0, 2_043)
-    findings = situation.findings()
-    kind, text = findings['Free memory that did not go back']
-    assert kind == 'look' and 'Nothing unusual' not in findings
-    assert text == (
-        'At the end 12.3 MiB of 13.8 MiB mapped heap (89.1 %) was free and still mapped, beside '
-        '1.25 MiB in 2,043 live blocks. 296.0 KiB of it (2.3 %) were whole pages that had been '
-        'used and freed; the rest was never used, or lay on pages with live blocks, which cannot '
-        'go back. 13.7 MiB of the heap lay at the break, which can only shrink from its top: one '
-        'block near the top, live or kept by a thread\'s cache, keeps everything free below it. The top was trimmed 7 times '
-        'during the run. malloc_trim was never called; it is the call that also gives back whole '
-        'free pages inside the heap.')
-    set_causes(situation.data, causes(trim=0)[:3])
-    situation.data['events']['by_call']['malloc_trim'] = {'count': 2, 'failed': 0, 'bytes': 0}
-    text = situation.findings()['Free memory that did not go back'][1]
-    assert 'The top was never trimmed' in text
-    assert 'malloc_trim was called 2 times and made 0 system calls.' in text
+def end_moment():
+    """What caches held is not known, so it counts as free."""
+    return {'moment': 'end', 'phase': None, 'at_ns': 2_000_000_000, 'trim_bytes': 8192,
+            'trim_top_bytes': 0, 'ledger': {
+                'mapped_bytes': 1_870_000, 'requested_bytes': 1_310_000, 'slack_bytes': 120_000,
+                'cached_bytes': None, 'table_bytes': None, 'partial_bytes': 150_000,
+                'whole_pages': {'touched_bytes': 40_000, 'purged_bytes': 0, 'untouched_bytes': 0},
+                'top_bytes': 110_000, 'between_bytes': 0, 'metadata_bytes': 140_000,
+                'live_blocks': 2043}}
 
 
-def test_free_memory_in_arenas_is_not_blamed_on_the_break(situation):
-    """Of several processes, the words are about the one whose end it is."""
-    data = situation.data
-    data['end'] = ledger(1_310_000, 120_000, 12_900_000, 140_000, 0, 2_043)
-    data['end'].update(arena_bytes=data['end']['break_bytes'] - 135168, break_bytes=135168)
-    data['processes'].append({**data['processes'][0], 'stream': '4712.2'})
-    data['processes'][0]['free_to_return'] = {'never_page_bytes': 0}
-    text = situation.findings()['Free memory that did not go back'][1]
-    assert text.startswith('In the largest process, at the end 12.3 MiB of 13.8 MiB')
-    assert '0 B of it (0 %) were whole pages' in text
-    assert '13.5 MiB of the heap lay in arenas' in text and 'at the break' not in text
+JUDGED = [
+    {'kind': 'whole_pages', 'bytes': 12_900_000, 'promised_bytes': 12_800_000,
+     'sentence': '12.3 MiB, 89 % of what is mapped, is free in whole pages below a block.',
+     'remedy': 'malloc_trim(0) would return 12.2 MiB.'},
+    {'kind': 'in_use', 'bytes': 1_310_000, 'sentence': '1.25 MiB in 2043 blocks is in use.',
+     'remedy': None, 'promised_bytes': None},
+    {'kind': 'system_calls', 'bytes': 0, 'sentence': '331 system calls took 20 % of the time.',
+     'remedy': None, 'promised_bytes': None}]
 
 
-def test_trim_thrash_is_named_with_its_remedy(situation):
-    set_causes(situation.data, causes(grow=1805, trim=1640))
-    kind, text = situation.findings()['The break moves up and down']
-    assert kind == 'look'
-    assert text.startswith('The break grew 1,805 times and was trimmed 1,640 times; 211.4 MiB went '
-                           'back to the kernel that way, and brk took 10.3 ms.')
-    assert 'GLIBC_TUNABLES=glibc.malloc.trim_threshold=' in text
-    set_causes(situation.data, causes(grow=1805, trim=19))
-    assert 'The break moves up and down' not in situation.findings()
+def test_the_analyzers_findings_lead_and_nothing_is_said_twice(situation):
+    """The first one is the verdict; the others are numbered on from it."""
+    situation.data['findings'] = JUDGED
+    situation.data['events']['by_call']['malloc']['failed'] = 3
+    page = page_of(situation)
+    assert [(kind, text) for kind, text in page.findings().values()] == [
+        ('look', JUDGED[0]['sentence']), ('fine', JUDGED[1]['sentence']),
+        ('look', JUDGED[2]['sentence']), ('look', '3 allocator calls failed (malloc 3).')]
+    for finding in JUDGED:
+        assert page.text.replace('\xa0', ' ').count(finding['sentence']) == 1
+    assert page.text.replace('\xa0', ' ').count(JUDGED[0]['remedy']) == 1
+    assert page.source.index(JUDGED[0]['sentence'][9:].split(' ', 3)[-1]) < page.source.index('facts">')
+    assert '<ol class="found" start="2">' in page.source
+    assert '331 system calls took 993' not in page.text  # the finding has it
+    assert 'Nothing is wrong' not in page.text
 
 
-def test_a_flood_of_large_blocks_is_named_with_its_remedy(situation):
-    set_causes(situation.data, causes(maps=5000, unmaps=4990))
-    kind, text = situation.findings()['Large blocks come and go one by one']
-    assert kind == 'look'
-    assert text.startswith('5,000 blocks at or over mmap_threshold got a mapping each, and 4,990 '
-                           'were unmapped when freed; that took 30.0 ms in system calls')
+def test_the_first_screen_has_the_ledger_row_by_row_and_what_is_unknown_is_no_zero(situation):
+    situation.data['moments'] = [end_moment()]
+    page = page_of(situation)
+    bar = re.search(r'aria-label="(At the end[^"]*)"', page.source).group(1)
+    assert bar == ('At the end (2.00 s): 1.78 MiB mapped: requested 1.25 MiB, headers and rounding '
+                   '117.2 KiB, free beside blocks 146.5 KiB, free, whole pages 39.1 KiB, free at the '
+                   'top 107.4 KiB, allocator&#x27;s tables 136.7 KiB')
+    shares = [int(n) for n in re.findall(r'style="flex-grow:(\d+)', page.source)]
+    assert sum(shares) == 1_870_000
+    peak = {**end_moment(), 'moment': 'mapped_peak', 'at_ns': 1_000_000_000}
+    end = end_moment()
+    end['ledger'].update(cached_bytes=50_000, table_bytes=656, partial_bytes=99_344)
+    situation.data['moments'] = [peak, end]
+    page = page_of(situation)
+    row = re.search(r'freed, kept by caches</th>(.*?)</tr>', page.source).group(1)
+    assert re.findall(r'>([^<>]+)<', row) == ['unknown', '49.5&nbsp;KiB']
 
 
-def test_slow_system_calls_and_failed_calls_are_named(situation):
-    situation.data['syscalls']['time_ns'] = 400_000_000
+def test_the_first_screen_shows_resident_memory_or_says_that_it_is_not_known(situation):
+    page = page_of(situation)
+    line = re.search(r'<polyline class="resident" points="([^"]*)"', page.source).group(1)
+    points = [tuple(map(float, point.split(','))) for point in line.split(' ')]
+    assert len(points) == 100 and min(y for _, y in points) == 0  # the largest sample is the top
+    assert 'Resident: at most 48.8 MiB, at the end 4.64 MiB' in page.text.replace('\xa0', ' ')
+    situation.with_samples = False
+    page = page_of(situation)
+    assert 'Resident memory was not measured.' in page.text and 'class="resident"' not in page.source
+
+
+def test_failed_calls_are_named(situation):
     situation.data['events']['by_call']['malloc']['failed'] = 3
     situation.data['syscalls']['by_cause'][0]['failed'] = 2
     findings = situation.findings()
-    assert findings['System calls for the heap take time'][0] == 'look'
-    assert '20 % of the recorded time' in findings['System calls for the heap take time'][1]
     assert findings['Some calls failed'] == (
         'look', '3 allocator calls failed (malloc 3). The kernel refused 2 system calls.')
 
@@ -270,7 +284,7 @@ def test_what_was_not_measured_is_never_a_number(situation):
     assert 'resident memory was not measured' in page.text
     assert 'how it ended was not seen' in page.text
     assert 'Nothing of this kind was measured in this run.' in page.text
-    assert len(re.findall('<svg ', page.source)) == 4
+    assert page.source.count('<figure>') == 4
     assert 'None' not in page.text and 'null' not in page.text and 'nan' not in page.text
 
 
@@ -363,7 +377,8 @@ def test_svg_writes_the_figures_alone(situation):
 
 def test_each_figure_says_in_words_what_it_shows(situation):
     """To whom does not see it: its section's name and what is over its parts."""
-    labels = re.findall(r'<svg [^>]*role="img" aria-label="([^"]*)"', page_of(situation).source)
+    labels = re.findall(r'<figure>\n<div [^>]*><svg [^>]*role="img" aria-label="([^"]*)"',
+                        page_of(situation).source)
     assert len(labels) == len(FIGURES)
     assert all(re.fullmatch(r'[A-Z][^:]+: .{10,}', label) for label in labels), labels
     assert any('share of freed pages returned' in label for label in labels)

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: MIT
+#
+# What a report says and in what order, as sections of plain blocks: page.py makes HTML of them and
+# pdf.py pages. Puts in order what words.py, overview.py and the figure modules say; judges nothing.
+
+import datetime
+import shlex
+from collections import namedtuple
+
+import figure_map
+import units
+import words
+
+Section = namedtuple("Section", "title blocks")
+Text = namedtuple("Text", "text kind", defaults=[""])       # kind: "", "scope", "missing"
+Table = namedtuple("Table", "heads rows foot", defaults=[None])  # heads: (text, is a number)
+Drawing = namedtuple("Drawing", "name title figure caption")
+Findings = namedtuple("Findings", "items first")            # first: the number of the first one
+
+FACTS = (("peak requested", "peak.requested_bytes", units.size, "at once, by the program"),
+         ("peak mapped", "peak.mapped_bytes", units.size, "at once, by its heap"),
+         ("peak resident", "peak.rss_bytes", units.size, "as the kernel counts"),
+         ("returned", "returned_bytes", units.size, "to the kernel, in all"),
+         ("allocator calls", "events.calls", units.count, "each one recorded"),
+         ("system calls", "syscalls.total", units.count, "made by the allocator"))
+
+CAPTIONS = {
+    "memory": "Requested: bytes the program asked for and has not freed. Mapped: what the heap has "
+              "from the kernel, metadata included. Resident: the whole process as the kernel "
+              "counts it, with code and stacks, without heapledger's buffers. The dots are the "
+              "peaks; shading shows the highest value within an interval.",
+    "syscalls": "brk, mmap, munmap, mremap, madvise and mprotect as the allocator made them, each "
+                "with its reason; calls which the recording itself made are left out.",
+    "ledger": "Each mapped byte twice: by what it holds and by where it lies. Slack is headers and "
+              "rounding of live blocks. Free memory is still mapped; whether it is resident is not "
+              "said here.",
+    "return": "The clock of a page starts when the last block on it is freed. A page that is used "
+              "again can no longer go back, so the two curves add up to what became of all; one "
+              "that was free at the end counts for as long as it was seen.",
+}
+
+MODES = {"allocator": "heapledger's own allocator served the program",
+         "observe": "the program's own allocator, observed",
+         "imported": "the log of another tool",
+         "attached": "the process ran before, on its own allocator"}
+
+# Of a process that was attached to, system calls and mappings are all of it, whoever made them.
+ATTACHED_NOTES = {"peak.mapped_bytes": "private and anonymous, at once",
+                  "events.calls": "since the attach", "syscalls.total": "for memory, by the process"}
+ATTACHED_CAPTIONS = {
+    "syscalls": "brk, mmap, munmap, mremap, madvise and mprotect of the process since it was "
+                "attached to, as the kernel saw them.",
+    "memory": "Mapped: private anonymous memory and the break, whoever in the process mapped it. "
+              "Resident: the whole process as the kernel counts it.",
+    "ledger": "Each mapped byte by where it lies: at the break, or in a mapping of any kind. What "
+              "the allocator keeps in it is not known.",
+}
+
+
+def command_text(analysis):
+    """The command, or the file of an imported log."""
+    command = analysis.get("command") or [analysis.get("imported.file", "unknown program")]
+    return " ".join(shlex.quote(word) for word in command) or "unknown program"
+
+
+def date_text(analysis):
+    try:
+        moment = datetime.datetime.fromisoformat(analysis.session["started"])
+    except (KeyError, TypeError, ValueError):
+        return "date not recorded"
+    return moment.strftime("%-d %B %Y, %H:%M") + (" UTC" if moment.utcoffset() is not None else "")
+
+
+def exit_text(analysis):
+    status = analysis.get("exit")
+    if not status:
+        return "how it ended was not seen"
+    if "signal" in status:
+        return f"ended by signal {status['signal']}"
+    return f"exit status {status.get('status')}"
+
+
+def tunables_text(analysis):
+    """Those that were set, in a list of one; an empty one if there are none."""
+    values = analysis.get("tunables", {})
+    given = [f"{name}={values.get(name)}" for name in analysis.get("tunables_set", [])]
+    return ["tunables " + ", ".join(given)] if given else []
+
+
+def verdict(analysis):
+    """(kind, text): how far the figures can be trusted."""
+    return words.verdict(analysis)
+
+
+def details(analysis):
+    """Two lines: of the run, and of how it was recorded."""
+    duration, mode = analysis.get("duration_ns"), analysis.get("mode")
+    run = [date_text(analysis),
+           "times unknown" if duration is None else f"ran for {units.time(duration)}",
+           exit_text(analysis)]
+    how = [f"mode {mode}: {MODES.get(mode, 'see the manual')}"]
+    if not analysis.observed:
+        how += [f"policy {analysis.get('policy')}", f"rules of {analysis.get('model')}"]
+    return [" · ".join(run), " · ".join(how + tunables_text(analysis))]
+
+
+def shown(analysis, form, value):
+    """What cannot be known of an allocator that was observed is not just left unmeasured."""
+    return "unknown" if value is None and analysis.observed else form(value)
+
+
+def facts(analysis):
+    """(name, value as text, exact value, note, whether it was measured)."""
+    rows = []
+    for name, path, form, note in FACTS:
+        value = analysis.get(path)
+        exact = units.exact_size if form is units.size else units.count
+        note = ATTACHED_NOTES.get(path, note) if analysis.attached else note
+        if path.startswith("peak.") and len(analysis.get("processes", [])) > 1:
+            note = "of the largest process"
+        rows.append((name, shown(analysis, form, value), exact(value), note, value is not None))
+    return rows
+
+
+def sections(analysis, modules):
+    """All that follows the first screen, which has the first finding."""
+    made = [found(analysis)]
+    made += [figure_section(analysis, module) for module in modules]
+    made += [phases(analysis), processes(analysis), fragmentation(analysis), recording(analysis)]
+    return [section for section in made if section]
+
+
+def found(analysis):
+    every = words.findings(analysis)
+    about = words.about_heap(analysis)
+    summary = words.summary(analysis)
+    blocks = [] if any(one.text == summary for one in every) else [Text(summary)]
+    if len(every) > 1:
+        blocks += [Text(about, "scope")] if about else []
+        blocks.append(Findings(every[1:], 2))
+    return Section("What else was found" if len(every) > 1 else "The run in short",
+                   blocks) if blocks else None
+
+
+def figure_section(analysis, module):
+    lead = words.lead(analysis, module.NAME)
+    blocks = [Text(lead)] if lead else []
+    scope = scope_text(analysis, module)
+    blocks += [Text(scope, "scope")] if scope else []
+    figure = module.draw(analysis)
+    if figure is None:
+        blocks.append(Text("Nothing of this kind was measured in this run.", "missing"))
+        return Section(module.TITLE, blocks)
+    blocks.append(Drawing(module.NAME, module.TITLE, figure, caption(analysis, module.NAME)))
+    table = {"syscalls": syscall_table, "ledger": ledger_table}.get(module.NAME)
+    return Section(module.TITLE, blocks + ([table(analysis)] if table else []))
+
+
+def caption(analysis, name):
+    if name == "map":
+        return figure_map.caption(analysis)
+    return (ATTACHED_CAPTIONS if analysis.attached else {}).get(name, CAPTIONS[name])
+
+
+def scope_text(analysis, module):
+    """Which process a figure is about, when there is a choice."""
+    streams = analysis.get("processes", [])
+    if len(streams) < 2:
+        return ""
+    if module.NAME in ("syscalls", "return"):
+        return f"All {len(streams)} processes together."
+    return f"The process with the largest heap: {main_process(analysis)}."
+
+
+def main_process(analysis):
+    for stream in analysis.get("processes", []):
+        if stream.get("stream") == analysis.get("main_stream"):
+            return f"{process_command(stream)} (pid {stream.get('pid')})"
+    return analysis.get("main_stream", "unknown")
+
+
+def process_command(stream):
+    value = stream.get("command")
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def shorten(text, limit=90):
+    return text if len(text) <= limit else text[:limit - 1] + "…"
+
+
+def syscall_table(analysis):
+    rows = [(row["syscall"], row["reason_text"], row.get("call") or "–", units.count(row["count"]),
+             units.size(row.get("bytes")), units.time(row.get("time_ns")),
+             units.count(row.get("failed"))) for row in words.causes(analysis)]
+    heads = (("system call", False), ("because", False), ("during", False), ("calls", True),
+             ("memory", True), ("time", True), ("failed", True))
+    foot = ("all", "", "", units.count(analysis.get("syscalls.total")), "",
+            units.time(analysis.get("syscalls.time_ns")), "")
+    return Table(heads, rows, foot)
+
+
+LEDGER_ROWS = (("requested", "requested_bytes"), ("slack (headers, rounding)", "slack_bytes"),
+               ("free, still mapped", "free_bytes"), ("metadata", "metadata_bytes"),
+               ("mapped", "mapped_bytes"), ("of it at the break", "break_bytes"),
+               ("of it in arenas", "arena_bytes"), ("of it in mapped blocks", "block_bytes"),
+               ("reserved, not accessible", "reserved_bytes"))
+
+
+def ledger_table(analysis):
+    moments = [("at the peak", analysis.get("peak.at_mapped", {})),
+               ("at the end", analysis.get("end", {}))]
+    rows = []
+    for text, key in LEDGER_ROWS:
+        cells = [text]
+        for _, ledger in moments:
+            value, mapped = ledger.get(key), ledger.get("mapped_bytes")
+            part = "" if key == "reserved_bytes" or not mapped else units.share_text(value, mapped)
+            cells += [shown(analysis, units.count, value), part if value is not None else ""]
+        rows.append(cells)
+    blocks = ["live blocks"]
+    for _, ledger in moments:
+        blocks += [units.count(ledger.get("live_blocks")), ""]
+    heads = [("bytes", False)]
+    for text, _ in moments:
+        heads += [(text, True), ("of mapped", True)]
+    return Table(heads, rows + [blocks])
+
+
+PHASES_SHOWN = 200
+
+
+def phases(analysis):
+    every = analysis.get("phases", [])
+    if not every:
+        return None
+    rows = []
+    for number, phase in enumerate(every[:PHASES_SHOWN], 1):
+        inner = lambda *path: dig(phase, path)
+        rows.append((str(number), phase_name(phase.get("name")),
+                     units.time(phase["start_ns"]), units.time(phase["end_ns"] - phase["start_ns"]),
+                     units.count(phase.get("calls")), units.count(inner("syscalls", "total")),
+                     units.size(inner("peak", "requested_bytes")),
+                     units.size(inner("peak", "mapped_bytes")),
+                     units.size(inner("peak", "rss_bytes")),
+                     units.size(inner("end", "requested_bytes"))))
+    heads = (("no.", True), ("phase", False), ("begins", True), ("lasts", True), ("calls", True),
+             ("system calls", True), ("requested", True), ("mapped", True), ("resident", True),
+             ("requested at its end", True))
+    rest = len(every) - len(rows) + analysis.get("phases_beyond", 0)
+    note = [Text(f"{rest:,} more phases are not listed.")] if rest else []
+    of = (f" Those of {main_process(analysis)}."
+          if len(analysis.get("processes", [])) > 1 else "")
+    return Section("Phases", [
+        Text("Memory columns are the highest in each phase. The numbers are those of the dashed "
+             f"lines in the figures, where a phase begins.{of}"), Table(heads, rows), *note])
+
+
+def phase_name(name):
+    return "before the first mark" if name is None else name
+
+
+def processes(analysis):
+    streams = analysis.get("processes", [])
+    if len(streams) < 2:
+        return None
+    rows = []
+    for stream in streams[:200]:
+        inner = lambda *path: dig(stream, path)
+        rows.append((str(stream.get("pid")), shorten(process_command(stream)),
+                     units.count(inner("events", "calls")), units.count(inner("syscalls", "total")),
+                     units.size(inner("peak", "requested_bytes")),
+                     units.size(inner("peak", "mapped_bytes")),
+                     units.size(inner("peak", "rss_bytes")),
+                     "yes" if stream.get("complete") is True else "no"))
+    heads = (("pid", True), ("command", False), ("calls", True), ("system calls", True),
+             ("requested", True), ("mapped", True), ("resident", True), ("complete", False))
+    rest = len(streams) - len(rows)
+    note = [Text(f"{rest:,} more processes are not listed.")] if rest else []
+    return Section(f"All {len(streams):,} processes", [
+        Text("Memory columns are the highest of each process."), Table(heads, rows), *note])
+
+
+def dig(value, path):
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def fragmentation(analysis):
+    ratios = []
+    for name in ("mapped", "resident"):
+        values = analysis.get(f"fragmentation.{name}", {})
+        ratios.append((name, *(units.percent(values.get(key)) for key in (
+            "mean", "at_peak_live", f"at_peak_{name}", "peaks"))))
+    heads = (("memory above the live requested bytes", False), ("mean", True),
+             ("when most was live", True), ("when most was held", True),
+             ("peak against peak", True))
+    return Section("Fragmentation", [
+        Table(heads, ratios),
+        Text("The four measures of Johnstone and Wilson (1998), over the byte clock.")])
+
+
+def recording(analysis):
+    return Section("How it was recorded", [Text(text) for text in (
+        *words.recording(analysis),
+        f"Made by heapledger {analysis.get('version', '')} from "
+        f"{units.count(analysis.get('events.total'))} recorded events. Counts are exact; resident "
+        f"memory is sampled. “Not measured” means just that. Sizes are in binary units (1 MiB = "
+        f"1,048,576 bytes).")])
