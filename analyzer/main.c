@@ -71,8 +71,8 @@ static const struct command commands[] = {
 		"Of DIR it makes a trace of the raw files that processes left there, recorded "
 		"with\n"
 		"LD_PRELOAD alone. Commands that read a trace do this by themselves.\n"},
-	{"report", NULL, "report.py", "DIR [-o FILE.html] [--png DIR] [--force]",
-		"make an HTML report with figures", NULL},
+	{"report", NULL, "report.py", "DIR [-o FILE.html] [--pdf FILE] [--png DIR] [--force]",
+		"make a report with figures, HTML or PDF", NULL},
 	{"check", NULL, "check.py", "DIR --budget FILE", "compare with a budget, for CI", NULL},
 	{"compare", NULL, "compare.py", "[OPTION...] -- COMMAND [ARGUMENT...] | BEFORE AFTER",
 		"a program under several policies and allocators, or two traces", NULL},

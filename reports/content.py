@@ -14,7 +14,7 @@ import words
 Section = namedtuple("Section", "title blocks")
 Text = namedtuple("Text", "text kind", defaults=[""])       # kind: "", "scope", "missing"
 Table = namedtuple("Table", "heads rows foot", defaults=[None])  # heads: (text, is a number)
-Drawing = namedtuple("Drawing", "name title figure caption")
+Drawing = namedtuple("Drawing", "module figure caption")
 Findings = namedtuple("Findings", "items first")            # first: the number of the first one
 
 FACTS = (("peak requested", "peak.requested_bytes", units.size, "at once, by the program"),
@@ -151,7 +151,7 @@ def figure_section(analysis, module):
     if figure is None:
         blocks.append(Text("Nothing of this kind was measured in this run.", "missing"))
         return Section(module.TITLE, blocks)
-    blocks.append(Drawing(module.NAME, module.TITLE, figure, caption(analysis, module.NAME)))
+    blocks.append(Drawing(module, figure, caption(analysis, module.NAME)))
     table = {"syscalls": syscall_table, "ledger": ledger_table}.get(module.NAME)
     return Section(module.TITLE, blocks + ([table(analysis)] if table else []))
 

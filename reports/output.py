@@ -11,10 +11,11 @@ import tempfile
 from load import Failure, USAGE
 
 _HEAD_BYTES = 4096
+_TAIL_BYTES = 64  # a PDF has its mark there
 
 
 def guard(path, mark, force, command="report"):
-    """Refuses a path that holds something else than an earlier output with `mark` in its head."""
+    """Refuses a path that holds something else than an earlier output with `mark` in its head or at its end."""
     stranger(path)
     if os.path.isdir(path):
         raise Failure(USAGE, f"{path}: is a directory")
@@ -25,6 +26,8 @@ def guard(path, mark, force, command="report"):
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
+            file.seek(-min(os.path.getsize(path), _TAIL_BYTES), os.SEEK_END)
+            head += file.read()
     except OSError as error:
         raise Failure(USAGE, f"{path}: {error.strerror}") from None
     if mark not in head:

@@ -145,7 +145,7 @@ def findings(block):
 
 
 def drawing(block):
-    said = escape(f"{block.title}: {style.titles(block.figure)}")
+    said = escape(f"{block.module.TITLE}: {style.titles(block.figure)}")
     return (f'<figure>\n<div class="wide" tabindex="0">{style.inline_svg(block.figure, said)}</div>\n'
             f"<figcaption>{prose(block.caption)}</figcaption>\n</figure>\n")
 

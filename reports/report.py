@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-# `heapledger report`: one HTML file, or the figures alone, from a trace directory. Started by
+# `heapledger report`: one HTML file, a PDF, or the figures alone, from a trace directory. Started by
 # heapledger with its own path in HEAPLEDGER_BIN; the analyzer computes, this draws.
 
 import os
@@ -14,6 +14,7 @@ import plain
 from load import Failure, OK, USAGE, load
 
 HTML_MARK = b'name="generator" content="heapledger'
+PDF_MARK = b"%heapledger\n"
 FIGURE_MARK = b"heapledger"
 
 
@@ -22,7 +23,8 @@ def arguments(argv):
     parser.add_argument("directory", metavar="DIR", help="trace directory of heapledger record")
     parser.add_argument("-o", "--output", metavar="FILE",
                         help="the report (default: report.html, none if only figures are "
-                             "asked for)")
+                             "asked for, or a PDF)")
+    parser.add_argument("--pdf", metavar="FILE", help="the report as PDF")
     parser.add_argument("--png", metavar="DIR", help="write the figures alone, as PNG, into DIR")
     parser.add_argument("--svg", metavar="DIR", help="the same as SVG")
     parser.add_argument("--force", action="store_true",
@@ -62,13 +64,25 @@ def write_figures(analysis, modules, folder, kind, force):
         style.close(figure)
 
 
-def write_html(analysis, modules, path):
+def write_reports(analysis, modules, html, pdf):
     import content
-    import page
     import style
     sections = content.sections(analysis, modules)
-    text = page.render(analysis, sections)
+    if html:
+        write_html(analysis, sections, html)
     style.close("all")
+    if pdf:
+        import pdf as sheets
+        with output.replacing(pdf) as temporary:
+            sheets.write(analysis, sections, temporary, PDF_MARK)
+    for path in html, pdf:
+        if path:
+            print(plain.escaped(path))
+
+
+def write_html(analysis, sections, path):
+    import page
+    text = page.render(analysis, sections)
     with output.replacing(path) as temporary:
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
@@ -76,17 +90,18 @@ def write_html(analysis, modules, path):
 
 def main():
     options = arguments(sys.argv[1:])
-    path = options.output or (None if options.png or options.svg else "report.html")
-    if path:
-        output.guard(path, HTML_MARK, options.force)
+    path = options.output or (
+        None if options.png or options.svg or options.pdf else "report.html")
+    for file, mark in (path, HTML_MARK), (options.pdf, PDF_MARK):
+        if file:
+            output.guard(file, mark, options.force)
     modules = figure_modules()
     analysis = load(options.directory, address_map=True)
     for kind, folder in ("png", options.png), ("svg", options.svg):
         if folder:
             write_figures(analysis, modules, folder, kind, options.force)
-    if path:
-        write_html(analysis, modules, path)
-        print(plain.escaped(path))
+    if path or options.pdf:
+        write_reports(analysis, modules, path, options.pdf)
     return OK
 
 

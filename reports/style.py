@@ -4,6 +4,7 @@
 # output as PNG or as SVG that follows the page between light and dark. Used by the figure_*
 # modules and page.py. Imports matplotlib, so nothing the CI gate needs may come from here.
 
+import contextlib
 import io
 import logging
 import re
@@ -102,13 +103,31 @@ def setup():
         "lines.solid_joinstyle": "round",
         "figure.facecolor": colour("paper"),
         "axes.facecolor": "none",
+        "pdf.fonttype": 42,
         "svg.fonttype": "path",
         "svg.hashsalt": "heapledger",
     })
 
 
+_place = None  # of size -> the part of a sheet that figures go to
+
+
+@contextlib.contextmanager
+def drawn_by(place):
+    """Figures made in it are parts of sheets that `place` finds room on."""
+    global _place
+    _place = place
+    try:
+        yield
+    finally:
+        _place = None
+
+
 def new(rows=1, columns=1, size=(10, 4.2), **arguments):
-    return plt.subplots(rows, columns, figsize=size, **arguments)
+    if not _place:
+        return plt.subplots(rows, columns, figsize=size, **arguments)
+    part = _place(size)
+    return part, part.subplots(rows, columns, **arguments)
 
 
 def spread(positions, gap, low, high):

@@ -375,6 +375,63 @@ def test_svg_writes_the_figures_alone(situation):
     assert situation.report('--svg', 'figures').status == 2
 
 
+def sheets_of(path):
+    """The text of each sheet without its number, which stands at its foot."""
+    outcome = run(['pdftotext', path, '-'])
+    assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    sheets = [sheet.split('\n') for sheet in outcome.stdout.decode().split('\f')[:-1]]
+    return ['\n'.join(line for line in sheet if line != str(number))
+            for number, sheet in enumerate(sheets, 1)]
+
+
+def test_the_pdf_says_all_that_the_page_says(situation):
+    """Each paragraph and heading, each cell of each table, and a figure for each figure."""
+    situation.data['moments'], situation.data['findings'] = [end_moment()], JUDGED
+    situation.data['command'] = ['cost', '$x$', 'a_very_long_word' * 20]
+    for number in range(90):
+        add_process(situation.data, f'{5000 + number}.{number + 2}', 5000 + number, ['cc1', '-O2'])
+    outcome = situation.report('-o', 'out.html', '--pdf', 'out.pdf', '--png', 'figures')
+    assert (outcome.status, outcome.stdout, outcome.stderr) == (0, b'out.html\nout.pdf\n', b'')
+    sheets = sheets_of(situation.folder / 'out.pdf')
+    assert len(sheets) >= 5  # the processes alone take more than one
+    said = ''.join(''.join(sheets).split())
+    page = (situation.folder / 'out.html').read_text()
+    parts = re.findall(r'<(h1|h2|h3|p|td|th|dt|dd|figcaption)\b([^>]*)>(.*?)</\1>', page, re.S)
+    parts = [re.sub(r'<[^>]*>', ' ', text) for _, attributes, text in parts
+             if 'axis' not in attributes]
+    assert len(parts) > 700
+    left_out = {'What the heap holds', 'Resident memory over time'}  # one heading for both
+    missing = [text for text in map(html.unescape, parts) if text not in left_out
+               and ''.join(text.split()) not in said
+               and not all(word in said for word in text.split())]
+    assert not missing
+    for sentence in JUDGED[0]['sentence'], JUDGED[1]['sentence'], "Of 86.1 MiB in pages":
+        assert said.count(''.join(sentence.split())) == 1
+    drawn = re.sub(r'(?s)<(defs|metadata)>.*?</\1>', '', page)
+    assert drawn.count('<figure>') == len(FIGURES)
+    for title in 'MiB held at each moment', 'calls in all', 'share of freed pages returned':
+        assert ''.join(title.split()) in said
+
+
+def test_a_pdf_is_replaced_only_if_it_is_ours_and_is_the_same_again(situation):
+    assert situation.report('--pdf', 'out.pdf').status == 0
+    assert not (situation.folder / 'report.html').exists()
+    before = (situation.folder / 'out.pdf').read_bytes()
+    assert situation.report('--pdf', 'out.pdf').status == 0
+    assert (situation.folder / 'out.pdf').read_bytes() == before
+    (situation.folder / 'out.pdf').write_bytes(b'%PDF-1.4 a thesis')
+    outcome = situation.report('--pdf', 'out.pdf', '-o', 'out.html')
+    assert outcome.status == 2 and b'out.pdf: exists and was not written' in outcome.stderr
+    assert not (situation.folder / 'out.html').exists()
+    assert (situation.folder / 'out.pdf').read_bytes() == b'%PDF-1.4 a thesis'
+
+
+def test_a_name_that_the_font_has_no_letters_for_is_nobodys_business(situation):
+    situation.data['command'] = ['\u6570\u636e', 'x']
+    outcome = situation.report('--pdf', 'out.pdf')
+    assert (outcome.status, outcome.stderr) == (0, b''), outcome
+
+
 def test_each_figure_says_in_words_what_it_shows(situation):
     """To whom does not see it: its section's name and what is over its parts."""
     labels = re.findall(r'<figure>\n<div [^>]*><svg [^>]*role="img" aria-label="([^"]*)"',
@@ -494,9 +551,9 @@ def test_a_missing_trace_and_wrong_options_are_one_line(situation):
     outcome = situation.script('report.py', 'nowhere')
     assert (outcome.status, outcome.stderr) == (
         3, b'heapledger: report: nowhere: does not exist: name a trace directory\n')
-    outcome = situation.report('--pdf', 'x')
+    outcome = situation.report('--doc', 'x')
     assert outcome.status == 2
-    assert outcome.stderr.decode() == ('heapledger: report: unrecognized arguments: --pdf x; '
+    assert outcome.stderr.decode() == ('heapledger: report: unrecognized arguments: --doc x; '
                                        'see heapledger report --help\n')
 
 
