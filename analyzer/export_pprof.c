@@ -32,6 +32,7 @@ enum {
 	SAMPLE_LABEL = 3,
 	LABEL_KEY = 1,
 	LABEL_STRING = 2,
+	LABEL_NUMBER = 3,
 	MAPPING_ID = 1,
 	MAPPING_START = 2,
 	MAPPING_LIMIT = 3,
@@ -284,6 +285,19 @@ static void put_label(struct pprof *pprof, struct proto *sample, const char *key
 	proto_free(&label);
 }
 
+/* Not put if it is 0. */
+static void put_number(struct pprof *pprof, struct proto *sample, const char *key, uint64_t number)
+{
+	struct proto label = {0};
+	if (!number)
+		return;
+	proto_integer(&label, LABEL_KEY, string(pprof, key));
+	proto_integer(&label, LABEL_NUMBER, number);
+	proto_bytes(sample, SAMPLE_LABEL, label.bytes, label.used);
+	sample->failed |= label.failed;
+	proto_free(&label);
+}
+
 static bool is_nothing(const struct pprof *pprof, const struct export_row *row)
 {
 	for (unsigned i = 0; i < EXPORT_VALUES; i++)
@@ -307,6 +321,8 @@ static void put_sample(struct pprof *pprof, const struct export_row *row)
 	proto_bytes(&sample, SAMPLE_VALUE, values.bytes, values.used);
 	put_label(pprof, &sample, "program", export_program(stream));
 	put_label(pprof, &sample, "process", stream->name);
+	put_number(pprof, &sample, "stack", hl_caller_stack(row->caller));
+	put_number(pprof, &sample, "cut", frames.cut);
 	sample.failed |= locations.failed || values.failed;
 	put_message(pprof, PROFILE_SAMPLE, &sample);
 	proto_free(&locations);

@@ -8,6 +8,8 @@ import shlex
 from collections import namedtuple
 
 import figure_map
+import flame
+import stacks
 import units
 import words
 
@@ -15,6 +17,9 @@ Section = namedtuple("Section", "title blocks")
 Text = namedtuple("Text", "text kind", defaults=[""])       # kind: "", "scope", "missing"
 Table = namedtuple("Table", "heads rows foot", defaults=[None])  # heads: (text, is a number)
 Drawing = namedtuple("Drawing", "module figure caption")
+Flame = namedtuple("Flame", "flame")                        # of flame.py
+Bars = namedtuple("Bars", "title rows colour")              # rows: (name, value as text, 0 to 1)
+Pins = namedtuple("Pins", "table stacks")                   # for each row the names of its stack
 Findings = namedtuple("Findings", "items first")            # first: the number of the first one
 
 FACTS = (("peak requested", "peak.requested_bytes", units.size, "at once, by the program"),
@@ -126,7 +131,7 @@ def sections(analysis, modules):
     """All that follows the first screen, which has the first finding."""
     made = [found(analysis)]
     made += [figure_section(analysis, module) for module in modules]
-    made += [phases(analysis), processes(analysis), fragmentation(analysis), recording(analysis)]
+    made += [sites(analysis), pins(analysis), phases(analysis), processes(analysis), fragmentation(analysis), recording(analysis)]
     return [section for section in made if section]
 
 
@@ -224,6 +229,76 @@ def ledger_table(analysis):
     for text, _ in moments:
         heads += [(text, True), ("of mapped", True)]
     return Table(heads, rows + [blocks])
+
+
+def sites(analysis):
+    """Places in the code, with their callers if they were recorded."""
+    rows = flame.rows_of(analysis)
+    if rows is None:
+        return None
+    blocks = [Text(f"The process with the largest heap: {main_process(analysis)}.", "scope")] if len(
+        analysis.get("processes", [])) > 1 else []
+    if not flame.have_stacks(rows):
+        blocks.append(Text("The places that called the allocator. With record --stacks 16 they are "
+                           "the functions of the program, with all their callers."))
+        blocks += [_bars(*each) for each in flame.places(analysis)]
+    else:
+        made = flame.flames(analysis)
+        cut = " Some stacks have more callers than were recorded." if any(
+            each.is_cut for each in made) else ""
+        blocks.append(Text("A function is as wide as what the stacks through it hold; its callers "
+                           "are above it, and what it called below. Functions under a thousandth "
+                           f"of the whole are left out.{cut}"))
+        blocks += [Flame(each) for each in made]
+    if len(blocks) < 2:
+        blocks.append(Text("The allocator was not called.", "missing"))
+    return Section("Where in the code", blocks)
+
+
+def _bars(heading, form, total, rows, others):
+    rest = total - sum(value for _, value in rows)
+    shown_rows = rows + ([(units.counted(others, "other place"), rest)] if others else [])
+    return Bars(heading, [(name, f"{form(value)}, {units.share_text(value, total)}", value / total)
+                          for name, value in shown_rows],
+                next(colour for _, colour, text, _ in flame.VALUES if text == heading))
+
+
+PINS_SHOWN = 15
+KEPT = {"cache": "freed, kept by a thread's cache", "fast": "freed, kept by a fast list",
+        "lent": "freed, kept by a thread's cache", "table": "the allocator's own"}
+
+
+def pins(analysis):
+    """Whose blocks lie on pages that are free for the rest, at the last moment there is."""
+    moment = next((each for each in reversed(analysis.get("moments", []))
+                   if any(site["pinned_bytes"] >= 1 for site in each.get("sites", []))), None)
+    if not moment:
+        return None
+    every = [site for site in moment["sites"] if site["pinned_bytes"] >= 1]
+    known = {row.number: row.frames for row in flame.rows_of(analysis) or [] if row.number}
+    rows = [(_site_name(site), units.size(int(site["pinned_bytes"])),
+             units.count(site["alone_pages"]), units.count(site["blocks"]),
+             "–" if site["kept"] else units.size(site["requested_bytes"]))
+            for site in every[:PINS_SHOWN]]
+    callers = [[flame.place_name(frame) for frame in reversed(known.get(site["stack"], ()))]
+               for site in every[:PINS_SHOWN]]
+    heads = (("blocks of", False), ("free bytes pinned", True), ("pages held alone", True),
+             ("blocks", True), ("requested", True))
+    rest = moment["sites_total"] - len(rows)
+    note = [Text(f"{units.counted(rest, 'more place')} {'pins' if rest == 1 else 'pin'} no more than "
+                 f"the last of these.")] if rest > 0 else []
+    when = "at the end" if moment["moment"] == "end" else f"after {units.time(moment['at_ns'])}"
+    return Section("What pins pages", [
+        Text(f"Free bytes that cannot go back, {when}, because a block lies on the same page; shared "
+             "evenly where several do."), Pins(Table(heads, rows), callers), *note])
+
+
+def _site_name(site):
+    if site["kept"]:
+        return KEPT.get(site["kept"], site["kept"])
+    if site["function"]:
+        return flame.place_name(stacks.Frame(site["function"], site["file"] or "", site["line"] or 0))
+    return (site["module"] or "").rsplit("/", 1)[-1] or site["caller"] or "unknown"
 
 
 PHASES_SHOWN = 200

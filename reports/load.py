@@ -5,11 +5,14 @@
 # arithmetic on what it reads; the analyzer's own messages pass through on stderr.
 
 import csv
+import glob
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+
+import stacks
 
 SCHEMA = "heapledger-analysis/1"
 MAP_SCHEMA = "heapledger-map/1"
@@ -32,8 +35,9 @@ class Failure(Exception):
 class Analysis:
     """The analyzer's JSON with its tables and its address map, if it made them. get("peak.rss_bytes") is None for what is null."""
 
-    def __init__(self, data, tables, session=None, address_map=None):
+    def __init__(self, data, tables, session=None, address_map=None, stacks=None):
         self.data = data
+        self.stacks = stacks  # rows of stacks.py; None: not known
         self.map = address_map
         self.tables = tables
         self.session = session or {}
@@ -121,8 +125,9 @@ def program():
     return name
 
 
-def load(directory, tables=True, top=None, address_map=False):
-    """top: so many rows of lists of places, instead of the analyzer's 50."""
+def load(directory, tables=True, top=None, address_map=False, with_stacks=False):
+    """top: so many rows of lists of places, instead of the analyzer's 50. with_stacks: what each
+    call stack holds, too."""
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.exists(directory) else "does not exist"
         raise Failure(UNREADABLE, f"{directory}: {what}: name a trace directory")
@@ -133,10 +138,49 @@ def load(directory, tables=True, top=None, address_map=False):
         command = [program(), "analyze", directory, "--json", output]
         command += ["--top", str(top)] if top else []
         command += ["--csv", folder] if tables else []
-        _run(command + (["--map", map_file] if address_map else []), output)
-        return Analysis(read_json(output), read_tables(folder) if tables else {},
-                        read_session(directory),
-                        read_json(map_file, MAP_SCHEMA) if address_map else None)
+        export = _Export(directory, scratch) if with_stacks else None
+        try:
+            _run(command + (["--map", map_file] if address_map else []), output)
+            return Analysis(read_json(output), read_tables(folder) if tables else {},
+                            read_session(directory),
+                            read_json(map_file, MAP_SCHEMA) if address_map else None,
+                            export.rows() if export else None)
+        finally:
+            if export:
+                export.end()
+
+
+class _Export:
+    """`heapledger export`, beside the analyzer where there is nothing that both would import."""
+
+    def __init__(self, directory, scratch):
+        self.path = os.path.join(scratch, "stacks.pb.gz")
+        self.command = [program(), "export", "--format", "pprof", "-o", self.path, directory]
+        self.process = None if glob.glob(os.path.join(glob.escape(directory), "*.hlraw")) else \
+            self._start()
+
+    def _start(self):
+        """The analyzer says what is missing."""
+        try:
+            return subprocess.Popen(self.command, stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            raise Failure(USAGE, f"cannot run {self.command[0]}: {error.strerror}") from None
+
+    def rows(self):
+        """None where they are not known."""
+        self.process = self.process or self._start()
+        if self.process.wait() != OK or not os.path.exists(self.path):
+            return None
+        try:
+            return stacks.read(self.path)
+        except (OSError, ValueError) as error:
+            raise Failure(UNREADABLE, f"the stacks cannot be read: {error}") from None
+
+    def end(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
 
 def _run(command, output):

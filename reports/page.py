@@ -7,6 +7,7 @@
 import html
 import os
 import re
+import zlib
 
 import content
 import overview
@@ -58,7 +59,7 @@ def first_screen(analysis):
     first = words.findings(analysis)[0]
     return (f'<section class="lead {first.kind}">\n<h2>{escape(first.title)}</h2>\n'
             f"{finding_text(first)}</section>\n{facts(analysis)}"
-            f'<div class="glance">\n{bars(analysis)}{resident(analysis)}</div>\n')
+            f'<div class="glance">\n{ledger_bars(analysis)}{resident(analysis)}</div>\n')
 
 
 def facts(analysis):
@@ -70,7 +71,7 @@ def facts(analysis):
     return f'<dl class="facts">\n{cells}</dl>\n'
 
 
-def bars(analysis):
+def ledger_bars(analysis):
     shown = overview.bars(analysis)
     head = "<section>\n<h2>What the heap holds</h2>\n"
     if not shown:
@@ -161,5 +162,55 @@ def table(block):
             f'{"".join(line(row, "td") for row in block.rows)}</tbody>\n{tail}</table></div>\n')
 
 
+def pins(block):
+    """A table whose first cells unfold to the stack."""
+    rows = "".join(
+        "<tr><td>" + (_unfolding(row[0], stack) if stack else escape(row[0])) + "</td>"
+        + "".join(f"<td class=n>{escape(cell)}</td>" for cell in row[1:]) + "</tr>\n"
+        for row, stack in zip(block.table.rows, block.stacks))
+    heads = "".join(f'<th scope="col"{" class=n" if number else ""}>{escape(name)}</th>'
+                    for name, number in block.table.heads)
+    return (f'<div class="wide" tabindex="0"><table class="pins">\n<thead>\n<tr>{heads}</tr>\n'
+            f"</thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n")
+
+
+def _unfolding(name, stack):
+    frames = "".join(f"<li>{escape(frame)}</li>" for frame in stack)
+    return f"<details><summary>{escape(name)}</summary><ol>{frames}</ol></details>"
+
+
+def bars(block):
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td class=n>{prose(value)}</td>'
+        f'<td><i class="share" style="width:{100 * part:.2f}%;background:var(--{block.colour})"></i>'
+        "</td></tr>\n" for name, value, part in block.rows)
+    return (f'<h3>{escape(block.title)}</h3>\n<div class="wide" tabindex="0"><table class="places">\n'
+            '<thead><tr><th scope="col">place</th><th scope="col" class=n>how much</th>'
+            f'<th scope="col">share</th></tr></thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n')
+
+
+ROW, LETTER = 18, 6.7  # of a flame graph: pixels, at its own size
+
+
+def flame(block):
+    graph = block.flame
+    drawn = "".join(_box(graph, box) for box in graph.boxes)
+    return (f'<h3>{escape(graph.heading)}</h3>\n<div class="wide" tabindex="0"><svg class="flame" '
+            f'viewBox="0 0 {WIDE} {ROW * graph.depth}" role="img" '
+            f'aria-label="{escape(graph.sentence())}">{drawn}</svg></div>\n')
+
+
+def _box(graph, box):
+    left, wide = (WIDE * value / graph.total for value in (box.start, box.value))
+    top, room = ROW * box.depth, int((wide - 6) / LETTER)
+    name = f"{box.name} {graph.form(box.value)}" if room > len(box.name) + 12 else box.name
+    shown = name if len(name) <= room else name[:max(room - 1, 0)] + "…"
+    said = (f'<text x="{left + 4:.1f}" y="{top + 13}">{escape(shown)}</text>' if room > 3 else "")
+    strength = 0.16 + 0.06 * (zlib.crc32(box.name.encode()) % 4)
+    return (f'<g><title>{escape(graph.said(box))}</title><rect x="{left:.2f}" y="{top}" '
+            f'width="{wide:.2f}" height="{ROW - 1}" fill="var(--{graph.colour})" '
+            f'fill-opacity="{strength:.2f}" stroke="var(--{graph.colour})"/>{said}</g>')
+
+
 BLOCKS = {content.Text: text, content.Findings: findings, content.Drawing: drawing,
-          content.Table: table}
+          content.Table: table, content.Flame: flame, content.Bars: bars, content.Pins: pins}

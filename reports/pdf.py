@@ -13,6 +13,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 import content
+import figure_flame
 import figure_overview
 import overview
 import plain
@@ -246,8 +247,32 @@ def _table(sheets, block, _):
     sheets.table(block)
 
 
+def _pins(sheets, block, _):
+    """The stacks follow the table, by the number of the row."""
+    heads = (("no.", True), *block.table.heads)
+    sheets.table(content.Table(heads, [(str(number), *row) for number, row in enumerate(
+        block.table.rows, 1)]))
+    for number, stack in enumerate(block.stacks, 1):
+        if stack:
+            sheets.text(f"{number}: " + " ← ".join(stack), SMALL, colour="quiet")
+
+
+def _bars(sheets, block, _):
+    sheets.text(block.title, bold=True)
+    sheets.table(content.Table((("place", False), ("how much", True)),
+                               [(name, value) for name, value, _ in block.rows]))
+
+
+def _flame(sheets, block, _):
+    sheets.need(0.5 + figure_flame.ROW * block.flame.depth)
+    sheets.text(block.flame.heading, bold=True, after=0)
+    with style.drawn_by(sheets.place):
+        figure_flame.draw(block.flame)
+    sheets.text(block.flame.sentence(), SMALL, colour="quiet")
+
+
 BLOCKS = {content.Text: _text, content.Findings: _findings, content.Drawing: _drawing,
-          content.Table: _table}
+          content.Table: _table, content.Flame: _flame, content.Bars: _bars, content.Pins: _pins}
 
 
 def write(analysis, sections, path, mark):

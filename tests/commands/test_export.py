@@ -155,8 +155,17 @@ def test_pprof_is_a_profile_of_the_official_schema(heapledger, request, kind):
             mapping = mappings[fields['mapping_id']]
             assert mapping['memory_start'] <= fields['address'] - 1 < mapping['memory_limit']
         assert all(functions[dict(line)['function_id']] for line in every(place, 'line'))
+    labels = [{strings[dict(label)['key']]: dict(label).get('num') for label in every(sample, 'label')}
+              for sample in samples]
+    assert all({'program', 'process'} <= set(label) for label in labels)
+    numbers = {label['stack'] for label in labels if 'stack' in label}
     if kind == 'stacked':
         assert any('main' in name for name in functions.values()) and mappings
+        sites = [site for moment in analysis['moments'] for site in moment['sites']
+                 if not site['kept'] and moment['moment'] in ('mapped_peak', 'end')]
+        assert sites and {site['stack'] for site in sites} <= numbers
+    else:
+        assert not numbers
 
 
 # ---- the time line ------------------------------------------------------------------------------
