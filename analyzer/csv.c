@@ -52,7 +52,7 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 		comma_known(out, ours, memory->arena_bytes);
 		comma_known(out, ours, memory->block_bytes);
 		comma_known(out, ours, memory_free(memory));
-		comma_known(out, ours, (int64_t)row->returned_bytes);
+		comma_known(out, ours, (int64_t)row->sums.returned_bytes);
 		comma_known(out, whole, memory->live_blocks);
 		comma_known(out, whole, row->peak_requested);
 		comma_known(out, mapped, row->peak_mapped);
@@ -60,6 +60,7 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 		comma_known(out, ours, memory->chunk - memory->requested);
 		comma_known(out, ours, memory->metadata_bytes);
 		comma_known(out, mapped, memory->reserved_bytes);
+		comma_known(out, ours, (int64_t)row->sums.thrash_cycles);
 		writer_char(out, '\n');
 	}
 }
@@ -155,7 +156,8 @@ static const struct {
 	{"timeline.csv",
 		"stream,time_ns,requested_bytes,chunk_bytes,mapped_bytes,break_bytes,arena_bytes,"
 		"block_bytes,free_bytes,returned_bytes,live_blocks,peak_requested_bytes,"
-		"peak_mapped_bytes,event,slack_bytes,metadata_bytes,reserved_bytes\n",
+		"peak_mapped_bytes,event,slack_bytes,metadata_bytes,reserved_bytes,"
+		"thrash_cycles\n",
 		timeline_rows},
 	{"samples.csv",
 		"stream,time_ns,rss_bytes,rss_anon_bytes,rss_file_bytes,rss_shmem_bytes,swap_bytes,"

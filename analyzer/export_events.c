@@ -104,7 +104,7 @@ static void put_row(struct events *events, const struct timeline_row *row)
 	if (result->observed)
 		return;
 	begin_counter(events, "returned bytes", row->tick);
-	put_value(events, "\"returned\":", (int64_t)row->returned_bytes);
+	put_value(events, "\"returned\":", (int64_t)row->sums.returned_bytes);
 	end_counter(events);
 }
 

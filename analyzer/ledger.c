@@ -661,6 +661,14 @@ void ledger_prefetch(const struct ledger *ledger, const struct stream_event *eve
 	pages_prefetch(&ledger->pages, addr - HEADER_BYTES);
 }
 
+static struct timeline_sums sums_of(const struct ledger_result *result)
+{
+	return (struct timeline_sums){
+		.returned_bytes = ledger_returned_bytes(&result->returned),
+		.thrash_cycles = result->thrash.break_.count + result->thrash.block.count,
+	};
+}
+
 int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 {
 	const struct hl_call_record *call = &event->record.call;
@@ -669,7 +677,7 @@ int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 	ledger->applied++;
 	if (call->tick >= ledger->timeline.next_tick)
 		timeline_advance(&ledger->timeline, call->tick, &ledger->memory,
-			ledger_returned_bytes(&ledger->result->returned));
+			sums_of(ledger->result));
 	ledger->result->events[kind]++;
 	switch (name_shape(kind)) {
 	case NAME_SHAPE_ALLOC:
@@ -716,8 +724,7 @@ void ledger_finish(struct ledger *ledger, uint64_t tick)
 	for (size_t i = 0; i < ledger->realloc_count; i++)
 		if (ledger->reallocs[i].old.addr)
 			count_block(ledger, &ledger->reallocs[i].old, true);
-	timeline_finish(
-		&ledger->timeline, &ledger->memory, ledger_returned_bytes(&result->returned));
+	timeline_finish(&ledger->timeline, &ledger->memory, sums_of(result));
 	result->end = ledger->memory;
 	struct phases_totals totals = totals_of(ledger);
 	phases_finish(&result->phases, &totals, tick);

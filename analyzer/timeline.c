@@ -37,12 +37,12 @@ int timeline_start(
 }
 
 static void end_row(struct timeline *timeline, uint64_t tick, const struct memory *memory,
-	uint64_t returned_bytes)
+	struct timeline_sums sums)
 {
 	timeline->row[timeline->rows++] = (struct timeline_row){
 		.tick = tick,
 		.memory = *memory,
-		.returned_bytes = returned_bytes,
+		.sums = sums,
 		.peak_requested = timeline->peak_requested,
 		.peak_mapped = timeline->peak_mapped,
 	};
@@ -58,10 +58,10 @@ void timeline_restart(struct timeline *timeline, const struct memory *memory)
 }
 
 void timeline_advance(struct timeline *timeline, uint64_t tick, const struct memory *memory,
-	uint64_t returned_bytes)
+	struct timeline_sums sums)
 {
 	while (tick >= timeline->next_tick && timeline->rows + 1 < timeline->wanted) {
-		end_row(timeline, timeline->next_tick, memory, returned_bytes);
+		end_row(timeline, timeline->next_tick, memory, sums);
 		timeline->next_tick = timeline->rows + 1 < timeline->wanted
 					      ? end_of(timeline, timeline->rows)
 					      : UINT64_MAX;
@@ -94,13 +94,13 @@ static void move_rows(struct timeline *timeline)
 }
 
 void timeline_finish(
-	struct timeline *timeline, const struct memory *memory, uint64_t returned_bytes)
+	struct timeline *timeline, const struct memory *memory, struct timeline_sums sums)
 {
 	if (!timeline->wanted)
 		return;
-	timeline_advance(timeline, timeline->last_tick, memory, returned_bytes);
+	timeline_advance(timeline, timeline->last_tick, memory, sums);
 	if (timeline->rows < timeline->wanted)
-		end_row(timeline, timeline->last_tick, memory, returned_bytes);
+		end_row(timeline, timeline->last_tick, memory, sums);
 	timeline->next_tick = UINT64_MAX;
 	move_rows(timeline);
 }

@@ -52,10 +52,16 @@ static inline int64_t memory_free(const struct memory *memory)
 	return bytes > 0 ? bytes : 0;
 }
 
+/* Of all until now. */
+struct timeline_sums {
+	uint64_t returned_bytes;
+	uint64_t thrash_cycles;
+};
+
 struct timeline_row {
 	uint64_t tick; /* end of the interval */
 	struct memory memory;
-	uint64_t returned_bytes;
+	struct timeline_sums sums;
 	int64_t peak_requested;
 	int64_t peak_mapped;
 	struct memory rebased; /* what was found out in the next interval about all until here */
@@ -93,9 +99,9 @@ int timeline_start(
 
 /* Ends the intervals before `tick`; call it when tick >= timeline->next_tick. */
 void timeline_advance(struct timeline *timeline, uint64_t tick, const struct memory *memory,
-	uint64_t returned_bytes);
+	struct timeline_sums sums);
 void timeline_finish(
-	struct timeline *timeline, const struct memory *memory, uint64_t returned_bytes);
+	struct timeline *timeline, const struct memory *memory, struct timeline_sums sums);
 
 /* What was taken down so far is not of the time line; its rows begin later. */
 void timeline_restart(struct timeline *timeline, const struct memory *memory);

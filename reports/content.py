@@ -9,7 +9,7 @@ from collections import namedtuple
 
 import figure_map
 import flame
-import stacks
+import places
 import units
 import words
 
@@ -241,7 +241,7 @@ def sites(analysis):
     if not flame.have_stacks(rows):
         blocks.append(Text("The places that called the allocator. With record --stacks 16 they are "
                            "the functions of the program, with all their callers."))
-        blocks += [_bars(*each) for each in flame.places(analysis)]
+        blocks += [_bars(*each) for each in flame.lists(analysis)]
     else:
         made = flame.flames(analysis)
         cut = " Some stacks have more callers than were recorded." if any(
@@ -264,8 +264,6 @@ def _bars(heading, form, total, rows, others):
 
 
 PINS_SHOWN = 15
-KEPT = {"cache": "freed, kept by a thread's cache", "fast": "freed, kept by a fast list",
-        "lent": "freed, kept by a thread's cache", "table": "the allocator's own"}
 
 
 def pins(analysis):
@@ -276,11 +274,11 @@ def pins(analysis):
         return None
     every = [site for site in moment["sites"] if site["pinned_bytes"] >= 1]
     known = {row.number: row.frames for row in flame.rows_of(analysis) or [] if row.number}
-    rows = [(_site_name(site), units.size(int(site["pinned_bytes"])),
+    rows = [(places.site_name(site), units.size(int(site["pinned_bytes"])),
              units.count(site["alone_pages"]), units.count(site["blocks"]),
              "–" if site["kept"] else units.size(site["requested_bytes"]))
             for site in every[:PINS_SHOWN]]
-    callers = [[flame.place_name(frame) for frame in reversed(known.get(site["stack"], ()))]
+    callers = [[places.name(*frame) for frame in reversed(known.get(site["stack"], ()))]
                for site in every[:PINS_SHOWN]]
     heads = (("blocks of", False), ("free bytes pinned", True), ("pages held alone", True),
              ("blocks", True), ("requested", True))
@@ -291,14 +289,6 @@ def pins(analysis):
     return Section("What pins pages", [
         Text(f"Free bytes that cannot go back, {when}, because a block lies on the same page; shared "
              "evenly where several do."), Pins(Table(heads, rows), callers), *note])
-
-
-def _site_name(site):
-    if site["kept"]:
-        return KEPT.get(site["kept"], site["kept"])
-    if site["function"]:
-        return flame.place_name(stacks.Frame(site["function"], site["file"] or "", site["line"] or 0))
-    return (site["module"] or "").rsplit("/", 1)[-1] or site["caller"] or "unknown"
 
 
 PHASES_SHOWN = 200

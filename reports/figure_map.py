@@ -4,9 +4,11 @@
 # held. Draws what `heapledger analyze --map` wrote; colours are mixed by bytes within a cell.
 
 import matplotlib.colors
+import matplotlib.lines
 import matplotlib.patches
 import numpy
 
+import places
 import style
 import units
 
@@ -39,7 +41,9 @@ def draw(analysis):
     end = end if end > begin else begin + 1
     for place, region in zip(axes[:, 0], drawn):
         _region(place, region, begin, end)
-    _legend(figure, drawn, height)
+        if region.kind == "break":
+            _mark_pins(place, region, pins(analysis), divisor, begin, end)
+    _legend(figure, drawn, height, bool(heap and pins(analysis)))
     last = axes[-1, 0]
     last.set_xlim(begin, end)
     last.set_xlabel(f"{unit_name} since the start of the recording")
@@ -107,6 +111,43 @@ def _region(axes, region, begin, end):
     axes.set_title(_finding(region), pad=6)
 
 
+PINS_MARKED = 4
+
+
+def pins(analysis):
+    """(number from the top, holder, free bytes between it and the next lower block) of the blocks
+    that keep the break up at the end: the highest one, and those with the most below."""
+    end = next((moment for moment in reversed(analysis.get("moments", []))
+                if moment["moment"] == "end"), {})
+    before, found = end.get("break", {}).get("top_bytes", 0), []
+    for number, holder in enumerate(end.get("break", {}).get("holders", []), 1):
+        gain = max(holder["returned_bytes"] - before, 0)
+        before = max(before, holder["returned_bytes"])
+        if gain or number == 1:
+            found.append((number, holder, gain))
+    most = sorted(found[1:], key=lambda pin: -pin[2])[:PINS_MARKED - 1]
+    return found[:1] + sorted(most, key=lambda pin: pin[0])
+
+
+def _mark_pins(axes, region, found, divisor, begin, end):
+    """A line for as long as the block was there: of one that caches keep, its end is all that is
+    known."""
+    scale, _ = units.size_scale(region.size)
+    low, high = axes.get_ylim()
+    heights = [(int(holder["address"], 16) - region.start) / scale for _, holder, _ in found]
+    places = style.spread(heights, (high - low) / 22, low, high)
+    for (number, holder, _), height, place in zip(found, heights, places):
+        since = holder["allocated_at_ns"]
+        if since is not None:
+            axes.plot([max(since / divisor, begin), end], [height] * 2, lw=1.6, color="white")
+            axes.plot([max(since / divisor, begin), end], [height] * 2, lw=0.9,
+                      color=style.colour("ink"))
+        axes.plot([end], [height], "<", ms=6, color=style.colour("ink"), clip_on=False)
+        axes.annotate(str(number), xy=(1, height), xycoords=("axes fraction", "data"),
+                      xytext=(1.012, place), textcoords=("axes fraction", "data"), va="center",
+                      fontsize=9, fontweight="bold", annotation_clip=False)
+
+
 def _finding(region):
     name = "Break" if region.kind == "break" else f"Arena at {region.start:#x}"
     mapped = int(region.mapped[:, -1].sum())
@@ -118,13 +159,20 @@ def _finding(region):
             f"{units.share_text(free, mapped)} of it free and not given back")
 
 
-def _legend(figure, drawn, height):
+def _legend(figure, drawn, height, has_pins):
     present = [i for i in range(len(STATES)) if any(region.cells[..., i].any() for region in drawn)]
     entries = list(STATES)
-    figure.legend([matplotlib.patches.Patch(color=_tint(entries[i]), lw=0) for i in present],
-                  [STATES[entries[i]] for i in present], loc="upper left", ncols=len(present),
-                  bbox_to_anchor=(0.095, 1 - 0.06 / height), frameon=False, fontsize=9.5,
-                  handlelength=1, handleheight=1, columnspacing=1.4, borderpad=0.2)
+    keys = [matplotlib.patches.Patch(color=_tint(entries[i]), lw=0) for i in present]
+    names = [STATES[entries[i]] for i in present]
+    ink = style.colour("ink")
+    keys.append(matplotlib.lines.Line2D([], [], color=ink, lw=1.1))
+    names.append("the break" if drawn[0].kind == "break" else "end of the memory")
+    if has_pins:
+        keys.append(matplotlib.lines.Line2D([], [], color=ink, marker="<", ms=6, lw=0))
+        names.append("pins it")
+    figure.legend(keys, names, loc="upper left", ncols=len(keys), frameon=False, fontsize=9,
+                  bbox_to_anchor=(0.06, 1 - 0.06 / height), handlelength=1, handleheight=1,
+                  columnspacing=1.1, borderpad=0.2)
 
 
 def caption(analysis):
@@ -135,8 +183,20 @@ def caption(analysis):
             "holds several things has their colours mixed by bytes. At the break, a block high up "
             "keeps all below it mapped. Blocks with a mapping of their own are not shown; what a "
             "thread's cache keeps counts as free.")
+    found = pins(analysis)
+    if found and any(region["kind"] == "break" for region in regions):
+        text += (" What keeps the break up at the end, by number from the top: "
+                 + "; ".join(map(_pin_text, found)) + ".")
     if arenas > ARENAS_DRAWN:
         text += f" The {ARENAS_DRAWN} largest of {arenas} arenas are drawn."
     if beyond:
         text += f" Up to {units.size(beyond)} more lay in arenas that are not in the map."
     return text
+
+
+def _pin_text(pin):
+    number, holder, gain = pin
+    what = (places.KEPT.get(holder["kept"], holder["kept"]) if holder["kept"] else
+            f"{units.size(holder['size_bytes'])} of {places.site_name(holder)} since "
+            f"{units.time(holder['allocated_at_ns'])}")
+    return f"({number}) {what}" + (f", {units.size(gain)} free below it" if gain else "")

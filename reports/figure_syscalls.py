@@ -59,7 +59,8 @@ def draw(analysis):
     rest = sum(counts[reason] for reason in order if reason not in shown)
     figure, (left, right) = style.new(1, 2, (10, 3.9), gridspec_kw={"width_ratios": [2.1, 1]})
     figure.subplots_adjust(left=0.075, right=0.965, top=0.88, bottom=0.135, wspace=0.62)
-    _over_time(left, rows, shown, duration, analysis.get("phases", []))
+    edges = _over_time(left, rows, shown, duration, analysis.get("phases", []))
+    _mark_thrash(left, cycles(analysis), edges)
     _totals(right, [(reason, counts[reason]) for reason in shown], rest,
             len(order) - len(shown))
     return figure
@@ -85,6 +86,36 @@ def _over_time(axes, rows, shown, duration, phases):
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.set_title(f"calls in each {units.time(int(edges[1]))}", pad=8)
     axes.set_xlabel(f"{unit_name} since the start of the recording")
+    return edges
+
+
+def cycles(analysis):
+    """(time, number) of what went back and was asked for again, of all processes."""
+    found, before = [], {}
+    for row in analysis.rows("timeline"):
+        number, stream = row.get("thrash_cycles"), row["stream"]
+        if number is None or row["time_ns"] is None:
+            continue
+        if number > before.get(stream, 0):
+            found.append((row["time_ns"], number - before.get(stream, 0)))
+        before[stream] = number
+    return found
+
+
+def _mark_thrash(axes, found, edges):
+    """A mark above each column in which memory was asked for again."""
+    if not found:
+        return
+    divisor, _ = units.time_scale(edges[-1])
+    numbers, _ = numpy.histogram([moment for moment, _ in found], edges,
+                                 weights=[number for _, number in found])
+    middles = (edges[:-1] + edges[1:])[numbers > 0] / 2 / divisor
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top * 1.12)
+    axes.plot(middles, [0.965] * len(middles), "v", ms=5, color=style.colour("ink"), lw=0,
+              transform=axes.get_xaxis_transform(), clip_on=False)
+    total = units.counted(int(numbers.sum()), "time")
+    axes.set_title(f"{axes.get_title('left')}; ▼ went back and was asked for again, {total}", pad=8)
 
 
 def _totals(axes, counts, rest, kinds):

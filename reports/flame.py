@@ -4,6 +4,7 @@
 # callers above it. Without stacks, a list of the places that called the allocator. Data and words
 # only; page.py and pdf.py draw them.
 
+import places
 import units
 
 # Sample type, its colour, heading, and the form of its numbers.
@@ -94,24 +95,18 @@ def flames(analysis):
     return [flame for flame in made if flame.total]
 
 
-def places(analysis):
+def lists(analysis):
     """(heading, form, total, [(place, value)], others) of each value, the largest first."""
-    lists = []
+    made = []
     for value, _, heading, form in VALUES:
         held = {}
         for row in rows_of(analysis) or []:
             number = row.values.get(value, 0)
             if number > 0:
-                name = place_name(row.frames[-1]) if row.frames else "unknown"
+                name = places.name(*row.frames[-1]) if row.frames else "unknown"
                 held[name] = held.get(name, 0) + number
         total = sum(held.values())
         order = sorted(held.items(), key=lambda item: (-item[1], item[0]))
         if total:
-            lists.append((heading, form, total, order[:PLACES], max(len(order) - PLACES, 0)))
-    return lists
-
-
-def place_name(frame):
-    """parse (parse.c:12)"""
-    file = frame.file.rsplit("/", 1)[-1]
-    return f"{frame.function} ({file}:{frame.line})" if file and frame.line else frame.function
+            made.append((heading, form, total, order[:PLACES], max(len(order) - PLACES, 0)))
+    return made

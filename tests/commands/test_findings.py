@@ -3,6 +3,7 @@
 that its remedies return what they promise: to the program on glibc's own allocator, as the kernel
 counts it. And what a process tells of its caches."""
 
+import csv
 import json
 import re
 
@@ -159,11 +160,16 @@ def test_thrash_is_found_and_the_threshold_stops_it(heapledger, victim, tmp_path
         outcome = run([heapledger, 'record', '-q', '-o', tmp_path / name, '--', victim, mode, '200'],
                       env={**env, **more})
         assert outcome.status == 0 and outcome.stderr == b'', outcome
-        return json.loads(run([heapledger, 'analyze', '--json', '-', tmp_path / name]).stdout)
+        return json.loads(run([heapledger, 'analyze', '--json', '-', '--csv', tmp_path / f'{name}.csv',
+                               tmp_path / name]).stdout)
 
     before = recorded('before')
     # The first round has nothing to take again, and the last is not asked for again.
     assert cycles(before, kind) == 199
+    with open(tmp_path / 'before.csv' / 'timeline.csv') as file:
+        line = [int(row['thrash_cycles']) for row in csv.DictReader(file)]
+    assert line == sorted(line) and line[-1] == sum(cycles(before, each) for each in ('break', 'block'))
+    assert len(set(line)) > 10  # they are spread over the run
     assert before['syscalls'][call] >= 199
     finding, = [one for one in before['findings'] if one['kind'] == 'thrash']
     assert finding['sentence'].startswith('199 times ')

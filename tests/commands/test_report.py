@@ -572,6 +572,47 @@ def test_missing_matplotlib_is_one_line_with_the_packages(situation):
 PROGRAM = 'blocks = [bytes(n * 100) for n in range(3000)]; del blocks; x = bytes(3000000)'
 
 
+def report_of(heapledger, build, folder, *victim):
+    """Page and analysis of a victim that keeps, or gives back and takes again."""
+    outcome = run([heapledger, 'record', '-q', '--kernel', 'off', '-o', folder / 'trace', '--',
+                   build / 'tests' / 'victims' / 'victim_trimmed', *victim])
+    assert outcome.status == 0, outcome
+    outcome = run([heapledger, 'report', folder / 'trace', '-o', folder / 'out.html'])
+    assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    outcome = run([heapledger, 'analyze', '--json', '-', folder / 'trace'])
+    return Page((folder / 'out.html').read_text()), json.loads(outcome.stdout)
+
+
+def test_the_map_marks_what_keeps_the_break_up(heapledger, build, tmp_path):
+    page, data = report_of(heapledger, build, tmp_path, 'pages', 2000)
+    caption = re.search(r'What keeps the break up at the end, by number from the top: (.*?)\.<',
+                        page.source).group(1)
+    marked = re.findall(r'\((\d+)\) ([^;]*)', html.unescape(caption).replace('\xa0', ' '))
+    assert 2 <= len(marked) <= 4 and marked[0][0] == '1'
+    state = data['moments'][-1]['break']
+    levels = [state['top_bytes']] + [holder['returned_bytes'] for holder in state['holders']]
+    for number, text in marked:
+        gain = levels[int(number)] - max(levels[:int(number)])
+        said = re.search(r'([\d.]+) (KiB|MiB) free below it', text)
+        assert bool(said) == (gain > 0)
+        if said:
+            size = float(said.group(1)) * {'KiB': 1 << 10, 'MiB': 1 << 20}[said.group(2)]
+            assert abs(size - gain) <= gain / 100 + 100
+        holder = state['holders'][int(number) - 1]
+        place = holder['function'] or os.path.basename(holder['module'] or '') or holder['caller']
+        assert 'kept by' in text if holder['kept'] else place in text
+
+
+def test_thrash_is_marked_over_the_system_calls(heapledger, build, tmp_path):
+    page, data = report_of(heapledger, build, tmp_path, 'thrash', 60)
+    cycles = sum(data['thrash'][kind]['cycles'] for kind in ('break', 'block'))
+    assert cycles >= 59
+    assert f'went back and was asked for again, {cycles} times' in page.source
+    (tmp_path / 'calm').mkdir()
+    page, data = report_of(heapledger, build, tmp_path / 'calm', 'use', 3000)
+    assert not data['thrash']['break']['cycles'] and 'asked for again' not in page.source
+
+
 def test_a_real_recording_makes_a_page_with_its_numbers(heapledger, tmp_path):
     trace = tmp_path / 'trace'
     outcome = run([heapledger, 'record', '-q', '-o', trace, '--', sys.executable, '-c', PROGRAM],
