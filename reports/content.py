@@ -22,6 +22,8 @@ Bars = namedtuple("Bars", "title rows colour")              # rows: (name, value
 Pins = namedtuple("Pins", "table stacks")                   # for each row the names of its stack
 Findings = namedtuple("Findings", "items first")            # first: the number of the first one
 
+NOTHING = "Nothing of this kind was measured in this run."
+
 FACTS = (("peak requested", "peak.requested_bytes", units.size, "at once, by the program"),
          ("peak mapped", "peak.mapped_bytes", units.size, "at once, by its heap"),
          ("peak resident", "peak.rss_bytes", units.size, "as the kernel counts"),
@@ -154,7 +156,7 @@ def figure_section(analysis, module):
     blocks += [Text(scope, "scope")] if scope else []
     figure = module.draw(analysis)
     if figure is None:
-        blocks.append(Text("Nothing of this kind was measured in this run.", "missing"))
+        blocks.append(Text(NOTHING, "missing"))
         return Section(module.TITLE, blocks)
     blocks.append(Drawing(module, figure, caption(analysis, module.NAME)))
     table = {"syscalls": syscall_table, "ledger": ledger_table}.get(module.NAME)
@@ -235,24 +237,22 @@ def sites(analysis):
     """Places in the code, with their callers if they were recorded."""
     rows = flame.rows_of(analysis)
     if rows is None:
-        return None
+        return Section("Where in the code", [Text(NOTHING, "missing")])
     blocks = [Text(f"The process with the largest heap: {main_process(analysis)}.", "scope")] if len(
         analysis.get("processes", [])) > 1 else []
-    if not flame.have_stacks(rows):
-        blocks.append(Text("The places that called the allocator. With record --stacks 16 they are "
-                           "the functions of the program, with all their callers."))
-        blocks += [_bars(*each) for each in flame.lists(analysis)]
-    else:
-        made = flame.flames(analysis)
+    if flame.have_stacks(rows):
+        made = [Flame(each) for each in flame.flames(analysis)]
         cut = " Some stacks have more callers than were recorded." if any(
-            each.is_cut for each in made) else ""
+            each.flame.is_cut for each in made) else ""
         blocks.append(Text("A function is as wide as what the stacks through it hold; its callers "
                            "are above it, and what it called below. Functions under a thousandth "
                            f"of the whole are left out.{cut}"))
-        blocks += [Flame(each) for each in made]
-    if len(blocks) < 2:
-        blocks.append(Text("The allocator was not called.", "missing"))
-    return Section("Where in the code", blocks)
+    else:
+        made = [_bars(*each) for each in flame.lists(analysis)]
+        blocks.append(Text("The places that called the allocator. With record --stacks 16 they are "
+                           "the functions of the program, with all their callers."))
+    return Section("Where in the code", blocks + (made or [
+        Text("The allocator was not called.", "missing")]))
 
 
 def _bars(heading, form, total, rows, others):

@@ -170,8 +170,12 @@ class _Export:
     def rows(self):
         """None where they are not known."""
         self.process = self.process or self._start()
-        if self.process.wait() != OK or not os.path.exists(self.path):
+        code = self.process.wait()
+        if code == NO_EVIDENCE:
             return None
+        if code != OK:
+            raise Failure(UNREADABLE, f"the stacks cannot be exported: {' '.join(self.command[1:4])} "
+                                      f"ended with {code}")
         try:
             return stacks.read(self.path)
         except (OSError, ValueError) as error:

@@ -92,6 +92,8 @@ def main():
     options = arguments(sys.argv[1:])
     path = options.output or (
         None if options.png or options.svg or options.pdf else "report.html")
+    if path and options.pdf and os.path.realpath(path) == os.path.realpath(options.pdf):
+        raise Failure(USAGE, f"{path}: is to be both the page and the PDF")
     for file, mark in (path, HTML_MARK), (options.pdf, PDF_MARK):
         if file:
             output.guard(file, mark, options.force)

@@ -174,6 +174,7 @@ class Situation:
         analyzer = self.folder / 'heapledger'
         analyzer.write_text(
             '#!/bin/sh\n'
+            '[ "$1" != export ] || exit 4\n'
             'case "$1 $3 $5" in\n'
             '"analyze --json --csv"|"analyze --json ") ;;\n'
             '"analyze --json --top") set -- "$1" "$2" "$3" "$4" ;;\n'

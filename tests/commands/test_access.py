@@ -95,6 +95,12 @@ def test_the_measures_themselves_are_right():
         assert numpy.allclose(numpy.sum(matrix, axis=1), 1, atol=1e-5)
 
 
+def test_no_two_meanings_have_one_light_colour():
+    """The figures in the page are re-coloured by value."""
+    values = [light for light, _ in style.COLOURS.values()]
+    assert len(set(values)) == len(values)
+
+
 @pytest.mark.parametrize('scheme', [LIGHT, DARK])
 def test_graphics_are_told_from_the_paper(scheme):
     paper = tint('paper', scheme)

@@ -300,7 +300,7 @@ def test_an_analysis_with_almost_nothing_makes_a_page(situation):
     situation.map = {'schema': 'heapledger-map/1', 'stream': None, 'regions': None}
     situation._write = lambda write=situation._write: _without_tables(situation, write)
     page = page_of(situation)
-    assert page.text.count('Nothing of this kind was measured in this run.') == 5
+    assert page.text.count('Nothing of this kind was measured in this run.') == 6
 
 
 def test_the_address_map_is_a_picture_with_all_that_is_left_out_said(situation):
@@ -424,6 +424,12 @@ def test_a_pdf_is_replaced_only_if_it_is_ours_and_is_the_same_again(situation):
     assert outcome.status == 2 and b'out.pdf: exists and was not written' in outcome.stderr
     assert not (situation.folder / 'out.html').exists()
     assert (situation.folder / 'out.pdf').read_bytes() == b'%PDF-1.4 a thesis'
+
+
+def test_page_and_pdf_cannot_be_one_file(situation):
+    outcome = situation.report('-o', 'out', '--pdf', './out')
+    assert outcome.status == 2 and not (situation.folder / 'out').exists()
+    assert outcome.stderr == b'heapledger: report: out: is to be both the page and the PDF\n'
 
 
 def test_a_name_that_the_font_has_no_letters_for_is_nobodys_business(situation):
