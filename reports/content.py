@@ -133,7 +133,7 @@ def sections(analysis, modules):
     """All that follows the first screen, which has the first finding."""
     made = [found(analysis)]
     made += [figure_section(analysis, module) for module in modules]
-    made += [sites(analysis), pins(analysis), phases(analysis), processes(analysis), fragmentation(analysis), recording(analysis)]
+    made += [part(analysis) for part in (sites, pins, phases, processes, fragmentation, recording)]
     return [section for section in made if section]
 
 

@@ -118,8 +118,8 @@ def resident(analysis):
             f'{prose(units.size(most))}</span><span>{keys}</span></p>\n'
             f'<svg class="spark" viewBox="0 0 {WIDE} {HIGH}" preserveAspectRatio="none" role="img" '
             f'aria-label="{escape("Resident memory over time. " + data.sentence())}">{drawn}</svg>\n'
-            f'<p class="axis"><span>0 B at {prose(units.time(start))}</span><span>{prose(units.time(data.end_ns))}</span>'
-            f"</p>\n</section>\n")
+            f'<p class="axis"><span>0 B at {prose(units.time(start))}</span><span>'
+            f"{prose(units.time(data.end_ns))}</span></p>\n</section>\n")
 
 
 # ---- sections ------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def test_stacks_are_those_of_the_collapsed_export(heapledger, stacked, tmp_path)
         expected = {}
         for line in lines.stdout.decode().splitlines():
             stack, number = line.rsplit(' ', 1)
-            expected[tuple(f for f in stack.split(';')[1:] if f not in ('[cut]', '[unknown]'))] = int(number)
+            names = tuple(f for f in stack.split(';')[1:] if f not in ('[cut]', '[unknown]'))
+            expected[names] = expected.get(names, 0) + int(number)
         found = {}
         for row in rows:
             names = tuple(frame.function for frame in row.frames)
