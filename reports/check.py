@@ -12,12 +12,12 @@ sys.dont_write_bytecode = True  # an installed or read-only folder is left as it
 
 import budget
 import command
+import execute
 import gate_baseline
 import gate_figures
 import gate_files
 import gate_github
 import gate_judge
-import gate_runs
 import gate_text
 import plain
 import units
@@ -181,7 +181,7 @@ def main():
     if not options.runs:
         return finish(options, check(options, lambda: options.directories))
     with tempfile.TemporaryDirectory(prefix="heapledger-") as folder:
-        return finish(options, check(options, lambda: gate_runs.record(
+        return finish(options, check(options, lambda: execute.record_all(
             options.program, options.runs, folder, options.record)))
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# What report.py and check.py share as commands: how arguments are read and errors are said, in the
-# manner of the other commands: "heapledger: <command>: <message>", one line on stderr.
+# What report.py, check.py and compare.py share as commands: how arguments are read and errors are
+# said, in the manner of the other commands: "heapledger: <command>: <message>", one line on stderr.
 
 import argparse
 import os
@@ -26,10 +26,18 @@ def say(command, message):
     sys.stderr.write(f"heapledger: {command}: {plain.escaped(message)}\n")
 
 
+def _ended_by(number, _frame):
+    """What runs for us is ended and temporary files are removed on the way out."""
+    raise SystemExit(128 + number)
+
+
 def run(command, main):
     """Runs main() and ends the process with its code, or with that of the failure it raised."""
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # None when it is closed
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")
+    for number in signal.SIGTERM, signal.SIGHUP:
+        if signal.getsignal(number) != signal.SIG_IGN:  # by nohup
+            signal.signal(number, _ended_by)
     try:
         code = main()
         sys.stdout.flush()

@@ -6,7 +6,6 @@
 
 import json
 import os
-import signal
 import sys
 
 sys.dont_write_bytecode = True  # an installed or read-only folder is left as it is
@@ -179,14 +178,8 @@ def compare_directories(options):
     return OK if comparison.complete else NO_EVIDENCE
 
 
-def ended_by(number, _frame):
-    raise SystemExit(128 + number)
-
-
 def main():
     options = arguments(sys.argv[1:])
-    for number in signal.SIGTERM, signal.SIGHUP:
-        signal.signal(number, ended_by)
     if options.json and options.json != "-":
         output.guard(options.json, _MARK, options.force, "compare")
     if not options.words:

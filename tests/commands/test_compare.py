@@ -8,14 +8,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, SOURCE, analyze, run
-
-sys.path.insert(0, str(SOURCE / 'reports'))
+from conftest import CLEAN_ENVIRONMENT, analyze, run
 
 SYSCALLS = ('brk', 'mmap', 'munmap', 'mremap', 'madvise', 'mprotect')
 TIMEOUT = 60
@@ -227,19 +224,24 @@ def test_wrong_usage_is_one_line_and_nothing_is_written(heapledger, tmp_path, wo
     assert (tmp_path / 'notes').read_text() == 'mine'
 
 
-def test_a_program_that_cannot_be_recorded_is_no_evidence(heapledger, build):
-    outcome = run([heapledger, 'compare', '--', build / 'tests' / 'victims' / 'victim_attached_static'])
+@pytest.mark.parametrize('verb', [['compare'], ['check', '--runs', '2', '--budget', 'heap.toml']])
+def test_a_program_that_cannot_be_recorded_is_no_evidence(heapledger, build, tmp_path, verb):
+    (tmp_path / 'heap.toml').write_text('events.calls = 1\n')
+    outcome = run([heapledger, *verb, '--', build / 'tests' / 'victims' / 'victim_attached_static'],
+                  cwd=tmp_path)
     assert outcome.status == 4, outcome
     assert b'statically linked' in outcome.stderr
 
 
+@pytest.mark.parametrize('verb', [['compare'], ['check', '--runs', '2', '--budget', 'heap.toml']])
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_program_and_leaves_nothing(heapledger, tmp_path, number):
+def test_an_interrupt_ends_the_program_and_leaves_nothing(heapledger, tmp_path, verb, number):
+    (tmp_path / 'heap.toml').write_text('events.calls = 1\n')
     scratch, seen = tmp_path / 'scratch', tmp_path / 'seen'
     scratch.mkdir()
     process = subprocess.Popen(
-        [heapledger, 'compare', '--json', tmp_path / 'out.json', '--', 'sh', '-c',
-         f'echo $$ > {seen}.new; mv {seen}.new {seen}; exec sleep 600'], start_new_session=True,
+        [heapledger, *verb, '--json', tmp_path / 'out.json', '--', 'sh', '-c',
+         f'echo $$ > {seen}.new; mv {seen}.new {seen}; exec sleep 600'], start_new_session=True, cwd=tmp_path,
         env={**CLEAN_ENVIRONMENT, 'TMPDIR': str(scratch)}, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
@@ -306,12 +308,3 @@ def test_a_directory_that_is_no_trace_is_unreadable(heapledger, builds, tmp_path
     outcome = run([heapledger, 'compare', builds[0], tmp_path])
     assert outcome.status == 3, outcome
     assert outcome.stdout == b''
-
-
-def test_names_are_without_what_moves():
-    import pairing
-    old = {'module': '/usr/lib/libz.so.1.2.13', 'function': 'inflate.constprop.0', 'line': 7}
-    new = {'module': '/opt/new/libz.so.1.3', 'function': 'inflate', 'line': 9}
-    other = {'module': '/opt/new/libz.so.1.3', 'function': 'inflate_fast', 'line': 7}
-    pairs = pairing.pair([old], [other, new])
-    assert [(pair.before, pair.after) for pair in pairs] == [([], [other]), ([old], [new])]
