@@ -125,14 +125,14 @@ def check(options, directories):
     """(outcome, baseline to be written or None)"""
     limits = budget.read(options.budget) if options.budget else []
     tolerances = Tolerances(options.tolerance)
-    names = [name for name, _, _ in gate_baseline.NAMES] if options.baseline else []
-    tolerances.refuse_unused([*names, *(limit.name for limit in limits)])
     gate_files.guard(options)
     baseline = None
     if options.update:
         gate_baseline.guard(options.baseline)
     elif options.baseline:
         baseline = gate_baseline.read(options.baseline)
+    names = gate_baseline.names(baseline) if options.baseline else []
+    tolerances.refuse_unused([*names, *(limit.name for limit in limits)], options.update)
     runs = _load(directories(), limits, options.baseline)
     if baseline:
         limits = limits + gate_baseline.limits(baseline, options.baseline, runs, tolerances)
@@ -147,6 +147,12 @@ def show(options, outcome):
     if better:
         lines.append(f"Better than the baseline: {units.counted(better, 'figure')}; "
                      "accept with --update")
+    new = set(gate_baseline.phases(outcome.runs)) - set(outcome.baseline["phases"]) \
+        if outcome.baseline else ()
+    if new:
+        lines += gate_text.wrap(plain.escaped(
+            f"Not in the baseline, so not judged: {units.counted(len(new), 'phase')} "
+            f"({', '.join(sorted(new))}); --update takes them in"))
     print("\n".join([*lines, plain.escaped(outcome.last)]))
     if options.github:
         print("\n".join(gate_github.annotations(outcome)))

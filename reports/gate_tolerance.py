@@ -16,6 +16,10 @@ DEFAULTS = (
     ("end.live_blocks", 2, 16),
     ("end.*", 2, 64 << 10),
     ("syscalls.*", 2, 2),
+    ("phases.*.calls", 2, 0),
+    ("phases.*.requested", 2, 64 << 10),
+    ("phases.*.mapped", 2, 64 << 10),
+    ("phases.*", 2, 2),
     ("*", 2, 0),
 )
 
@@ -37,9 +41,11 @@ class Tolerances:
                 return percent, amount
         return next(rule[1:] for rule in DEFAULTS if fnmatch.fnmatchcase(name, rule[0]))
 
-    def refuse_unused(self, names):
+    def refuse_unused(self, names, any_phase=False):
+        """any_phase: which phases there are is not known yet."""
         for word, pattern, _, _ in self.given:
-            if not fnmatch.filter(names, pattern):
+            if not fnmatch.filter(names, pattern) and not (any_phase and
+                                                           pattern.startswith("phases.")):
                 raise Failure(USAGE, f"--tolerance {word}: no figure is called so; there are "
                                      f"{', '.join(names)}")
 

@@ -122,7 +122,7 @@ def program():
 
 
 def load(directory, tables=True, top=None, address_map=False):
-    """top: so many rows of lists of places, instead of the analyzer's 50."""
+    """top: so many rows of lists of places, with their call stacks, instead of the analyzer's 50."""
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.exists(directory) else "does not exist"
         raise Failure(UNREADABLE, f"{directory}: {what}: name a trace directory")
@@ -131,7 +131,7 @@ def load(directory, tables=True, top=None, address_map=False):
         folder = os.path.join(scratch, "csv")
         map_file = os.path.join(scratch, "map.json")
         command = [program(), "analyze", directory, "--json", output]
-        command += ["--top", str(top)] if top else []
+        command += ["--top", str(top), "--stacks"] if top else []
         command += ["--csv", folder] if tables else []
         _run(command + (["--map", map_file] if address_map else []), output)
         return Analysis(read_json(output), read_tables(folder) if tables else {},
