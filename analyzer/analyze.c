@@ -161,7 +161,7 @@ int cmd_analyze(int argc, char **argv)
 		else if (option == 's')
 			request.stacks = true;
 		else if (option != 't')
-			return tool_bad_option(COMMAND, option, argv);
+			return tool_bad_option(COMMAND, option, argv, options);
 		else if (!parse_top(optarg, &request.top))
 			return tool_fail(TOOL_USAGE, COMMAND,
 				"--top %s: a number of rows from 1 to 1000000 is needed", optarg);

@@ -33,20 +33,19 @@ def arguments(argv):
         epilog="Exit status: 0 compared, 1 the program failed in a run, 2 wrong usage, 3 unreadable "
                "trace, 4 not enough evidence: events are missing, or it cannot be recorded.")
     split = argv.index("--") if "--" in argv else len(argv)
-    parser.add_argument("traces", metavar="BEFORE AFTER", nargs="*", help="trace directories")
+    parser.add_argument("traces", nargs="*")
     parser.add_argument("--policy", metavar="NAME,...",
                         help="brk, mmap, hybrid, or none (default: all three)")
     parser.add_argument("--observe", metavar="NAME,...", default="",
-                        help="also with these allocators: glibc, jemalloc, mimalloc, tcmalloc, or "
-                             "the path of a library")
+                        help="also glibc, jemalloc, mimalloc, tcmalloc, a path")
     parser.add_argument("--runs", metavar="N", type=int,
                         help="runs of each, as it is and recorded (default: 5)")
     parser.add_argument("--stdin", metavar="FILE",
-                        help='what each run reads; "-": our standard input (default: nothing)')
+                        help='what each run reads; "-": our standard input')
     parser.add_argument("--show", action="store_true",
                         help="show what the program prints, on standard error")
-    parser.add_argument("--json", metavar="FILE", help='write the figures as JSON; "-": on standard '
-                                                       "output, without tables")
+    parser.add_argument("--json", metavar="FILE",
+                        help='write the figures as JSON; "-": on standard output')
     parser.add_argument("--force", action="store_true",
                         help="replace a file that compare did not write")
     options = parser.parse_args(argv[:split])

@@ -481,8 +481,8 @@ def test_a_missing_trace_and_wrong_options_are_one_line(situation):
         3, b'heapledger: report: nowhere: does not exist: name a trace directory\n')
     outcome = situation.report('--pdf', 'x')
     assert outcome.status == 2
-    assert outcome.stderr.decode() == ('heapledger: report: unrecognized arguments: --pdf x; '
-                                       'see heapledger report --help\n')
+    assert outcome.stderr.decode() == ('heapledger: report: unknown option --pdf '
+                                       '(see heapledger report --help)\n')
 
 
 def test_missing_matplotlib_is_one_line_with_the_packages(situation):
