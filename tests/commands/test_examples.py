@@ -102,6 +102,12 @@ def running(folder):
     process.wait()
 
 
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+def test_no_line_of_an_example_is_taken_for_a_request(page):
+    section = page.read_text().partition('.Sh EXAMPLES\n')[2].partition('.Sh ')[0]
+    assert not re.findall(r"^(?:\.[^A-Z]|').*", section, re.MULTILINE)
+
+
 def test_every_page_has_examples():
     assert len(PAGES) > 10
     assert {page.stem for page in PAGES} == {case.values[0] for case in CASES}
