@@ -9,6 +9,7 @@ import xml.etree.ElementTree as xml
 
 import jsonschema
 import pytest
+import yaml
 
 from analysis_fixture import Situation, causes, set_causes
 from conftest import SOURCE, run
@@ -412,13 +413,28 @@ def break_budget(folder):
     (folder / 'heap.toml').write_text('[events]\ncalls = 0\n')
 
 
-@pytest.mark.parametrize('title', ['GitHub Actions', 'GitLab'])
-def test_the_steps_of_the_workflows_run(example, title):
+def github_steps(workflow):
+    """Its commands, if it is a workflow: `on` is a boolean to YAML 1.1."""
+    assert set(workflow) == {'name', True, 'jobs'} and set(workflow[True]) <= {'push', 'pull_request'}
+    (job,) = workflow['jobs'].values()
+    assert set(job) == {'runs-on', 'steps'} and job['runs-on'] == 'ubuntu-latest'
+    assert [list(step) for step in job['steps']] == [['uses'], ['run'], ['run']]
+    return [step['run'] for step in job['steps'][1:]]
+
+
+def gitlab_steps(pipeline):
+    (job,) = pipeline.values()
+    assert set(job) == {'script', 'artifacts'}
+    assert job['artifacts'] == {'when': 'always', 'reports': {'junit': 'heap.xml'}}
+    return job['script']
+
+
+@pytest.mark.parametrize('title, steps_of', [
+    ('GitHub Actions', github_steps), ('GitLab', gitlab_steps)])
+def test_the_steps_of_the_workflows_run(example, title, steps_of):
     folder, env = example
-    marks = ('- run: ', '- make', '- heapledger')
-    steps = [line.strip().removeprefix('- ').removeprefix('run: ')
-             for line in block(title).splitlines() if line.strip().startswith(marks)]
-    assert len(steps) == 2
+    steps = steps_of(yaml.safe_load(block(title)))
+    assert len(steps) == 2 and all(isinstance(step, str) for step in steps), steps
     script = ['/bin/sh', '-ec', '\n'.join(steps)]
     assert run(script, cwd=folder, env=env).status == 0
     assert xml.parse(folder / 'heap.xml').getroot().find('testsuite').get('failures') == '0'
