@@ -44,6 +44,7 @@ class Result:
         self.failed = []
         self.notes = []
         self.complete = True
+        self.analysis = None  # of the first recorded run, if its address map is wanted
 
     def add(self, figures):
         for name, value in figures.items():
@@ -110,8 +111,9 @@ def _installed_libraries():
 class Runner:
     """Runs `words` in all ways, with a scratch folder for traces and what the program says."""
 
-    def __init__(self, words, stdin, show, scratch):
+    def __init__(self, words, stdin, show, maps, scratch):
         self.words, self.stdin, self.show, self.scratch = words, stdin, show, scratch
+        self.maps = maps
         self.said = os.path.join(scratch, "stderr")
         self.preload = self._preload_of_record()
 
@@ -162,7 +164,8 @@ class Runner:
                 sys.stderr.write("".join(line + "\n" for line in _tail(self.said)
                                          if line.startswith("heapledger: ")))
                 raise Failure(failure.code, f"{self.words[0]}: cannot be recorded") from None
-        analysis = load(trace, tables=False)
+        analysis = load(trace, tables=False, address_map=self.maps and not result.analysis)
+        result.analysis = result.analysis or (analysis if self.maps else None)
         shutil.rmtree(trace)
         self._note(result, number, True, status)
         result.add(figures(analysis))
@@ -210,12 +213,12 @@ def returned_percent(pages):
     return 100 * back / (back + never)
 
 
-def measure(kinds, words, stdin, show, rounds, progress):
+def measure(kinds, words, stdin, show, maps, rounds, progress):
     """A Result a variant; the order changes from round to round, so that what disturbs the machine
     disturbs all alike."""
     results = [Result(variant) for variant in kinds]
     with tempfile.TemporaryDirectory(prefix="heapledger-") as scratch:
-        runner = Runner(words, _input(stdin, scratch), show, scratch)
+        runner = Runner(words, _input(stdin, scratch), show, maps, scratch)
         for number in range(1, rounds + 1):
             shift = (number - 1) % len(results)
             for result in results[shift:] + results[:shift]:

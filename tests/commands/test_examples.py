@@ -126,5 +126,5 @@ def test_an_example_works(build, folder, running, page, text):
     text = re.sub(r' &\n', ' &\nuntil [ -e serving ]; do sleep 0.01; done\n', text)
     outcome = run(['bash', '-euo', 'pipefail', '-c', f'{text}touch stop\nwait'], cwd=folder, env=env)
     assert outcome.status == 0, (text, outcome)
-    for written in re.findall(r'(?:-o|--json|--svg|--baseline|>) (\S+)', text):
+    for written in re.findall(r'(?:-o|--json|--html|--svg|--baseline|>) (\S+)', text):
         assert (folder / written).exists(), (written, outcome)
