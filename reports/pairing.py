@@ -13,6 +13,7 @@ from collections import namedtuple
 _CLONE = re.compile(r"\.(?:isra|constprop|part|cold|lto_priv|llvm|clone)(?:\.\d+)*(?=\.|$)")
 _LIBRARY_VERSION = re.compile(r"\.so(?:\.[\w.]+)?$")
 _LIKE = 0.75  # names at least as close are taken for the same function, renamed
+_COMPARED = 250_000  # pairs of names; a module with more of other names is another program
 _TRIED = 100  # candidates whose callers' names are compared
 _SHOWN = 3
 
@@ -84,17 +85,27 @@ def _changed(name, old):
 
 def _renamed(before, after):
     """(module, function) of before -> what it is called now."""
-    left = {}
-    for module, function in before - after:
-        left.setdefault(module, set()).add(function)
     names = {}
-    for module, function in sorted(after - before, key=str):
-        known = [old for old in left.get(module, ()) if old]
-        close = difflib.get_close_matches(function, sorted(known), 1, _LIKE) if function else None
-        if close:
-            left[module].remove(close[0])
-            names[module, close[0]] = module, function
+    gone, new = _by_module(before - after), _by_module(after - before)
+    for module in gone.keys() & new.keys():
+        left = gone[module]
+        if len(left) * len(new[module]) > _COMPARED:
+            continue
+        for function in new[module]:
+            close = difflib.get_close_matches(function, left, 1, _LIKE)
+            if close:
+                left.remove(close[0])
+                names[module, close[0]] = module, function
     return names
+
+
+def _by_module(names):
+    """Its functions, in order."""
+    modules = {}
+    for module, function in names:
+        if function:
+            modules.setdefault(module, []).append(function)
+    return {module: sorted(functions) for module, functions in modules.items()}
 
 
 def _translated(name, names):
