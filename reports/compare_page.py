@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# `compare --html`: the table of all variants, and of the policies what lay at which address, side by
-# side and on one scale, as a page that needs nothing else. Maps are of the first recorded run.
+# `compare --html`: the table of all variants, and of the policies what lay at which address, side
+# by side and on one scale, as a page that needs nothing else. Maps are of the first recorded run.
 
 import shlex
 
@@ -20,8 +20,8 @@ def render(words, rounds, results, notes):
     version = page.escape(results[0].analysis.get("version", ""))
     body = [f'<header>\n<p class="brand">heapledger compare</p>\n<h1>{command}</h1>\n'
             f'<p class="details">{_rounds(rounds)}</p>\n</header>\n',
-            *(_table(results, *part) for part in (compare_table.BARE, compare_table.RECORDED)),
-            "".join(f"<p>{page.escape(line)}</p>\n" for line in notes if line.strip()), _maps(results)]
+            _table(results, *compare_table.BARE), _table(results, *compare_table.RECORDED),
+            *(f"<p>{page.escape(line)}</p>\n" for line in notes if line.strip()), _maps(results)]
     return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f'<meta name="generator" content="heapledger compare {version}">\n'
@@ -55,11 +55,12 @@ def _maps(results):
             style.close(figure)
             regions = len(figure_map.used(result.analysis))
             if regions > figure_map.BESIDE_DRAWN:
-                inner += (f'<p class="scope">The largest {figure_map.BESIDE_DRAWN} of break and arenas, '
-                          f"of {regions}.</p>\n")
-        parts.append(f"<figure>\n<h3>{page.escape(result.variant.name)}</h3>\n{inner}</figure>\n")
-    note = (f"{figure_map.CAPTION} All are on one scale, and of the first recorded run, whose time is "
-            "the recorder's too.") if inside else ""
+                inner += (f'<p class="scope">The largest {figure_map.BESIDE_DRAWN} of break and '
+                          f"arenas, of {regions}.</p>\n")
+        name = page.escape(result.variant.name)
+        parts.append(f"<figure>\n<h3>{name}</h3>\n{inner}</figure>\n")
+    note = (f"{figure_map.CAPTION} All are on one scale, and of the first recorded run, whose time "
+            "is the recorder's too.") if inside else ""
     for result in results:
         if result.analysis.observed:
             note += f" What {result.variant.name} holds at which address is not known."

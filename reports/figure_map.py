@@ -59,7 +59,7 @@ def beside(analyses):
     """A narrow figure for each, of its largest regions, all on one scale; None without any."""
     drawn = [sorted(used(analysis), key=_most, reverse=True)[:BESIDE_DRAWN] for analysis in analyses]
     top = max((region.size for regions in drawn for region in regions), default=0)
-    end = max((analysis.map.get("end_ns", 0) for analysis in analyses), default=0)
+    end = max([1, *(analysis.map.get("end_ns", 0) for analysis in analyses)])
     return [_narrow(analysis, regions, top, end) if regions else None
             for analysis, regions in zip(analyses, drawn)]
 
@@ -166,8 +166,9 @@ def _legend(figure, drawn, height, columns=len(STATES), size=9.5):
     present = [i for i in range(len(STATES)) if any(region.cells[..., i].any() for region in drawn)]
     entries = list(STATES)
     figure.legend([matplotlib.patches.Patch(color=_tint(entries[i]), lw=0) for i in present],
-                  [STATES[entries[i]] for i in present], loc="upper left", ncols=min(columns, len(present)),
-                  bbox_to_anchor=(0.095, 1 - 0.06 / height), frameon=False, fontsize=size,
+                  [STATES[entries[i]] for i in present], loc="upper left",
+                  ncols=min(columns, len(present)), bbox_to_anchor=(0.095, 1 - 0.06 / height),
+                  frameon=False, fontsize=size,
                   handlelength=1, handleheight=1, columnspacing=1.4, borderpad=0.2)
 
 
