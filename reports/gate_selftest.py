@@ -114,6 +114,14 @@ class _Bench:
         self._write(path, data)
         trials.append(self.trial("half the calls, with --ratchet", None, FINDING, None,
                                  (*files, "--ratchet")))
+        data["figures"]["events.calls"]["least"] //= 2
+        data["phases"]["grow"]["calls"]["least"] //= 2
+        self._write(path, data)
+        trials.append(self.trial("twice the calls of a phase", None, FINDING, None, files))
+        data["phases"]["never"] = data["phases"].pop("grow")
+        self._write(path, data)
+        trials.append(self.trial("a phase of the baseline that never comes", None, NO_EVIDENCE, None,
+                                 files))
         return trials
 
     @staticmethod
