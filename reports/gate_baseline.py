@@ -176,7 +176,8 @@ def limits(data, path, runs, tolerances):
                                            f"{key} {analysis.get(key)}: not to be compared")
     def limit(name, path, kind, figure):
         base = figure["least"]
-        return budget.Limit(name, path, kind, base + tolerances.of(name, base), None, False, base)
+        most = base + tolerances.of(name, base, figure["most"] - base)
+        return budget.Limit(name, path, kind, most, None, False, base)
 
     return [limit(name, path, kind, data["figures"][name]) for name, path, kind in NAMES
             if name in data["figures"]] + [

@@ -63,19 +63,22 @@ def told(name, values):
     return f'{name} {least:,} to {most:,} (+{100 * (most - least) / least if least else 100:.2f} %)'
 
 
-def least_of(values, runs):
-    """[(value, how likely it is the least of so many, each any of these)]."""
-    ordered = sorted(values)
-    size = len(ordered)
-    return [(value, ((size - i) / size) ** runs - ((size - i - 1) / size) ** runs)
-            for i, value in enumerate(ordered)]
-
-
 def alarms(name, values, runs):
-    """How likely the gate is to fail without a cause."""
-    tolerances, least = Tolerances(), least_of(values, runs)
-    return sum(before * after for base, before in least for value, after in least
-               if value > base + tolerances.of(name, base))
+    """How likely the gate is to fail without a cause, when each run gives any of these."""
+    tolerances, ordered, size = Tolerances(), sorted(values), len(values)
+
+    def within(low, high):
+        """All runs lie there."""
+        return (max(0, high - low + 1) / size) ** runs
+
+    likely = 0
+    for low in range(size):
+        for high in range(low, size):
+            exactly = within(low, high) - within(low + 1, high) - within(low, high - 1) \
+                + within(low + 1, high - 1)
+            limit = ordered[low] + tolerances.of(name, ordered[low], ordered[high] - ordered[low])
+            likely += exactly * (sum(value > limit for value in ordered) / size) ** runs
+    return likely
 
 
 def show(heapledger, program, options):

@@ -201,6 +201,19 @@ def test_a_baseline_is_as_its_schema_says_and_has_a_line_a_figure(situation):
     assert not validator.is_valid({**data, 'other': 1})
 
 
+def test_what_the_runs_of_a_baseline_reached_is_no_regression(situation):
+    assert baseline(situation, '--update').status == 0
+    data = json.loads((situation.folder / 'base.json').read_text())
+    data['figures']['syscalls.brk']['most'] = 230
+    data['figures']['syscalls.total']['most'] = 400
+    (situation.folder / 'base.json').write_text(json.dumps(data))
+    set_causes(situation.data, causes(grow=223))
+    assert baseline(situation).status == 0
+    assert baseline(situation, '--tolerance', 'syscalls.brk=2%').status == 1
+    set_causes(situation.data, causes(grow=224))
+    assert baseline(situation).status == 1
+
+
 def test_an_improvement_is_told_and_with_ratchet_fails(situation):
     assert baseline(situation, '--update').status == 0
     set_causes(situation.data, causes(grow=100))
