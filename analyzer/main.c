@@ -68,8 +68,7 @@ static const struct command commands[] = {
 	{"check", NULL, "check.py", "DIR --budget FILE", "compare with a budget, for CI", NULL},
 	{"compare", NULL, "compare.py", "[OPTION...] -- COMMAND [ARGUMENT...] | BEFORE AFTER",
 		"a program under several policies and allocators, or two traces", NULL},
-	{"dump", cmd_dump, NULL, "[OPTION...] DIR",
-		"print one event a line",
+	{"dump", cmd_dump, NULL, "[OPTION...] DIR", "print one event a line",
 		"Prints every event of the trace in DIR, one a line.\n"
 		"  --stream NAME    only this stream, such as 1234.1\n"
 		"  --kind KIND,...  only these kinds, such as malloc,free,brk\n"

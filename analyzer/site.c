@@ -90,8 +90,8 @@ void site_frames(void *context, const struct trace_stream *stream, uint64_t tick
 	const struct stack *stack = stacks_find(stacks, hl_caller_stack(caller));
 	for (unsigned i = 0; finder->symbols && stack && i < stack->count; i++) {
 		struct symbol_place place;
-		if (!symbols_find(finder->symbols, stream, tick, stacks_frames(stacks, stack)[i],
-			    &place))
+		if (!symbols_find(
+			    finder->symbols, stream, tick, stacks_frames(stacks, stack)[i], &place))
 			each_function(&place, each, to);
 	}
 }

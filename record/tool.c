@@ -71,10 +71,10 @@ int tool_bad_option(const char *command, int letter, char **argv, const struct o
 		return tool_fail(TOOL_USAGE, command,
 			"unknown option -%c (see heapledger %s --help)", optopt, command);
 	if (meant != NULL)
-		return tool_fail(TOOL_USAGE, command, "unknown option %s; did you mean --%s?", word,
-			meant);
-	return tool_fail(TOOL_USAGE, command, "unknown option %s (see heapledger %s --help)", word,
-		command);
+		return tool_fail(
+			TOOL_USAGE, command, "unknown option %s; did you mean --%s?", word, meant);
+	return tool_fail(
+		TOOL_USAGE, command, "unknown option %s (see heapledger %s --help)", word, command);
 }
 
 /* "", "B", "K", "KB", "KiB" ... "T", any case: the power of 1024, or -1. */
