@@ -32,6 +32,11 @@ struct analysis_site {
 typedef void analysis_describe(void *context, const struct trace_stream *stream, uint64_t tick,
 	uint64_t caller, struct analysis_site *site);
 
+/* Calls `each` for the functions of the caller's stack, inlined ones too, the innermost first. */
+typedef void analysis_each_frame(void *to, const char *function, const char *module);
+typedef void analysis_frames(void *context, const struct trace_stream *stream, uint64_t tick,
+	uint64_t caller, analysis_each_frame *each, void *to);
+
 struct analysis_stream {
 	struct trace_stream *stream;
 	struct ledger_result result;
@@ -59,7 +64,8 @@ struct analysis {
 	uint32_t top;   /* rows of a table or list that were asked for; 0 = as many as is usual */
 	bool again;     /* the second pass, which stops at the peaks that the first has found */
 	analysis_describe *describe; /* NULL = nobody can */
-	void *describe_context;
+	analysis_frames *frames;     /* NULL = they are not wanted */
+	void *describe_context;      /* of both */
 	struct findings findings; /* by findings_make */
 	/* With ANALYSIS_MAP: of the process with the largest heap, if its inside is known. */
 	struct map map;

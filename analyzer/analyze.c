@@ -21,6 +21,7 @@ struct request {
 	const char *csv;
 	const char *map;
 	uint32_t top; /* 0 = not said */
+	bool stacks;
 	struct window_request window;
 };
 
@@ -104,6 +105,7 @@ static int analyze(const char *path, const struct request *request)
 		code = open_symbols(&trace, &finder);
 	if (!code) {
 		analysis.describe = site_find;
+		analysis.frames = request->stacks ? site_frames : NULL;
 		analysis.describe_context = &finder;
 		findings_make(&analysis.findings, &analysis);
 		code = write_outputs(&analysis, request);
@@ -133,6 +135,7 @@ int cmd_analyze(int argc, char **argv)
 		{"csv", required_argument, NULL, 'c'},
 		{"map", required_argument, NULL, 'm'},
 		{"top", required_argument, NULL, 't'},
+		{"stacks", no_argument, NULL, 's'},
 		{"from", required_argument, NULL, 'f'},
 		{"to", required_argument, NULL, 'u'},
 		{"phase", required_argument, NULL, 'p'},
@@ -155,8 +158,10 @@ int cmd_analyze(int argc, char **argv)
 			request.window.phase = optarg;
 		else if (option == 'm')
 			request.map = optarg;
+		else if (option == 's')
+			request.stacks = true;
 		else if (option != 't')
-			return tool_bad_option(COMMAND, option, argv);
+			return tool_bad_option(COMMAND, option, argv, options);
 		else if (!parse_top(optarg, &request.top))
 			return tool_fail(TOOL_USAGE, COMMAND,
 				"--top %s: a number of rows from 1 to 1000000 is needed", optarg);

@@ -581,7 +581,7 @@ int cmd_dump(int argc, char **argv)
 		else if (option == 'S')
 			dump->stacks = true;
 		else
-			code = tool_bad_option(COMMAND, option, argv);
+			code = tool_bad_option(COMMAND, option, argv, options);
 	}
 	if (!code && argc - optind != 1)
 		code = tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed, %d given",

@@ -41,6 +41,26 @@ static void put_origin(json_t *object, const struct analysis *analysis,
 	put(object, "module", string_or_null(site.module));
 }
 
+static void append_frame(void *array, const char *function, const char *module)
+{
+	json_t *object = json_object();
+	put(object, "function", string_or_null(function));
+	put(object, "module", string_or_null(module));
+	json_array_append_new(array, object);
+}
+
+static void put_frames(json_t *object, const struct analysis *analysis,
+	const struct analysis_stream *entry, uint64_t tick, uint64_t caller)
+{
+	json_t *array = NULL;
+	if (analysis->frames && !layout_is_kept(caller) && hl_caller_stack(caller)) {
+		array = json_array();
+		analysis->frames(analysis->describe_context, entry->stream, tick, caller,
+			append_frame, array);
+	}
+	put(object, "frames", array);
+}
+
 static void put_thread(json_t *object, const struct analysis_stream *entry, uint32_t number)
 {
 	uint32_t tid = threads_tid(&entry->threads, number);
@@ -160,6 +180,7 @@ static json_t *site_object(const struct analysis *analysis, const struct analysi
 		(int64_t)clock_ns(&entry->stream->clock, site->oldest));
 	put_thread(object, entry, site->thread);
 	put_origin(object, analysis, entry, site->oldest, site->caller);
+	put_frames(object, analysis, entry, site->oldest, site->caller);
 	return object;
 }
 

@@ -25,18 +25,13 @@ struct command {
 
 static const struct command commands[] = {
 	{"record", cmd_record, NULL, "[OPTION...] [--] COMMAND [ARGUMENT...]",
-		"run a program and record its heap",
-		"Runs COMMAND with heapledger's allocator and writes a trace directory.\n"
-		"`heapledger record --help` lists the options; the exit status is COMMAND's "
-		"own.\n"},
+		"run a program and record its heap", NULL},
 	{"attach", cmd_attach, NULL, "[OPTION...] PID", "follow a process that runs already", NULL},
 	{"mark", cmd_mark, NULL, "DIR NAME", "begin a phase in a recording that runs",
-		"Begins the phase NAME, of up to 79 bytes, in every process that is being "
-		"recorded\n"
-		"into DIR. Exits 0 when that is done, 1 when no recording runs there or no "
-		"process\n"
-		"is being recorded, 2 for wrong usage, 3 when DIR cannot be opened, 4 when the\n"
-		"recording does not answer.\n"},
+		"Begins the phase NAME, of up to 79 bytes, in every process that is being\n"
+		"recorded into DIR. Exits 0 when that is done, 1 when no recording runs there or\n"
+		"no process is being recorded, 2 for wrong usage, 3 when DIR cannot be opened,\n"
+		"4 when the recording does not answer.\n"},
 #ifdef HEAPLEDGER_VERIFY
 	{"verify", cmd_verify, NULL, "DIR", "compare a trace with the kernel's own account",
 		"Matches every system call of the trace with what the kernel saw.\n"
@@ -49,35 +44,31 @@ static const struct command commands[] = {
 		"  --csv DIR     write the time lines as CSV files into this folder\n"
 		"  --map FILE    write what lay at which address, over time, as JSON\n"
 		"  --top N       so many rows of each table and list of places\n"
+		"  --stacks      in JSON, of each place the functions of its call stack\n"
 		"  --from TIME   only what came at TIME or later: 1.5s, 200ms, 2m, 30% of the\n"
 		"                recording, or seconds since its start\n"
 		"  --to TIME     only what came until then\n"
 		"  --phase NAME  only the (first) phase of that name\n"},
-	{"import", cmd_import, NULL, "[--format NAME] [-o DIR] [--force] FILE | DIR",
+	{"import", cmd_import, NULL, "[OPTION...] FILE | DIR",
 		"make a trace of another tool's log, or of raw files",
-		"Makes a trace of FILE (\"-\" = standard input), the log of Mozilla's logalloc, "
-		"of\n"
-		"glibc's mtrace or of Android's memory_replay, plain or compressed with gzip or\n"
-		"zstd. What such a log does not say is unknown to the commands that read the "
+		"Makes a trace of FILE (\"-\" = standard input), the log of Mozilla's logalloc,\n"
+		"of glibc's mtrace or of Android's memory_replay, plain or compressed with gzip\n"
+		"or zstd. What such a log does not say is unknown to the commands that read the\n"
 		"trace.\n"
-		"  --format NAME    logalloc, mtrace or memory_replay (default: as its lines "
-		"tell)\n"
-		"  -o, --output DIR the trace (default: heapledger.FILE)\n"
-		"  --force          replace a trace that is there\n"
-		"Exits 0, 1 when lines were malformed and left out, 2 for wrong usage or an "
-		"output\n"
-		"that cannot be written, 3 when FILE cannot be read or is no such log.\n"
+		"  --format NAME     logalloc, mtrace or memory_replay (default: as lines tell)\n"
+		"  -o, --output DIR  the trace (default: heapledger.FILE)\n"
+		"  --force           replace a trace that is there\n"
+		"Exits 0, 1 when lines were malformed and left out, 2 for wrong usage or an\n"
+		"output that cannot be written, 3 when FILE cannot be read or is no such log.\n"
 		"\n"
-		"Of DIR it makes a trace of the raw files that processes left there, recorded "
-		"with\n"
-		"LD_PRELOAD alone. Commands that read a trace do this by themselves.\n"},
-	{"report", NULL, "report.py", "DIR [-o FILE.html] [--pdf FILE] [--png DIR] [--force]",
+		"Of DIR it makes a trace of the raw files that processes left there, recorded\n"
+		"with LD_PRELOAD alone. Commands that read a trace do this by themselves.\n"},
+	{"report", NULL, "report.py", "[OPTION...] DIR",
 		"make a report with figures, HTML or PDF", NULL},
 	{"check", NULL, "check.py", "DIR --budget FILE", "compare with a budget, for CI", NULL},
 	{"compare", NULL, "compare.py", "[OPTION...] -- COMMAND [ARGUMENT...] | BEFORE AFTER",
 		"a program under several policies and allocators, or two traces", NULL},
-	{"dump", cmd_dump, NULL, "[--stream NAME] [--kind KIND,...] [--no-time] [--stacks] DIR",
-		"print one event a line",
+	{"dump", cmd_dump, NULL, "[OPTION...] DIR", "print one event a line",
 		"Prints every event of the trace in DIR, one a line.\n"
 		"  --stream NAME    only this stream, such as 1234.1\n"
 		"  --kind KIND,...  only these kinds, such as malloc,free,brk\n"

@@ -72,3 +72,26 @@ void site_find(void *context, const struct trace_stream *stream, uint64_t tick, 
 			    site))
 			return;
 }
+
+static void each_function(const struct symbol_place *place, analysis_each_frame *each, void *to)
+{
+	const char *module = place->module ? place->module->path : NULL;
+	if (!place->count)
+		each(to, NULL, module);
+	for (unsigned i = 0; i < place->count; i++)
+		each(to, place->symbols[i].function, module);
+}
+
+void site_frames(void *context, const struct trace_stream *stream, uint64_t tick, uint64_t caller,
+	analysis_each_frame *each, void *to)
+{
+	const struct site_finder *finder = context;
+	const struct stacks *stacks = &finder->trace->stacks;
+	const struct stack *stack = stacks_find(stacks, hl_caller_stack(caller));
+	for (unsigned i = 0; finder->symbols && stack && i < stack->count; i++) {
+		struct symbol_place place;
+		if (!symbols_find(
+			    finder->symbols, stream, tick, stacks_frames(stacks, stack)[i], &place))
+			each_function(&place, each, to);
+	}
+}

@@ -18,6 +18,10 @@ struct site_finder {
 void site_find(void *finder, const struct trace_stream *stream, uint64_t tick, uint64_t caller,
 	struct analysis_site *site);
 
+/* For analysis.frames, of the same context. */
+void site_frames(void *finder, const struct trace_stream *stream, uint64_t tick, uint64_t caller,
+	analysis_each_frame *each, void *to);
+
 /* Whether a function by this name allocates for whoever called it: malloc and its wrappers, operator
  * new, containers of the C++ and Rust libraries, strdup and the like. */
 bool site_is_wrapper(const char *function);

@@ -124,7 +124,7 @@ static int parse(struct options *options, int argc, char **argv)
 	opterr = 0;
 	while (rc == 0 && (letter = getopt_long(argc, argv, ":o:qh", long_options, NULL)) != -1) {
 		if (letter == ':' || letter == '?')
-			return tool_bad_option(COMMAND, letter, argv);
+			return tool_bad_option(COMMAND, letter, argv, long_options);
 		rc = parse_option(options, letter);
 	}
 	if (rc != 0)

@@ -72,7 +72,7 @@ int cmd_import(int argc, char **argv)
 		else if (option == 'f')
 			options.force = true;
 		else
-			code = tool_bad_option(COMMAND, option, argv);
+			code = tool_bad_option(COMMAND, option, argv, long_options);
 	}
 	if (code != TOOL_OK)
 		return code;

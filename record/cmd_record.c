@@ -59,47 +59,29 @@ struct options {
 };
 
 static const char usage[] =
-	"usage: heapledger record [-o DIR] [--force] [--on-full wait|drop] [--buffer SIZE]\n"
-	"                         [--interval MS] [--residency TIME|off] [--stacks N]\n"
-	"                         [--kernel auto|require|off] [-q]\n"
-	"                         [--policy hybrid|brk|mmap] [--set NAME=VALUE]... | [--observe]\n"
-	"                         [--start-after TIME] [--duration TIME] [--ring SIZE]\n"
-	"                         [--mark-signal USR1|USR2] [--] CMD...\n"
+	"usage: heapledger record [OPTION...] [--] CMD [ARGUMENT...]\n"
 	"\n"
 	"Runs CMD and records every allocator call and the system calls beneath it.\n"
 	"\n"
-	"  -o, --output DIR    the trace (default: heapledger.<program>.<pid>)\n"
-	"      --force         replace DIR if it holds a trace\n"
-	"      --on-full HOW   when all buffers are in use: wait (nothing is lost), or drop and "
-	"count\n"
-	"      --buffer SIZE   of the shared buffers, at most (default: 512 MiB; used as needed)\n"
-	"      --interval MS   between two samples of resident memory (default: 10)\n"
-	"      --residency TIME|off  between two snapshots of which pages are in memory;\n"
-	"                      more at peaks and phases (default: 100ms, 1 % of the time\n"
-	"                      at most)\n"
-	"      --stacks N      call stacks of up to N frames, 64 at most (default: 0, callers "
-	"only)\n"
-	"      --kernel MODE   the kernel's own record of the system calls: auto (if possible),\n"
-	"                      require, off (default: auto)\n"
-	"      --policy P      where CMD's memory comes from: hybrid (as in glibc, default), brk\n"
-	"                      (all from the break), mmap (none from the break)\n"
-	"      --set NAME=VALUE  a tunable, as in --set mmap_threshold=1M; can be repeated\n"
-	"      --observe       CMD keeps its own allocator, whose calls are logged; system calls "
-	"are\n"
-	"                      the kernel's record of them\n"
-	"      --start-after TIME  the recording begins after this long, with the heap as it is "
-	"then\n"
-	"      --duration TIME the recording ends after this long, as in 500ms, 10s or 2m; CMD "
-	"runs\n"
-	"                      on unrecorded\n"
-	"      --ring SIZE     keep the newest SIZE of records only, and the heap as it was "
-	"before\n"
-	"      --mark-signal SIG  USR1 or USR2 begins a phase, `signal 1` and so on, and is not\n"
-	"                      passed on (heapledger mark begins one with a name)\n"
-	"  -q, --quiet         no live line and no summary\n"
+	"  -o, --output DIR       the trace (default: heapledger.<program>.<pid>)\n"
+	"      --force            replace DIR if it holds a trace\n"
+	"      --on-full HOW      all buffers in use: wait (default), or drop and count\n"
+	"      --buffer SIZE      of all buffers at most (default: 512 MiB, as needed)\n"
+	"      --interval MS      between samples of resident memory (default: 10)\n"
+	"      --residency TIME   between snapshots of resident pages (100ms), or off\n"
+	"      --stacks N         call stacks of up to N frames, 64 at most (default: 0)\n"
+	"      --kernel MODE      the kernel's own record: auto (default), require, off\n"
+	"      --policy P         hybrid (as in glibc, default), brk or mmap alone\n"
+	"      --set NAME=VALUE   a tunable, as in --set mmap_threshold=1M; repeatable\n"
+	"      --observe          CMD keeps its own allocator, whose calls are recorded\n"
+	"      --start-after TIME begin so long after the start, with the heap as it is\n"
+	"      --duration TIME    end after 500ms, 10s, 2m; CMD runs on unrecorded\n"
+	"      --ring SIZE        keep the newest records only, and the heap before them\n"
+	"      --mark-signal SIG  USR1 or USR2 begins a phase and is not passed on\n"
+	"  -q, --quiet            no live line and no summary\n"
 	"\n"
-	"Exits with CMD's own status; 2 wrong usage, 4 no kernel record with --kernel require,\n"
-	"126 CMD cannot be recorded, 127 CMD not found.\n";
+	"Exits with CMD's own status; 2 wrong usage, 4 no kernel record with --kernel\n"
+	"require, 126 CMD cannot be recorded, 127 CMD not found.\n";
 
 static const struct option long_options[] = {
 	{"output", required_argument, NULL, 'o'},
@@ -254,7 +236,7 @@ static int parse(struct options *options, int argc, char **argv)
 	opterr = 0;
 	while (rc == 0 && (letter = getopt_long(argc, argv, "+:o:qh", long_options, NULL)) != -1) {
 		if (letter == ':' || letter == '?')
-			return tool_bad_option("record", letter, argv);
+			return tool_bad_option("record", letter, argv, long_options);
 		rc = parse_option(options, letter);
 	}
 	if (rc != 0)

@@ -4,10 +4,11 @@
  */
 #include "tool.h"
 #include "escape.h"
+#include "suggest.h"
 
 #include <ctype.h>
 #include <errno.h>
-#include <getopt.h>
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -37,20 +38,43 @@ int tool_fail(enum tool_exit code, const char *command, const char *format, ...)
 	return code;
 }
 
-int tool_bad_option(const char *command, int letter, char **argv)
+/* The option that is most like "--word" or "--word=value", if one is close; else NULL. */
+static const char *closest(const char *word, const struct option *options)
+{
+	char name[32];
+	unsigned least = UINT_MAX;
+	const char *best = NULL;
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(word + 2, "="), word + 2);
+	for (; options->name != NULL; options++) {
+		unsigned distance = suggest_distance(name, options->name);
+
+		if (distance < least && suggest_is_close(distance, options->name)) {
+			least = distance;
+			best = options->name;
+		}
+	}
+	return best;
+}
+
+int tool_bad_option(const char *command, int letter, char **argv, const struct option *options)
 {
 	const char *word = argv[optind - 1];
 	bool is_long = strncmp(word, "--", 2) == 0;
+	const char *meant = is_long ? closest(word, options) : NULL;
 
 	if (letter == ':')
 		return tool_fail(TOOL_USAGE, command, "%s needs a value (see heapledger %s --help)",
 			word, command);
 	/* A letter among others has not moved optind on. */
-	if (optopt == 0 || (is_long && strchr(word, '=') != NULL))
+	if (optopt != 0 && !(is_long && strchr(word, '=') != NULL))
 		return tool_fail(TOOL_USAGE, command,
-			"unknown option %s (see heapledger %s --help)", word, command);
-	return tool_fail(TOOL_USAGE, command, "unknown option -%c (see heapledger %s --help)",
-		optopt, command);
+			"unknown option -%c (see heapledger %s --help)", optopt, command);
+	if (meant != NULL)
+		return tool_fail(
+			TOOL_USAGE, command, "unknown option %s; did you mean --%s?", word, meant);
+	return tool_fail(
+		TOOL_USAGE, command, "unknown option %s (see heapledger %s --help)", word, command);
 }
 
 /* "", "B", "K", "KB", "KiB" ... "T", any case: the power of 1024, or -1. */

@@ -6,6 +6,7 @@
 #ifndef HEAPLEDGER_TOOL_H
 #define HEAPLEDGER_TOOL_H
 
+#include <getopt.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,9 +27,10 @@ enum tool_exit {
 int tool_fail(enum tool_exit code, const char *command, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
-/* Says what getopt_long, with ':' before the letters and opterr 0, has found wrong: `letter` is
- * what it returned, ':' or '?'. Returns TOOL_USAGE. */
-int tool_bad_option(const char *command, int letter, char **argv);
+/* Says what getopt_long, with ':' before the letters and opterr 0, has found wrong, and which of
+ * its options was meant if one is close: `letter` is what it returned, ':' or '?'. Returns
+ * TOOL_USAGE. */
+int tool_bad_option(const char *command, int letter, char **argv, const struct option *options);
 
 /* Parses "64", "64K", "64 MiB", "1.5 GiB" into bytes (binary units). 0 or -EINVAL. */
 int tool_parse_size(const char *text, uint64_t *bytes);

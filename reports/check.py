@@ -12,20 +12,20 @@ sys.dont_write_bytecode = True  # an installed or read-only folder is left as it
 
 import budget
 import command
+import execute
 import gate_baseline
 import gate_figures
 import gate_files
 import gate_github
 import gate_judge
-import gate_runs
 import gate_text
 import plain
 import units
 from gate_tolerance import Tolerances
 from load import Failure, NO_EVIDENCE, OK, USAGE, load
 
-_USAGE = """heapledger check DIR... [--budget FILE] [--baseline FILE] [OPTION]...
-       heapledger check --runs N [OPTION]... -- CMD...
+_USAGE = """heapledger check DIR... [--budget FILE] [--baseline FILE] [OPTION...]
+       heapledger check --runs N [OPTION...] -- CMD...
        heapledger check --self-test"""
 
 
@@ -34,27 +34,25 @@ def arguments(argv):
         "check", usage=_USAGE,
         description="Holds recordings of a program against a budget, a baseline or both. Of several "
                     "runs the lowest figure counts.",
-        epilog="Exit status: 0 kept, 1 exceeded, 2 wrong usage or budget file, "
-               "3 unreadable trace or baseline, 4 not enough evidence.")
-    parser.add_argument("directories", metavar="DIR", nargs="*",
-                        help="trace directories of heapledger record, all of the same program")
+        epilog="Exit status: 0 kept, 1 exceeded, 2 wrong usage or budget file, 3 unreadable trace or "
+               "baseline, 4 not enough evidence.")
+    parser.add_argument("directories", nargs="*")
     parser.add_argument("--budget", metavar="FILE", help="TOML file with the limits")
     parser.add_argument("--baseline", metavar="FILE", help="JSON file with the accepted figures")
     parser.add_argument("--tolerance", metavar="[NAME=]T", action="append", default=[],
-                        help="how far a figure may lie from its baseline: 2%%, 64KiB or 2%%,64KiB; "
-                             "NAME may have * in it")
+                        help="how far off the baseline: 2%%, 64KiB or 2%%,64KiB")
     parser.add_argument("--update", action="store_true",
-                        help="write the figures to the baseline instead of comparing with it")
+                        help="write the baseline instead of comparing with it")
     parser.add_argument("--ratchet", action="store_true",
                         help="fail, too, where a limit or baseline can be tightened")
     parser.add_argument("--runs", metavar="N", type=int, help="record CMD so many times")
     parser.add_argument("--record", metavar="ARG", action="append", default=[],
-                        help="an argument for heapledger record, as in --record=--stacks=8")
+                        help="an argument for record, as in --record=--stacks=8")
     parser.add_argument("--json", metavar="FILE", help="write the verdict as JSON")
     parser.add_argument("--junit", metavar="FILE", help="write it as JUnit XML")
     parser.add_argument("--bencher", metavar="FILE", help="write the figures for Bencher")
     parser.add_argument("--github", action="store_true",
-                        help="print annotations for GitHub Actions, and fill the step's summary")
+                        help="annotations and the step's summary for GitHub Actions")
     parser.add_argument("--self-test", action="store_true",
                         help="show that each kind of limit can fail here")
     program = argv[argv.index("--") + 1:] if "--" in argv else []
@@ -125,14 +123,14 @@ def check(options, directories):
     """(outcome, baseline to be written or None)"""
     limits = budget.read(options.budget) if options.budget else []
     tolerances = Tolerances(options.tolerance)
-    names = [name for name, _, _ in gate_baseline.NAMES] if options.baseline else []
-    tolerances.refuse_unused([*names, *(limit.name for limit in limits)])
     gate_files.guard(options)
     baseline = None
     if options.update:
         gate_baseline.guard(options.baseline)
     elif options.baseline:
         baseline = gate_baseline.read(options.baseline)
+    names = gate_baseline.names(baseline) if options.baseline else []
+    tolerances.refuse_unused([*names, *(limit.name for limit in limits)], options.update)
     runs = _load(directories(), limits, options.baseline)
     if baseline:
         limits = limits + gate_baseline.limits(baseline, options.baseline, runs, tolerances)
@@ -147,6 +145,12 @@ def show(options, outcome):
     if better:
         lines.append(f"Better than the baseline: {units.counted(better, 'figure')}; "
                      "accept with --update")
+    new = set(gate_baseline.phases(outcome.runs)) - set(outcome.baseline["phases"]) \
+        if outcome.baseline else ()
+    if new:
+        lines += gate_text.wrap(plain.escaped(
+            f"Not in the baseline, so not judged: {units.counted(len(new), 'phase')} "
+            f"({', '.join(sorted(new))}); --update takes them in"))
     print("\n".join([*lines, plain.escaped(outcome.last)]))
     if options.github:
         print("\n".join(gate_github.annotations(outcome)))
@@ -181,7 +185,7 @@ def main():
     if not options.runs:
         return finish(options, check(options, lambda: options.directories))
     with tempfile.TemporaryDirectory(prefix="heapledger-") as folder:
-        return finish(options, check(options, lambda: gate_runs.record(
+        return finish(options, check(options, lambda: execute.record_all(
             options.program, options.runs, folder, options.record)))
 
 

@@ -6,7 +6,6 @@
 
 import json
 import os
-import signal
 import sys
 
 sys.dont_write_bytecode = True  # an installed or read-only folder is left as it is
@@ -34,20 +33,21 @@ def arguments(argv):
         epilog="Exit status: 0 compared, 1 the program failed in a run, 2 wrong usage, 3 unreadable "
                "trace, 4 not enough evidence: events are missing, or it cannot be recorded.")
     split = argv.index("--") if "--" in argv else len(argv)
-    parser.add_argument("traces", metavar="BEFORE AFTER", nargs="*", help="trace directories")
+    parser.add_argument("traces", nargs="*")
     parser.add_argument("--policy", metavar="NAME,...",
                         help="brk, mmap, hybrid, or none (default: all three)")
     parser.add_argument("--observe", metavar="NAME,...", default="",
-                        help="also with these allocators: glibc, jemalloc, mimalloc, tcmalloc, or "
-                             "the path of a library")
+                        help="also glibc, jemalloc, mimalloc, tcmalloc, a path")
     parser.add_argument("--runs", metavar="N", type=int,
                         help="runs of each, as it is and recorded (default: 5)")
     parser.add_argument("--stdin", metavar="FILE",
-                        help='what each run reads; "-": our standard input (default: nothing)')
+                        help='what each run reads; "-": our standard input')
     parser.add_argument("--show", action="store_true",
                         help="show what the program prints, on standard error")
-    parser.add_argument("--json", metavar="FILE", help='write the figures as JSON; "-": on standard '
-                                                       "output, without tables")
+    parser.add_argument("--json", metavar="FILE",
+                        help='write the figures as JSON; "-": on standard output')
+    parser.add_argument("--html", metavar="FILE",
+                        help="write table and address maps as a page")
     parser.add_argument("--force", action="store_true",
                         help="replace a file that compare did not write")
     options = parser.parse_args(argv[:split])
@@ -63,9 +63,12 @@ def _check(parser, options):
     if not options.words and len(options.traces) != 2:
         parser.error("a command behind --, or two trace directories, are needed")
     if not options.words:
-        for name in ("policy", "runs", "stdin", "observe", "show"):
+        for name in ("policy", "runs", "stdin", "observe", "show", "html"):
             if getattr(options, name):
                 parser.error(f"--{name}: is for a command, not for traces")
+    if options.html and options.json and os.path.realpath(options.html) == os.path.realpath(
+            options.json):
+        parser.error("--json and --html name the same file")
     if options.runs is None:
         options.runs = 5
     if not 1 <= options.runs <= 1000:
@@ -102,17 +105,26 @@ def progress(runs):
 
 
 def compare_command(options):
+    if options.html:
+        import compare_page  # not for everybody: it needs matplotlib
+        output.guard(options.html, compare_page.MARK, options.force, "compare")
     compare_runs.refuse_for_others()
     kinds = compare_runs.variants(options.policy, options.observe)
     show, clear = progress(options.runs)
     try:
         results = compare_runs.measure(kinds, options.words, options.stdin, options.show,
-                                       options.runs, show)
+                                       bool(options.html), options.runs, show)
     finally:
         clear()
     data = {"schema": RUNS_SCHEMA, "command": options.words, "runs": options.runs,
             "variants": [_variant(result) for result in results]}
-    write(options, data, [*_head(options), *compare_table.lines(results), "", *_notes(results)])
+    notes = _notes(results)
+    if options.html:
+        text = compare_page.render(options.words, options.runs, results, notes)
+        with output.replacing(options.html) as path, open(path, "w", encoding="utf-8",
+                                                          errors="backslashreplace") as file:
+            file.write(text)
+    write(options, data, [*_head(options), *compare_table.lines(results), "", *notes])
     if any(not result.complete for result in results):
         return NO_EVIDENCE
     return FINDING if any(result.failed for result in results) else OK
@@ -179,14 +191,8 @@ def compare_directories(options):
     return OK if comparison.complete else NO_EVIDENCE
 
 
-def ended_by(number, _frame):
-    raise SystemExit(128 + number)
-
-
 def main():
     options = arguments(sys.argv[1:])
-    for number in signal.SIGTERM, signal.SIGHUP:
-        signal.signal(number, ended_by)
     if options.json and options.json != "-":
         output.guard(options.json, _MARK, options.force, "compare")
     if not options.words:

@@ -4,10 +4,10 @@
 # once recorded. Time and page faults are those of the first, by its rusage, so that no recorder is
 # in them; counts and bytes are the analyzer's of the second.
 
+import contextlib
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import namedtuple
 
+import execute
 from load import Failure, NO_EVIDENCE, USAGE, load, program
 
 POLICIES = ("brk", "mmap", "hybrid")
@@ -26,7 +27,6 @@ SYSCALLS = ("brk", "mmap", "munmap", "mremap", "madvise", "mprotect")
 _OURS = ("HEAPLEDGER_OUT", "HEAPLEDGER_SESSION", "HEAPLEDGER_POLICY")
 _CALLERS = ("SUDO_UID", "DOAS_USER", "PKEXEC_UID")
 _SAID_LINES = 3
-_GRACE_SECONDS = 5
 
 # policy: heapledger's allocator with it; else the allocator is the program's, or the library
 # `preloaded`.
@@ -44,6 +44,7 @@ class Result:
         self.failed = []
         self.notes = []
         self.complete = True
+        self.analysis = None  # of the first recorded run, if its address map is wanted
 
     def add(self, figures):
         for name, value in figures.items():
@@ -110,9 +111,10 @@ def _installed_libraries():
 class Runner:
     """Runs `words` in all ways, with a scratch folder for traces and what the program says."""
 
-    def __init__(self, words, stdin, show, scratch):
+    def __init__(self, words, stdin, show, maps, scratch):
         self.words, self.stdin, self.show, self.scratch = words, stdin, show, scratch
-        self.child = None
+        self.maps = maps
+        self.said = os.path.join(scratch, "stderr")
         self.preload = self._preload_of_record()
 
     def _environment(self, variant, recorded):
@@ -143,64 +145,43 @@ class Runner:
         self.bare(result, number)
 
     def bare(self, result, number):
-        start = time.monotonic_ns()
-        status, usage, said = self._wait(self.words, self._environment(result.variant, False))
-        wall = time.monotonic_ns() - start
+        with self._where(result.variant, False) as where:
+            start = time.monotonic_ns()
+            status, usage = execute.run(self.words, **where)
+            wall = time.monotonic_ns() - start
         result.add({"wall_ns": wall, "user_ns": round(usage.ru_utime * 1e9),
                     "system_ns": round(usage.ru_stime * 1e9), "minor_faults": usage.ru_minflt,
                     "major_faults": usage.ru_majflt})
-        if status:
-            result.failed.append(Failed(number, False, status, said))
+        self._note(result, number, False, status)
 
     def recorded(self, result, number):
         trace = os.path.join(self.scratch, "run.hl")
         kind = ["--kernel", "off"] if result.variant.policy else ["--observe"]
-        status, _, said = self._wait(
-            [program(), "record", "-q", *kind, "--residency", "off", "-o", trace, "--", *self.words],
-            self._environment(result.variant, True))
-        if not os.path.exists(os.path.join(trace, "session.json")):
-            sys.stderr.write("".join(line + "\n" for line in said if line.startswith("heapledger: ")))
-            raise Failure(USAGE if status in (USAGE, 127) else NO_EVIDENCE,
-                          f"{self.words[0]}: cannot be recorded")
-        analysis = load(trace, tables=False)
+        with self._where(result.variant, True) as where:
+            try:
+                status = execute.record(self.words, trace, [*kind, "--residency", "off"], **where)
+            except execute.NotRecorded as failure:
+                sys.stderr.write("".join(line + "\n" for line in _tail(self.said)
+                                         if line.startswith("heapledger: ")))
+                raise Failure(failure.code, f"{self.words[0]}: cannot be recorded") from None
+        analysis = load(trace, tables=False, address_map=self.maps and not result.analysis)
+        result.analysis = result.analysis or (analysis if self.maps else None)
         shutil.rmtree(trace)
-        if status:
-            result.failed.append(Failed(number, True, status, said))
+        self._note(result, number, True, status)
         result.add(figures(analysis))
         result.complete = result.complete and analysis.complete
         result.notes += [note for note in analysis.notes if note not in result.notes]
 
-    def _wait(self, words, environment):
-        """Exit status, rusage of the program and all children it waited for, last lines of stderr."""
-        path = os.path.join(self.scratch, "stderr")
-        with open(path, "wb") as said, open(self.stdin, "rb") as stdin:
-            try:
-                self.child = subprocess.Popen(
-                    words, stdin=stdin, env=environment,
-                    stdout=sys.stderr if self.show else subprocess.DEVNULL,
-                    stderr=sys.stderr if self.show else said)
-            except OSError as error:
-                raise Failure(USAGE, f"{words[0]}: {error.strerror}") from None
-            try:
-                _, status, usage = os.wait4(self.child.pid, 0)
-            except BaseException:
-                self._end()
-                raise
-        code = os.waitstatus_to_exitcode(status)
-        self.child.returncode = code
-        self.child = None
-        return code if code >= 0 else 128 - code, usage, _tail(path)
+    @contextlib.contextmanager
+    def _where(self, variant, recorded):
+        with open(self.said, "wb") as said, open(self.stdin, "rb") as stdin:
+            yield {"stdin": stdin, "env": self._environment(variant, recorded),
+                   "stdout": sys.stderr if self.show else subprocess.DEVNULL,
+                   "stderr": sys.stderr if self.show else said}
 
-    def _end(self):
-        """Ctrl-C reached the program too; what does not end by itself then is ended."""
-        child, self.child = self.child, None
-        for number in signal.SIGTERM, signal.SIGKILL:
-            try:
-                child.send_signal(number)
-                child.wait(_GRACE_SECONDS)
-                return
-            except subprocess.TimeoutExpired:
-                continue
+    def _note(self, result, number, recorded, status):
+        if status:
+            result.failed.append(Failed(number, recorded, status, _tail(self.said)))
 
 
 def _tail(path):
@@ -232,13 +213,13 @@ def returned_percent(pages):
     return 100 * back / (back + never)
 
 
-def measure(kinds, words, stdin, show, runs, progress):
+def measure(kinds, words, stdin, show, maps, rounds, progress):
     """A Result a variant; the order changes from round to round, so that what disturbs the machine
     disturbs all alike."""
     results = [Result(variant) for variant in kinds]
     with tempfile.TemporaryDirectory(prefix="heapledger-") as scratch:
-        runner = Runner(words, _input(stdin, scratch), show, scratch)
-        for number in range(1, runs + 1):
+        runner = Runner(words, _input(stdin, scratch), show, maps, scratch)
+        for number in range(1, rounds + 1):
             shift = (number - 1) % len(results)
             for result in results[shift:] + results[:shift]:
                 progress(number, result.variant)

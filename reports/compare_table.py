@@ -64,11 +64,17 @@ def cell(name, figure, divisor):
     return middle if low == high else f"{middle} ({low}-{high})"
 
 
-def row(name, label, results):
+def cells(name, results):
+    """The unit of a row, and its texts."""
     figures = [result.figure(name) for result in results]
     divisor, unit = scale(name, [figure for figure in figures if figure])
-    cells = "".join(f" {cell(name, figure, divisor):>{_CELL - 1}}" for figure in figures)
-    return f"{'  ' + label + (', ' + unit if unit else ''):<{_LABEL}}{cells}"
+    return unit, [cell(name, figure, divisor) for figure in figures]
+
+
+def row(name, label, results):
+    unit, texts = cells(name, results)
+    return (f"{'  ' + label + (', ' + unit if unit else ''):<{_LABEL}}"
+            + "".join(f" {text:>{_CELL - 1}}" for text in texts))
 
 
 def lines(results):

@@ -17,7 +17,6 @@ from load import Failure, UNREADABLE, load, program
 
 _SHOWN = 8
 _PLACES = 1_000_000  # of each moment: as many as the analyzer lists
-_FRAMES_SHOWN = 3
 _INDENT = " " * 4
 _LABEL, _CELL = 25, 13
 _BEYOND = " " * 2
@@ -29,7 +28,8 @@ _EVENT = re.compile(r"\S+ \d+ (?P<syscall>\w+) .*\breason=(?!recorder )\S+ .*"
 _FRAME = re.compile(r" +0x\w+(?: (?!in )(?P<function>.*?))?(?: at .*?)?(?: \(inlined\))?"
                     r"(?: in (?P<module>.*)\+0x[0-9a-f]+(?:, which .*)?)?$")
 
-Change = collections.namedtuple("Change", "name before after")
+# was: what a place or a stack was called before, if it was another name.
+Change = collections.namedtuple("Change", "name before after was", defaults=(None,))
 
 
 def compare(before, after):
@@ -41,9 +41,11 @@ class Comparison:
     def __init__(self, before, after, *paths):
         self.sides, self.paths = (before, after), paths
         self.figures = [Change(name, *values) for name, *values in _figures(before, after)]
-        self.causes = _changed([_causes(side) for side in self.sides], _cause_name, "count")
-        self.places = {moment: _changed([_sites(side, moment) for side in self.sides], pairing.place,
-                                        "requested_bytes") for moment, _ in _MOMENTS}
+        self.causes = _changed([_causes(side) for side in self.sides], "count",
+                               lambda *rows: pairing.equal(*rows, _cause_name))
+        self.places = {moment: _changed([_sites(side, moment) for side in self.sides],
+                                        "requested_bytes", pairing.nearest)
+                       for moment, _ in _MOMENTS}
         self.stacks = self._stacks()
 
     @property
@@ -55,8 +57,8 @@ class Comparison:
         if not all(_has_stacks(side) for side in self.sides):
             return None
         rows = [_calls_with_stacks(path) for path in self.paths]
-        return _largest([Change(pair.name, len(pair.before), len(pair.after))
-                         for pair in pairing.pair(*rows, name=_stack_name)])
+        return _largest([Change(pair.name, len(pair.before), len(pair.after), pair.was)
+                         for pair in pairing.nearest(*rows, name=_stack_name)])
 
     def data(self):
         """As JSON (docs/man/heapledger-compare.1)."""
@@ -67,19 +69,19 @@ class Comparison:
                 {"syscall": change.name[0], "call": change.name[1],
                  "reason_text": change.name[2], **_two(change)} for change in self.causes],
             "places": {moment: None if rows is None else [
-                {**_place_data(change.name), **_two(change)} for change in rows]
+                {**_frame_data(change.name.head[-2:]), "function_before": _function_before(change),
+                 **_stack_data(change), **_two(change)} for change in rows]
                 for moment, rows in self.places.items()},
             "stacks": None if self.stacks is None else [
-                {"syscall": change.name[0], "call": change.name[1],
-                 "frames": [_place_data(frame) for frame in change.name[2]], **_two(change)}
-                for change in self.stacks]}
+                {"syscall": change.name.head[0], "call": change.name.head[1],
+                 **_stack_data(change), **_two(change)} for change in self.stacks]}
 
     def lines(self):
         text = [f"{'':<{_LABEL}}{'before':>{_CELL}}{'after':>{_CELL}}{'change':>{_CELL}}"]
         text += [_figure_line(change, label) for change, label in self._labelled()]
         text += _section("System calls by cause", self.causes, _cause_text, units.count)
         for moment, title in _MOMENTS:
-            text += _section(f"Bytes requested by place, {title}", self.places[moment], _place_text,
+            text += _section(f"Bytes requested by place, {title}", self.places[moment], pairing.text,
                              units.size)
         if self.stacks is not None:
             text += _section("System calls by call stack", self.stacks, _stack_text, units.count)
@@ -123,13 +125,13 @@ def _cause_name(row):
     return row["syscall"], row["call"], row["reason_text"]
 
 
-def _changed(rows, name, column):
+def _changed(rows, column, pairs):
     """Sums by name, the largest change first; None where a side does not know its own."""
     if None in rows:
         return None
     return _largest([Change(pair.name, *(sum(row[column] or 0 for row in side)
-                                         for side in (pair.before, pair.after)))
-                     for pair in pairing.pair(*rows, name=name)])
+                                         for side in (pair.before, pair.after)), pair.was)
+                     for pair in pairs(*rows)])
 
 
 def _largest(changes):
@@ -168,11 +170,24 @@ def _calls_with_stacks(path):
 
 
 def _stack_name(call):
-    return call[0], call[1], pairing.stack(call[2])
+    frames = tuple(map(pairing.frame, call[2]))
+    return pairing.Name((call[0], call[1], *frames[0]), frames)
 
 
-def _place_data(place):
-    return {"module": place[1], "function": place[2]}
+def _frame_data(frame):
+    return {"module": frame[0], "function": frame[1]}
+
+
+def _function_before(change):
+    """Of a place that was called something else."""
+    was = change.was.head[-1] if change.was else None
+    return was if was != change.name.head[-1] else None
+
+
+def _stack_data(change):
+    """Without stacks there are no frames; frames_before: of another name before."""
+    return {name: [_frame_data(frame) for frame in key.frames] if key and key.frames else None
+            for name, key in (("frames", change.name), ("frames_before", change.was))}
 
 
 def _figure_line(change, label):
@@ -209,7 +224,7 @@ def _section(title, changes, name, text):
     for change in rows[:_SHOWN]:
         numbers = (f"{_INDENT}{text(change.before):>{_CELL}}{text(change.after):>{_CELL}}"
                    f"{_signed(change, text):>{_CELL}}  ")
-        lines += _beside(numbers, name(change.name))
+        lines += _beside(numbers, name(change))
     rest = rows[_SHOWN:]
     if rest:
         lines.append(f"{_INDENT}... and {units.counted(len(rest), 'smaller change')} (--json)")
@@ -221,20 +236,11 @@ def _beside(numbers, words):
     return [numbers + wrapped[0]] + [" " * len(numbers) + line for line in wrapped[1:]]
 
 
-def _cause_text(name):
-    syscall, call, reason = name
+def _cause_text(change):
+    syscall, call, reason = change.name
     return f"{syscall}{' in ' + call if call else ''}: {reason}"
 
 
-def _place_text(place):
-    _, module, function = place
-    return f"{function or '(no symbol)'} in {module or '(unknown)'}"
-
-
-def _stack_text(name):
-    """The innermost frames that have a name."""
-    syscall, call, frames = name
-    named = [function for _, _, function in frames if function]
-    more = " < ..." if len(named) > _FRAMES_SHOWN else ""
-    shown = " < ".join(named[:_FRAMES_SHOWN]) or f"(no symbol) in {frames[0][1] or '(unknown)'}"
-    return f"{syscall} in {call}: {shown}{more}"
+def _stack_text(change):
+    syscall, call, *_ = change.name.head
+    return f"{syscall} in {call}: {pairing.text(change)}"

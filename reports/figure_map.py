@@ -3,6 +3,8 @@
 # The address map: the break and the arenas, address by time, each stretch in the colour of what it
 # held. Draws what `heapledger analyze --map` wrote; colours are mixed by bytes within a cell.
 
+import textwrap
+
 import matplotlib.colors
 import matplotlib.lines
 import matplotlib.patches
@@ -20,15 +22,20 @@ STATES = {"requested": "requested", "slack": "slack", "partial": "free beside bl
           "free": "free, whole pages", "purged": "given back, mapped", "untouched": "never used"}
 FAINT = {"untouched": 0.3}
 ARENAS_DRAWN = 6
+BESIDE_DRAWN = 2
+CAPTION = ("Time runs to the right, addresses go up; the line is where memory ends. A cell that holds "
+           "several things has their colours mixed by bytes. At the break, a block high up keeps all "
+           "below it mapped. Blocks with a mapping of their own are not shown; what a thread's cache "
+           "keeps counts as free.")
 
 
 def draw(analysis):
-    regions = [region for region in map(Region, _regions(analysis)) if region.mapped.any()]
+    regions = used(analysis)
     if not regions:
         return None
     heap = [region for region in regions if region.kind == "break"]
     arenas = sorted((region for region in regions if region.kind != "break"),
-                    key=lambda region: -region.mapped.sum(axis=0).max())[:ARENAS_DRAWN]
+                    key=_most, reverse=True)[:ARENAS_DRAWN]
     drawn = heap + arenas
     share = [4.6] * len(heap) + [1.5 if heap else 2.6] * len(arenas)
     height = sum(share) + 0.6 * (len(drawn) - 1) + 1.5
@@ -50,6 +57,43 @@ def draw(analysis):
     for place in axes[:, 0]:
         style.mark_phases(place, analysis.get("phases", []), divisor, numbered=place is axes[0, 0])
     return figure
+
+
+def beside(analyses):
+    """A narrow figure for each, of its largest regions, all on one scale; None without any."""
+    drawn = [sorted(used(analysis), key=_most, reverse=True)[:BESIDE_DRAWN] for analysis in analyses]
+    top = max((region.size for regions in drawn for region in regions), default=0)
+    end = max([1, *(analysis.map.get("end_ns", 0) for analysis in analyses)])
+    return [_narrow(analysis, regions, top, end) if regions else None
+            for analysis, regions in zip(analyses, drawn)]
+
+
+def _narrow(analysis, regions, top, end):
+    height = 3 * len(regions) + 1.3
+    figure, axes = style.new(len(regions), 1, (4.6, height), squeeze=False, sharex=True)
+    figure.subplots_adjust(left=0.15, right=0.97, top=1 - 1.05 / height, bottom=0.55 / height,
+                           hspace=0.35)
+    divisor, unit_name = units.time_scale(end)
+    scale, _ = units.size_scale(top)
+    begin, own_end = (analysis.map[key] / divisor for key in ("start_ns", "end_ns"))
+    for place, region in zip(axes[:, 0], regions):
+        _region(place, region, begin, max(own_end, begin + 1e-9), scale)
+        place.set_ylim(0, 1.04 * top / scale)
+        place.set_title(textwrap.fill(_finding(region), 54), fontsize=8.5, pad=5)
+        place.locator_params(axis="y", nbins=6)
+    axes[-1, 0].set_xlim(0, end / divisor)
+    axes[-1, 0].set_xlabel(unit_name)
+    _legend(figure, regions, height, columns=3, size=8.5)
+    return figure
+
+
+def used(analysis):
+    """The regions that something was mapped in."""
+    return [region for region in map(Region, _regions(analysis)) if region.mapped.any()]
+
+
+def _most(region):
+    return region.mapped.sum(axis=0).max()
 
 
 def _regions(analysis):
@@ -98,8 +142,8 @@ def _tint(state):
     return matplotlib.colors.to_rgba(style.colour("map_" + state), FAINT.get(state, 1))
 
 
-def _region(axes, region, begin, end):
-    scale, unit_name = units.size_scale(region.size)
+def _region(axes, region, begin, end, scale=None):
+    scale, unit_name = units.size_scale(scale or region.size)
     top = region.size / scale
     axes.imshow(image(region), origin="lower", aspect="auto", interpolation="none",
                 extent=(begin, end, 0, top))
@@ -159,7 +203,7 @@ def _finding(region):
             f"{units.share_text(free, mapped)} of it free and not given back")
 
 
-def _legend(figure, drawn, height, has_pins):
+def _legend(figure, drawn, height, has_pins=False, columns=None, size=9):
     present = [i for i in range(len(STATES)) if any(region.cells[..., i].any() for region in drawn)]
     entries = list(STATES)
     keys = [matplotlib.patches.Patch(color=_tint(entries[i]), lw=0) for i in present]
@@ -170,7 +214,8 @@ def _legend(figure, drawn, height, has_pins):
     if has_pins:
         keys.append(matplotlib.lines.Line2D([], [], color=ink, marker="<", ms=6, lw=0))
         names.append("pins it")
-    figure.legend(keys, names, loc="upper left", ncols=len(keys), frameon=False, fontsize=9,
+    figure.legend(keys, names, loc="upper left", ncols=min(columns or len(keys), len(keys)),
+                  frameon=False, fontsize=size,
                   bbox_to_anchor=(0.06, 1 - 0.06 / height), handlelength=1, handleheight=1,
                   columnspacing=1.1, borderpad=0.2)
 
@@ -179,10 +224,7 @@ def caption(analysis):
     beyond = (analysis.map or {}).get("beyond_bytes")
     regions = _regions(analysis)
     arenas = sum(region["kind"] != "break" for region in regions)
-    text = ("Time runs to the right, addresses go up; the line is where memory ends. A cell that "
-            "holds several things has their colours mixed by bytes. At the break, a block high up "
-            "keeps all below it mapped. Blocks with a mapping of their own are not shown; what a "
-            "thread's cache keeps counts as free.")
+    text = CAPTION
     found = pins(analysis)
     if found and any(region["kind"] == "break" for region in regions):
         text += (" What keeps the break up at the end, by number from the top: "

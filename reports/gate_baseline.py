@@ -4,13 +4,13 @@
 # that is committed (docs/ci.md). Written whole or not at all. Makes limits of it, and says which
 # causes and which places have grown since.
 
-import difflib
 import json
 import os
 
 import budget
 import gate_figures
 import output
+import pairing
 import units
 from load import Failure, NO_EVIDENCE, UNREADABLE
 
@@ -21,28 +21,45 @@ NAMES = tuple((f"{table}.{key}", *budget.KEYS[table][key])
               for table in ("syscalls", "peak", "end", "events") for key in budget.KEYS[table]
               if key != "lost")
 
+# Of each phase; its resident memory is not: a short phase may go by between two samples of it.
+_OF_PHASES = {key: rule for key, rule in budget.NAMED["phases"].items() if key != "rss"}
+
 SHOWN = 3
 _PLACES_KEPT = 1000
 _WORTH = 0.01  # of what grew most: less explains nothing
-_LIKE = 0.75  # names at least as close are taken for the same function, renamed
 _MOMENTS = ("mapped_peak", "end")
 
 
 def make(runs):
     """The content of a baseline file."""
     first = runs.analyses[0]
-    figures = {}
-    for name, path, kind in NAMES:
-        values = runs.values(budget.Limit(name, path, kind, 0, None))
-        if None not in values:
-            figures[name] = {"least": min(values), "most": max(values)}
     return {
         "schema": SCHEMA, "version": first.get("version"), "mode": first.get("mode"),
         "policy": first.get("policy"), "command": first.get("command"),
-        "runs": len(runs.analyses), "figures": figures, "causes": causes(first),
+        "runs": len(runs.analyses), "figures": _measured(runs, NAMES),
+        "phases": {name: _measured(runs, [(key, ("phases", name, *path), kind)
+                                          for key, (path, kind) in _OF_PHASES.items()])
+                   for name in phases(runs)},
+        "causes": causes(first),
         "places": {moment: (gate_figures.places(first, moment) or [])[:_PLACES_KEPT]
                    for moment in _MOMENTS},
     }
+
+
+def _measured(runs, names):
+    """What all runs know of these, the lowest and the highest."""
+    figures = {}
+    for name, path, kind in names:
+        values = runs.values(budget.Limit(name, path, kind, 0, None))
+        if None not in values:
+            figures[name] = {"least": min(values), "most": max(values)}
+    return figures
+
+
+def phases(runs):
+    """The names of the phases of all runs, in their order; what is before the first mark has none."""
+    return list(dict.fromkeys(phase["name"] for analysis in runs.analyses
+                              for phase in analysis.get("phases", []) if phase["name"] is not None))
 
 
 def causes(analysis):
@@ -57,8 +74,21 @@ def write(path, runs):
         raise Failure(NO_EVIDENCE, f"{path}: not written: no figure was measured")
     with output.replacing(path) as temporary:
         with open(temporary, "w", encoding="ascii") as file:
-            file.write(json.dumps(data, indent=1) + "\n")
+            file.write(_text(data) + "\n")
     return [name for name, _, _ in NAMES if name not in data["figures"]]
+
+
+def _text(value, indent=""):
+    """JSON in which a figure, a cause, a place has a line of its own, to be read as a diff."""
+    inner = indent + " "
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        rows = [json.dumps(row) for row in value]
+    elif isinstance(value, dict) and any(isinstance(part, dict | list) for part in value.values()):
+        rows = [f"{json.dumps(key)}: {_text(part, inner)}" for key, part in value.items()]
+    else:
+        return json.dumps(value)
+    first, last = "[]" if isinstance(value, list) else "{}"
+    return f"{first}\n{inner}" + f",\n{inner}".join(rows) + f"\n{indent}{last}"
 
 
 def guard(path):
@@ -85,16 +115,16 @@ def _fault(data):
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
         return f"schema {found!r}; this reads {SCHEMA!r}"
-    figures = data.get("figures")
-    if not isinstance(figures, dict) or not figures:
+    if not data.get("figures"):
         return "no figures in it"
-    known = {name for name, _, _ in NAMES}
-    for name, figure in figures.items():
-        if name not in known:
-            return f"unknown figure {name!r}"
-        if not isinstance(figure, dict) or not all(
-                _is_count(figure.get(key)) for key in ("least", "most")):
-            return f"{name}: least and most must be integers of 0 and more"
+    fault = _fault_of(data["figures"], {name for name, _, _ in NAMES})
+    phases = data.setdefault("phases", {})  # older ones have none
+    if not isinstance(phases, dict):
+        return "phases"
+    for figures in phases.values():
+        fault = fault or _fault_of(figures, _OF_PHASES)
+    if fault:
+        return fault
     if not _are_rows(data.get("causes"), ("syscall", "reason", "reason_text"), ("count",)):
         return "causes"
     places = data.get("places")
@@ -102,6 +132,18 @@ def _fault(data):
             _are_rows(places.get(moment), (), ("requested_bytes", "blocks"))
             for moment in _MOMENTS):
         return "places"
+    return None
+
+
+def _fault_of(figures, known):
+    if not isinstance(figures, dict):
+        return "figures must be an object"
+    for name, figure in figures.items():
+        if name not in known:
+            return f"unknown figure {name!r}"
+        if not isinstance(figure, dict) or not all(
+                _is_count(figure.get(key)) for key in ("least", "most")):
+            return f"{name}: least and most must be integers of 0 and more"
     return None
 
 
@@ -113,8 +155,16 @@ def _are_rows(rows, texts, counts):
     return isinstance(rows, list) and all(
         isinstance(row, dict) and all(isinstance(row.get(key), str) for key in texts)
         and all(_is_count(row.get(key)) for key in counts)
-        and all(isinstance(row.get(key), str | None) for key in ("call", "function", "module"))
-        for row in rows)
+        and _are_texts(row) and _are_frames(row.get("frames")) for row in rows)
+
+
+def _are_texts(row):
+    return all(isinstance(row.get(key), str | None) for key in ("call", "function", "module"))
+
+
+def _are_frames(frames):
+    return frames is None or isinstance(frames, list) and all(
+        isinstance(frame, dict) and _are_texts(frame) for frame in frames)
 
 
 def limits(data, path, runs, tolerances):
@@ -124,13 +174,22 @@ def limits(data, path, runs, tolerances):
             if analysis.get(key) != data.get(key):
                 raise Failure(NO_EVIDENCE, f"{path}: of {key} {data.get(key)}, the recording of "
                                            f"{key} {analysis.get(key)}: not to be compared")
-    made = []
-    for name, keys, kind in NAMES:
-        if name in data["figures"]:
-            base = data["figures"][name]["least"]
-            made.append(budget.Limit(name, keys, kind, base + tolerances.of(name, base), None, False,
-                                     base))
-    return made
+    def limit(name, path, kind, figure):
+        base = figure["least"]
+        most = base + tolerances.of(name, base, figure["most"] - base)
+        return budget.Limit(name, path, kind, most, None, False, base)
+
+    return [limit(name, path, kind, data["figures"][name]) for name, path, kind in NAMES
+            if name in data["figures"]] + [
+        limit(f"phases.{phase}.{key}", ("phases", phase, *_OF_PHASES[key][0]), _OF_PHASES[key][1],
+              figure) for phase, figures in data["phases"].items() for key, figure in figures.items()]
+
+
+def names(data):
+    """All figures that a baseline can have; with data None those of no phase."""
+    return [name for name, _, _ in NAMES] + [
+        f"phases.{phase}.{key}" for phase, figures in (data or {}).get("phases", {}).items()
+        for key in figures]
 
 
 def growth(limit, analysis, data):
@@ -168,33 +227,9 @@ def _most(grown):
 
 def _grown_places(now, before):
     grown = []
-    for place, was in pair(now, before):
-        if not place["function"]:
-            continue
-        more = place["requested_bytes"] - (was["requested_bytes"] if was else 0)
-        renamed = was and was.get("function") != place["function"]
-        note = f" (was {was.get('function')})" if renamed else ""
-        old = units.size(was["requested_bytes"]) if was else "new"
-        grown.append((more, f"grew +{units.size(max(more, 0))} {place_text(place)}{note}: {old} -> "
-                      f"{units.size(place['requested_bytes'])}"))
+    for pair in pairing.nearest(before, now):
+        was, size = (sum(row["requested_bytes"] for row in rows) for rows in (pair.before, pair.after))
+        old = units.size(was) if pair.before else "new"
+        grown.append((size - was, f"grew +{units.size(max(size - was, 0))} {pairing.text(pair)}: {old} "
+                                  f"-> {units.size(size)}"))
     return _most(grown)
-
-
-def place_text(place):
-    return f"{place['function']} in {place['module'] or 'unknown module'}"
-
-
-def pair(now, before):
-    """Each place with the one of the baseline that it is: of the same names, else of the same
-    module and the closest name that nobody else has. None: it is new."""
-    left = {(row.get("function"), row.get("module")): row for row in before}
-    pairs = [(place, left.pop((place["function"], place["module"]), None)) for place in now]
-    result = []
-    for place, was in pairs:
-        if not was and place["function"]:
-            names = [function for function, module in left
-                     if function and module == place["module"]]
-            close = difflib.get_close_matches(place["function"], names, 1, _LIKE)
-            was = left.pop((close[0], place["module"])) if close else None
-        result.append((place, was))
-    return result

@@ -3,7 +3,7 @@
 # What the gate judges: the figures of one run by the paths of budget.py, and of several runs the
 # best of each. None is what was not measured. Does no arithmetic but sums over equal names.
 
-import os
+import pairing
 
 # A trace with events missing has at least these: it can prove that a limit was exceeded.
 GROWING = ("syscalls", "causes", "peak", "events")
@@ -47,14 +47,15 @@ def _site(analysis, name, moment, key):
     if None in found.values():
         return None
     function, _, module = name.partition("@")
-    sums = {which: [place[key] for place in rows if place["function"] == function
-                    and module in ("", place["module"])] for which, rows in found.items()}
+    wanted = pairing.frame({"function": function, "module": module})
+    sums = {which: [place[key] for place in rows if place["function"] == wanted[1]
+                    and wanted[0] in (None, place["module"])] for which, rows in found.items()}
     return sum(sums[moment]) if any(sums.values()) else None
 
 
 def places(analysis, moment):
-    """The functions that hold memory at a moment, most first, or None if not all are listed. Lines
-    are left out: they move with every change of a source."""
+    """The places that hold memory at a moment, most first, or None if not all are listed; by
+    pairing's names of them."""
     for entry in analysis.get("moments", []):
         if entry["moment"] == moment:
             break
@@ -66,12 +67,16 @@ def places(analysis, moment):
     for site in entry["sites"]:
         if site["kept"] or not site["blocks"]:
             continue
-        name = (site["function"], os.path.basename(site["module"] or "") or None)
-        place = sums.setdefault(name, {"function": name[0], "module": name[1],
-                                       "requested_bytes": 0, "blocks": 0})
+        name = pairing.place(site)
+        place = sums.setdefault(name, {**_frame(name.head[-2:]), "requested_bytes": 0, "blocks": 0,
+                                       "frames": [_frame(part) for part in name.frames] or None})
         place["requested_bytes"] += site["requested_bytes"]
         place["blocks"] += site["blocks"]
     return sorted(sums.values(), key=lambda place: -place["requested_bytes"])
+
+
+def _frame(frame):
+    return {"module": frame[0], "function": frame[1]}
 
 
 def _returned(analysis, _share):

@@ -107,13 +107,21 @@ class _Bench:
                   self.trial("the same as the baseline", None, OK, None, files)]
         with open(path, encoding="utf-8") as file:
             data = json.load(file)
-        data["figures"]["events.calls"]["least"] //= 2
+        calls = data["figures"]["events.calls"]
+        part = data["phases"]["grow"]["calls"]
+        whole, of_phase = calls["least"], part["least"]
+        for name, wanted, figure, value, more in (
+                ("twice the calls of the baseline", FINDING, calls, whole // 2, ()),
+                ("half the calls, with --ratchet", FINDING, calls, whole * 2, ("--ratchet",)),
+                ("the same again", OK, calls, whole, ()),
+                ("twice the calls of a phase", FINDING, part, of_phase // 2, ())):
+            figure["least"] = figure["most"] = value
+            self._write(path, data)
+            trials.append(self.trial(name, None, wanted, None, (*files, *more)))
+        data["phases"]["never"] = data["phases"].pop("grow")
         self._write(path, data)
-        trials.append(self.trial("twice the calls of the baseline", None, FINDING, None, files))
-        data["figures"]["events.calls"]["least"] *= 4
-        self._write(path, data)
-        trials.append(self.trial("half the calls, with --ratchet", None, FINDING, None,
-                                 (*files, "--ratchet")))
+        trials.append(self.trial("a phase of the baseline that never comes", None, NO_EVIDENCE, None,
+                                 files))
         return trials
 
     @staticmethod

@@ -98,7 +98,9 @@ def _parts(ledger, rows):
 
 
 def table(results, runs, colour=False, baseline=None):
-    """The results as lines of at most COLUMNS."""
+    """The results as lines of at most COLUMNS; phases that are as in the baseline are one line."""
+    kept = [result for result in results if _is_kept_phase(result)]
+    results = [result for result in results if not _is_kept_phase(result)]
     pairs = [pair_text(result) for result in results]
     names = [plain.escaped(result.limit.name) for result in results]
     name = max([6] + [len(text) for text in names if len(text) <= _NAME_COLUMNS])
@@ -106,18 +108,25 @@ def table(results, runs, colour=False, baseline=None):
     second = max([8] + [len(pair[1]) for pair in pairs])
     lines = [f"      line  {'budget':<{name}}  {'limit':>{first}}  {'measured':>{second}}"]
     for result, title, (limit, measured) in zip(results, names, pairs):
-        rows = _wrap(f"{result.state:<4}  {gate_judge.line_text(result.limit):>4}  "
-                     f"{title:<{name}}  {limit:>{first}}  {measured:>{second}}  "
-                     f"{result.note}".rstrip())
+        rows = wrap(f"{result.state:<4}  {gate_judge.line_text(result.limit):>4}  "
+                    f"{title:<{name}}  {limit:>{first}}  {measured:>{second}}  "
+                    f"{result.note}".rstrip())
         if colour:
             rows[0] = f"{_ANSI[result.state]}{result.state:<4}\033[0m{rows[0][4:]}"
         lines += rows
         for text in reasons(result, runs, baseline):
-            lines += _wrap(_INDENT + text)
+            lines += wrap(_INDENT + text)
+    if kept:
+        phases = units.counted(len({result.limit.path[1] for result in kept}), "phase")
+        lines.append(f"ok    base  {units.counted(len(kept), 'figure')} of {phases}")
     return lines
 
 
-def _wrap(text):
+def _is_kept_phase(result):
+    return result.state == "ok" and result.limit.base is not None and result.limit.path[0] == "phases"
+
+
+def wrap(text):
     lines = textwrap.wrap(text, COLUMNS, subsequent_indent=_INDENT + "  ", break_long_words=False,
                           break_on_hyphens=False)
     return [line.replace(_JOIN, " ") for line in lines]

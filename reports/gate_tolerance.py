@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 #
-# How far a figure may lie from its baseline: the larger of a share of it and of an amount. Reads
+# How far a figure may lie from its baseline: the larger of a share of it and of an amount, and unless
+# told otherwise as far as the runs of the baseline lie from each other. Reads
 # `--tolerance [NAME=]2%,64KiB`. The defaults are documented in docs/ci.md, and why.
 
 import fnmatch
@@ -16,6 +17,10 @@ DEFAULTS = (
     ("end.live_blocks", 2, 16),
     ("end.*", 2, 64 << 10),
     ("syscalls.*", 2, 2),
+    ("phases.*.calls", 2, 0),
+    ("phases.*.requested", 2, 64 << 10),
+    ("phases.*.mapped", 2, 64 << 10),
+    ("phases.*", 2, 2),
     ("*", 2, 0),
 )
 
@@ -23,25 +28,26 @@ DEFAULTS = (
 class Tolerances:
     def __init__(self, words=()):
         self.given = [_read(word) for word in words]
-        self.used = set()
 
-    def of(self, name, value):
-        """How much more or less than `value` is still the same."""
-        percent, amount = self._rule(name)
-        return max(int(abs(value) * percent / 100), amount)
-
-    def _rule(self, name):
-        for word, pattern, percent, amount in reversed(self.given):
+    def of(self, name, value, spread=0):
+        """How much more or less than `value` is still the same; `spread`: how much more was seen."""
+        for _, pattern, percent, amount in reversed(self.given):
             if fnmatch.fnmatchcase(name, pattern):
-                self.used.add(word)
-                return percent, amount
-        return next(rule[1:] for rule in DEFAULTS if fnmatch.fnmatchcase(name, rule[0]))
+                return _larger(value, percent, amount)
+        percent, amount = next(rule[1:] for rule in DEFAULTS if fnmatch.fnmatchcase(name, rule[0]))
+        return max(_larger(value, percent, amount), spread)
 
-    def refuse_unused(self, names):
+    def refuse_unused(self, names, any_phase=False):
+        """any_phase: which phases there are is not known yet."""
         for word, pattern, _, _ in self.given:
-            if not fnmatch.filter(names, pattern):
+            if not fnmatch.filter(names, pattern) and not (any_phase and
+                                                           pattern.startswith("phases.")):
                 raise Failure(USAGE, f"--tolerance {word}: no figure is called so; there are "
                                      f"{', '.join(names)}")
+
+
+def _larger(value, percent, amount):
+    return max(int(abs(value) * percent / 100), amount)
 
 
 def _read(word):

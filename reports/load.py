@@ -126,8 +126,8 @@ def program():
 
 
 def load(directory, tables=True, top=None, address_map=False, with_stacks=False):
-    """top: so many rows of lists of places, instead of the analyzer's 50. with_stacks: what each
-    call stack holds, too."""
+    """top: so many rows of lists of places, with their call stacks, instead of the analyzer's 50.
+    with_stacks: what each call stack holds, too."""
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.exists(directory) else "does not exist"
         raise Failure(UNREADABLE, f"{directory}: {what}: name a trace directory")
@@ -136,7 +136,7 @@ def load(directory, tables=True, top=None, address_map=False, with_stacks=False)
         folder = os.path.join(scratch, "csv")
         map_file = os.path.join(scratch, "map.json")
         command = [program(), "analyze", directory, "--json", output]
-        command += ["--top", str(top)] if top else []
+        command += ["--top", str(top), "--stacks"] if top else []
         command += ["--csv", folder] if tables else []
         export = _Export(directory, scratch) if with_stacks else None
         try:

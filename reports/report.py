@@ -19,11 +19,11 @@ FIGURE_MARK = b"heapledger"
 
 
 def arguments(argv):
-    parser = command.Parser("report", description="Writes an HTML report of a trace directory.")
-    parser.add_argument("directory", metavar="DIR", help="trace directory of heapledger record")
+    parser = command.Parser("report", usage="heapledger report [OPTION...] DIR",
+                            description="Writes an HTML report of a trace directory.")
+    parser.add_argument("directory", metavar="DIR")
     parser.add_argument("-o", "--output", metavar="FILE",
-                        help="the report (default: report.html, none if only figures are "
-                             "asked for, or a PDF)")
+                        help="the report (default: report.html, or none with figures or a PDF)")
     parser.add_argument("--pdf", metavar="FILE", help="the report as PDF")
     parser.add_argument("--png", metavar="DIR", help="write the figures alone, as PNG, into DIR")
     parser.add_argument("--svg", metavar="DIR", help="the same as SVG")

@@ -3,19 +3,17 @@
 runs that are timed; its figures are those of the recordings; what failed or was not measured is
 said. Of two traces it pairs what is the same in the code, wherever its lines went."""
 
+import html.parser
 import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, SOURCE, analyze, run
-
-sys.path.insert(0, str(SOURCE / 'reports'))
+from conftest import CLEAN_ENVIRONMENT, analyze, run
 
 SYSCALLS = ('brk', 'mmap', 'munmap', 'mremap', 'madvise', 'mprotect')
 TIMEOUT = 60
@@ -133,6 +131,55 @@ def test_the_table_has_80_columns_and_the_figures_of_the_json(compared):
     assert heads == [['brk', 'mmap', 'hybrid'], ['glibc']]
 
 
+class Page(html.parser.HTMLParser):
+    """The cells of its tables by rows, the labels of its drawings, and all that it refers to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.drawings, self.elsewhere, self.cell = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == 'tr':
+            self.rows.append([])
+        self.cell = tag in ('td', 'th')
+        if self.cell:
+            self.rows[-1].append('')
+        if tag == 'svg':
+            self.drawings.append(attributes['aria-label'])
+        self.elsewhere += [value for name, value in attributes.items()
+                           if name in ('src', 'href') and not value.startswith(('#', 'data:'))]
+        assert tag not in ('script', 'link', 'b'), tag
+
+    def handle_data(self, data):
+        if self.cell:
+            self.rows[-1][-1] += data
+
+    def handle_endtag(self, tag):
+        self.cell = False
+
+
+def test_the_page_has_the_table_and_a_map_of_each_policy(heapledger, victim, tmp_path):
+    path = tmp_path / 'compared.html'
+    for _ in range(2):  # its own page is replaced
+        outcome = run([heapledger, 'compare', '--runs', '1', '--observe', 'glibc', '--html', path,
+                       '--json', tmp_path / 'compared.json', '--', *victim, '<b>&'])
+        assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    page = Page(path.read_text())
+    data = json.loads((tmp_path / 'compared.json').read_text())
+    assert not page.elsewhere
+    assert ['', 'brk', 'mmap', 'hybrid', 'glibc'] in page.rows
+    calls = [variant(data, name)['figures']['allocator_calls']['max']
+             for name in ('brk', 'mmap', 'hybrid', 'glibc')]
+    assert ['allocator calls', *(f'{number:,}' for number in calls)] in page.rows
+    assert ['returned, %', '-'] in [row[::4] for row in page.rows]
+    assert [label.split(': ')[0] for label in page.drawings] == [
+        f'The heap by address, {name}' for name in ('brk', 'mmap', 'hybrid')]
+    assert 'Break: ' in page.drawings[0] and 'Arena at ' in page.drawings[1]
+    assert 'What glibc holds at which address is not known.' in path.read_text()
+
+
 def test_what_an_allocator_does_not_tell_is_no_number(compared):
     data, lines = compared
     assert variant(data, 'glibc')['figures']['returned_percent'] is None
@@ -216,6 +263,9 @@ def test_output_is_discarded_or_shown(heapledger):
     (['--observe', './none.so', '--', 'true'], '--observe ./none.so: no such file'),
     (['--stdin', 'none', '--', 'true'], '--stdin none: is not a file'),
     (['--json', 'notes', '--', 'true'], 'notes: exists and was not written by heapledger compare'),
+    (['--html', 'notes', '--', 'true'], 'notes: exists and was not written by heapledger compare'),
+    (['--html', 'new', '--json', './new', '--', 'true'], '--json and --html name the same file'),
+    (['--html', 'new', 'a', 'b'], '--html: is for a command, not for traces'),
     (['--', './no-such-program'], './no-such-program'),
 ])
 def test_wrong_usage_is_one_line_and_nothing_is_written(heapledger, tmp_path, words, said):
@@ -227,19 +277,24 @@ def test_wrong_usage_is_one_line_and_nothing_is_written(heapledger, tmp_path, wo
     assert (tmp_path / 'notes').read_text() == 'mine'
 
 
-def test_a_program_that_cannot_be_recorded_is_no_evidence(heapledger, build):
-    outcome = run([heapledger, 'compare', '--', build / 'tests' / 'victims' / 'victim_attached_static'])
+@pytest.mark.parametrize('verb', [['compare'], ['check', '--runs', '2', '--budget', 'heap.toml']])
+def test_a_program_that_cannot_be_recorded_is_no_evidence(heapledger, build, tmp_path, verb):
+    (tmp_path / 'heap.toml').write_text('events.calls = 1\n')
+    outcome = run([heapledger, *verb, '--', build / 'tests' / 'victims' / 'victim_attached_static'],
+                  cwd=tmp_path)
     assert outcome.status == 4, outcome
     assert b'statically linked' in outcome.stderr
 
 
+@pytest.mark.parametrize('verb', [['compare'], ['check', '--runs', '2', '--budget', 'heap.toml']])
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_the_program_and_leaves_nothing(heapledger, tmp_path, number):
+def test_an_interrupt_ends_the_program_and_leaves_nothing(heapledger, tmp_path, verb, number):
+    (tmp_path / 'heap.toml').write_text('events.calls = 1\n')
     scratch, seen = tmp_path / 'scratch', tmp_path / 'seen'
     scratch.mkdir()
     process = subprocess.Popen(
-        [heapledger, 'compare', '--json', tmp_path / 'out.json', '--', 'sh', '-c',
-         f'echo $$ > {seen}.new; mv {seen}.new {seen}; exec sleep 600'], start_new_session=True,
+        [heapledger, *verb, '--json', tmp_path / 'out.json', '--', 'sh', '-c',
+         f'echo $$ > {seen}.new; mv {seen}.new {seen}; exec sleep 600'], start_new_session=True, cwd=tmp_path,
         env={**CLEAN_ENVIRONMENT, 'TMPDIR': str(scratch)}, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
@@ -306,12 +361,3 @@ def test_a_directory_that_is_no_trace_is_unreadable(heapledger, builds, tmp_path
     outcome = run([heapledger, 'compare', builds[0], tmp_path])
     assert outcome.status == 3, outcome
     assert outcome.stdout == b''
-
-
-def test_names_are_without_what_moves():
-    import pairing
-    old = {'module': '/usr/lib/libz.so.1.2.13', 'function': 'inflate.constprop.0', 'line': 7}
-    new = {'module': '/opt/new/libz.so.1.3', 'function': 'inflate', 'line': 9}
-    other = {'module': '/opt/new/libz.so.1.3', 'function': 'inflate_fast', 'line': 7}
-    pairs = pairing.pair([old], [other, new])
-    assert [(pair.before, pair.after) for pair in pairs] == [([], [other]), ([old], [new])]

@@ -263,8 +263,3 @@ def test_nothing_is_overwritten(heapledger, plain, tmp_path):
 def test_no_trace_is_told(heapledger, tmp_path):
     outcome = export(heapledger, tmp_path / 'none', 'pprof', '-o', tmp_path / 'out')
     assert outcome.status == 3 and not (tmp_path / 'out').exists()
-
-
-def test_help_fits_a_screen(heapledger):
-    lines = run([heapledger, 'export', '--help']).stdout.decode().splitlines()
-    assert 10 < len(lines) <= 24 and max(map(len, lines)) <= 80, lines

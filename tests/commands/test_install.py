@@ -43,7 +43,9 @@ def test_places(build, stage):
     assert any(name.startswith(f'{mandir}/man1/heapledger') for name in files)
     known = ('bin/heapledger', f'{libdir}/heapledger/', f'{datadir}/heapledger/reports/',
              f'{mandir}/man1/heapledger', 'include/heapledger/', f'{datadir}/doc/heapledger/',
-             f'{datadir}/bash-completion/completions/heapledger')
+             f'{datadir}/bash-completion/completions/heapledger',
+             f'{datadir}/zsh/site-functions/_heapledger')
+    assert set(known[-2:]) <= files
     assert not {name for name in files if not name.startswith(known)}
 
 

@@ -559,8 +559,8 @@ def test_a_missing_trace_and_wrong_options_are_one_line(situation):
         3, b'heapledger: report: nowhere: does not exist: name a trace directory\n')
     outcome = situation.report('--doc', 'x')
     assert outcome.status == 2
-    assert outcome.stderr.decode() == ('heapledger: report: unrecognized arguments: --doc x; '
-                                       'see heapledger report --help\n')
+    assert outcome.stderr.decode() == ('heapledger: report: unknown option --doc '
+                                       '(see heapledger report --help)\n')
 
 
 def test_missing_matplotlib_is_one_line_with_the_packages(situation):

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which of some words was meant by one that is none of them. Used by main.c for commands.
+ * Which of some words was meant by one that is none of them. Used by main.c for commands, by tool.c
+ * for options.
  */
 #ifndef HEAPLEDGER_SUGGEST_H
 #define HEAPLEDGER_SUGGEST_H
