@@ -20,8 +20,7 @@ static json_t *string_or_null(const char *text)
 	return text ? json_text(text, strlen(text)) : NULL;
 }
 
-/* Who allocated: `caller` as a record has it. */
-static void put_origin(json_t *object, const struct analysis *analysis,
+void json_put_origin(json_t *object, const struct analysis *analysis,
 	const struct analysis_stream *entry, uint64_t tick, uint64_t caller)
 {
 	struct analysis_site site = {0};
@@ -126,7 +125,7 @@ static json_t *holder_object(const struct analysis *analysis, const struct analy
 	put_known(object, "allocated_at_ns", !kept,
 		(int64_t)clock_ns(&entry->stream->clock, block->tick));
 	put_thread(object, entry, live_thread(block));
-	put_origin(object, analysis, entry, block->tick, live_caller(block));
+	json_put_origin(object, analysis, entry, block->tick, live_caller(block));
 	return object;
 }
 
@@ -159,7 +158,7 @@ static json_t *site_object(const struct analysis *analysis, const struct analysi
 	put_known(object, "oldest_at_ns", !kept,
 		(int64_t)clock_ns(&entry->stream->clock, site->oldest));
 	put_thread(object, entry, site->thread);
-	put_origin(object, analysis, entry, site->oldest, site->caller);
+	json_put_origin(object, analysis, entry, site->oldest, site->caller);
 	return object;
 }
 
