@@ -141,6 +141,28 @@ static json_t *break_object(const struct analysis *analysis, const struct analys
 	return object;
 }
 
+static json_t *arenas_array(const struct analysis *analysis, const struct analysis_stream *entry,
+	const struct layout *layout)
+{
+	json_t *array = json_array();
+	for (size_t i = 0; i < layout->arena_count; i++) {
+		const struct layout_arena *arena = &layout->arenas[i];
+		json_t *object = json_object(), *holders = json_array();
+		put_count(object, "arena", arena->number);
+		put_count(object, "segments", arena->segments);
+		put_count(object, "mapped_bytes", arena->mapped);
+		put_count(object, "free_bytes", arena->free_bytes);
+		put_count(object, "top_bytes", arena->top);
+		put_count(object, "blocks", arena->blocks);
+		for (size_t j = 0; j < arena->holders; j++)
+			json_array_append_new(
+				holders, holder_object(analysis, entry, &arena->holder[j]));
+		put(object, "holders", holders);
+		json_array_append_new(array, object);
+	}
+	return array;
+}
+
 static json_t *site_object(const struct analysis *analysis, const struct analysis_stream *entry,
 	const struct layout_site *site)
 {
@@ -216,6 +238,8 @@ static json_t *moment_object(const struct analysis *analysis, const struct analy
 	put(object, "pages", pages_object(&layout->pages, PAGES_BITS));
 	put(object, "huge_pages", pages_object(&layout->huge, LAYOUT_HUGE_BITS));
 	put(object, "break", break_object(analysis, entry, layout));
+	put_count(object, "arenas_total", layout->all_arenas);
+	put(object, "arenas", arenas_array(analysis, entry, layout));
 	put_count(object, "trim_bytes", layout->trim);
 	put_count(object, "trim_top_bytes", layout->trim_top);
 	put_count(object, "sites_total", layout->all_sites);
