@@ -150,7 +150,7 @@ static void end(struct analysis *analysis, struct process *process)
 		map_free(process->map);
 	free(process->map);
 	if (process->again) {
-		free(process->again->causes.list);
+		ledger_result_free(process->again);
 		phases_free(&process->again->phases);
 		free(process->again);
 	}
@@ -484,7 +484,8 @@ static int finish(struct analysis *analysis, struct process *process)
 		return 0;
 	if (process->map && finish_map(analysis, process))
 		return out_of_memory(analysis, analysis->trace->path);
-	ledger_finish(&process->ledger, tick);
+	if (ledger_finish(&process->ledger, tick, analysis_top(analysis, WAITS_SITES)))
+		return out_of_memory(analysis, analysis->trace->path);
 	return take_moment(analysis, process, MOMENT_END, tick);
 }
 
@@ -616,6 +617,8 @@ static int add_counts(struct ledger_result *total, const struct ledger_result *r
 	total->returned.offered_bytes += result->returned.offered_bytes;
 	add_cycles(&total->thrash.break_, &result->thrash.break_);
 	add_cycles(&total->thrash.block, &result->thrash.block);
+	if (waits_merge(&total->waits, &result->waits))
+		return -ENOMEM;
 	tally_latency_merge(&total->latency, &result->latency);
 	tally_latency_merge(&total->reused, &result->reused);
 	tally_latency_merge(&total->waiting, &result->waiting);
@@ -719,7 +722,7 @@ static bool begins_before_end(const struct analysis *analysis, size_t index)
 
 static void free_stream(struct analysis_stream *entry)
 {
-	free(entry->result.causes.list);
+	ledger_result_free(&entry->result);
 	phases_free(&entry->result.phases);
 	moments_free(&entry->moments);
 	threads_free(&entry->threads);
@@ -797,7 +800,7 @@ void analysis_free(struct analysis *analysis)
 		free_stream(&analysis->streams[i]);
 	map_free(&analysis->map);
 	observed_free(analysis->observed);
-	free(analysis->total.causes.list);
+	ledger_result_free(&analysis->total);
 	free(analysis->streams);
 	*analysis = (struct analysis){0};
 }

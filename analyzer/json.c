@@ -5,7 +5,6 @@
 #include "analysis.h"
 #include "json_put.h"
 #include "names.h"
-#include "returns.h"
 #include "writer.h"
 
 #include "heapledger/record.h"
@@ -94,18 +93,24 @@ static json_t *events(const struct ledger_result *result, uint64_t lost)
 	return object;
 }
 
-static json_t *cause_object(const struct tally_cause *cause, const struct clock *clock)
+static void put_cause(json_t *object, unsigned syscall, unsigned why, unsigned call)
 {
-	json_t *object = json_object();
-	const char *reason = name_reason(cause->reason);
-	const char *reason_text = name_reason_text(cause->reason);
-	put(object, "syscall", json_string(name_kind(cause->syscall)));
+	const char *reason = name_reason(why), *reason_text = name_reason_text(why);
+	put(object, "syscall", json_string(name_kind(syscall)));
 	put(object, "reason", json_string(reason ? reason : "unknown"));
 	put(object, "reason_text", json_string(reason_text ? reason_text : "not recorded"));
-	put(object, "call",
-		cause->call && name_kind(cause->call) ? json_string(name_kind(cause->call)) : NULL);
+	put(object, "call", call && name_kind(call) ? json_string(name_kind(call)) : NULL);
+}
+
+/* What an observed allocator gave back is not known. */
+static json_t *cause_object(
+	const struct tally_cause *cause, const struct clock *clock, bool observed)
+{
+	json_t *object = json_object();
+	put_cause(object, cause->syscall, cause->reason, cause->call);
 	put_count(object, "count", cause->count);
 	put_count(object, "bytes", cause->bytes);
+	put_known(object, "returned_bytes", !observed, (int64_t)cause->returned);
 	put_count(object, "time_ns", clock_span(clock, cause->ticks));
 	put_count(object, "failed", cause->failed);
 	return object;
@@ -115,7 +120,8 @@ static json_t *causes_array(const struct ledger_result *result, const struct clo
 {
 	json_t *causes = json_array();
 	for (size_t i = 0; i < result->causes.count; i++)
-		json_array_append_new(causes, cause_object(&result->causes.list[i], clock));
+		json_array_append_new(causes,
+			cause_object(&result->causes.list[i], clock, result->observed));
 	return causes;
 }
 
@@ -205,6 +211,27 @@ static json_t *returned_object(const struct ledger_returned *returned)
 	return object;
 }
 
+/* The calls that gave memory back. */
+static json_t *returning_object(
+	const struct analysis *analysis, const struct analysis_stream *entry)
+{
+	json_t *returning = json_object(), *array = json_array();
+	put_count(returning, "total", entry ? entry->result.triggers.all : 0);
+	for (size_t i = 0; entry && i < entry->result.triggers.count; i++) {
+		const struct trigger *trigger = &entry->result.triggers.list[i];
+		json_t *object = json_object();
+		put_cause(object, trigger->syscall, trigger->reason, trigger->call);
+		put_count(object, "count", trigger->count);
+		put_count(object, "returned_bytes", trigger->returned);
+		put_count(object, "time_ns", clock_span(&entry->stream->clock, trigger->ticks));
+		json_put_origin(object, analysis, entry, entry->stream->info.last_tick,
+			trigger->caller);
+		json_array_append_new(array, object);
+	}
+	put(returning, "calls", array);
+	return returning;
+}
+
 static json_t *percent(double ratio)
 {
 	return ratio > 0 ? json_real(analysis_fragmentation(ratio)) : NULL;
@@ -219,60 +246,6 @@ static json_t *ratio_object(const struct ledger_ratio *ratio, const char *at_pea
 	put(object, "at_peak_live", percent(ratio->at_peak_live));
 	put(object, at_peak, percent(ratio->at_peak_held));
 	put(object, "peaks", percent(ratio->max_live > 0 ? ratio->max_held / ratio->max_live : 0));
-	return object;
-}
-
-static json_t *histogram(const struct tally_latency *latency)
-{
-	json_t *array = json_array();
-	for (unsigned octave = 0; octave < TALLY_LATENCIES / 8; octave++) {
-		uint64_t bytes = 0;
-		for (unsigned i = 0; i < 8; i++)
-			bytes += latency->bytes[octave * 8 + i];
-		if (!bytes)
-			continue;
-		json_t *entry = json_object();
-		put_count(entry, "up_to_ns", tally_latency_limit(octave * 8 + 7));
-		put_count(entry, "bytes", bytes);
-		json_array_append_new(array, entry);
-	}
-	return array;
-}
-
-static json_t *incidence(const struct ledger_result *result)
-{
-	const struct returns returns = {&result->latency, &result->reused, &result->waiting};
-	struct returns_step step[RETURNS_STEPS];
-	size_t count = returns_incidence(&returns, step);
-	json_t *array = json_array();
-	for (size_t i = 0; i < count; i++) {
-		json_t *entry = json_object();
-		put_count(entry, "up_to_ns", step[i].up_to_ns);
-		put_count(entry, "at_risk_bytes", step[i].at_risk_bytes);
-		put(entry, "returned", json_real(step[i].returned));
-		put(entry, "reused", json_real(step[i].reused));
-		json_array_append_new(array, entry);
-	}
-	return array;
-}
-
-static json_t *free_to_return(const struct ledger_result *result)
-{
-	const struct tally_latency *latency = &result->latency;
-	json_t *object = json_object(), *times = NULL;
-	put_count(object, "returned_page_bytes", latency->total_bytes);
-	put_count(object, "reused_page_bytes", result->reused_page_bytes);
-	put_count(object, "never_page_bytes", result->never_page_bytes);
-	if (latency->total_bytes) {
-		times = json_object();
-		put_count(times, "p50", tally_percentile(latency, 50));
-		put_count(times, "p90", tally_percentile(latency, 90));
-		put_count(times, "p99", tally_percentile(latency, 99));
-		put_count(times, "max", latency->max_ns);
-	}
-	put(object, "latency_ns", times);
-	put(object, "histogram", histogram(latency));
-	put(object, "incidence", incidence(result));
 	return object;
 }
 
@@ -410,6 +383,7 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 	put_known(object, "returned_bytes", !result->observed,
 		(int64_t)ledger_returned_bytes(&result->returned));
 	put(object, "returned", result->observed ? NULL : returned_object(&result->returned));
+	put(object, "returning", result->observed ? NULL : returning_object(analysis, entry));
 	put(ratios, "mapped",
 		result->mapped_unknown || result->attached
 			? NULL
@@ -418,7 +392,8 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 		result->attached ? NULL
 				 : ratio_object(&result->resident_ratio, "at_peak_resident"));
 	put(object, "fragmentation", ratios);
-	put(object, "free_to_return", result->observed ? NULL : free_to_return(result));
+	put(object, "free_to_return", result->observed ? NULL : json_free_to_return(analysis, entry, result));
+	put(object, "pins", result->observed ? NULL : json_pins(analysis, entry));
 	put(object, "thrash",
 		result->observed ? NULL : thrash_object(&result->thrash, &stream->clock));
 	put(object, "recorder", recorder_object(result, trace_bytes, analysis->window.set));

@@ -20,8 +20,7 @@ static json_t *string_or_null(const char *text)
 	return text ? json_text(text, strlen(text)) : NULL;
 }
 
-/* Who allocated: `caller` as a record has it. */
-static void put_origin(json_t *object, const struct analysis *analysis,
+void json_put_origin(json_t *object, const struct analysis *analysis,
 	const struct analysis_stream *entry, uint64_t tick, uint64_t caller)
 {
 	struct analysis_site site = {0};
@@ -146,7 +145,7 @@ static json_t *holder_object(const struct analysis *analysis, const struct analy
 	put_known(object, "allocated_at_ns", !kept,
 		(int64_t)clock_ns(&entry->stream->clock, block->tick));
 	put_thread(object, entry, live_thread(block));
-	put_origin(object, analysis, entry, block->tick, live_caller(block));
+	json_put_origin(object, analysis, entry, block->tick, live_caller(block));
 	return object;
 }
 
@@ -160,6 +159,28 @@ static json_t *break_object(const struct analysis *analysis, const struct analys
 			holders, holder_object(analysis, entry, &layout->holder[i]));
 	put(object, "holders", holders);
 	return object;
+}
+
+static json_t *arenas_array(const struct analysis *analysis, const struct analysis_stream *entry,
+	const struct layout *layout)
+{
+	json_t *array = json_array();
+	for (size_t i = 0; i < layout->arena_count; i++) {
+		const struct layout_arena *arena = &layout->arenas[i];
+		json_t *object = json_object(), *holders = json_array();
+		put_count(object, "arena", arena->number);
+		put_count(object, "segments", arena->segments);
+		put_count(object, "mapped_bytes", arena->mapped);
+		put_count(object, "free_bytes", arena->free_bytes);
+		put_count(object, "top_bytes", arena->top);
+		put_count(object, "blocks", arena->blocks);
+		for (size_t j = 0; j < arena->holders; j++)
+			json_array_append_new(
+				holders, holder_object(analysis, entry, &arena->holder[j]));
+		put(object, "holders", holders);
+		json_array_append_new(array, object);
+	}
+	return array;
 }
 
 static json_t *site_object(const struct analysis *analysis, const struct analysis_stream *entry,
@@ -179,7 +200,7 @@ static json_t *site_object(const struct analysis *analysis, const struct analysi
 	put_known(object, "oldest_at_ns", !kept,
 		(int64_t)clock_ns(&entry->stream->clock, site->oldest));
 	put_thread(object, entry, site->thread);
-	put_origin(object, analysis, entry, site->oldest, site->caller);
+	json_put_origin(object, analysis, entry, site->oldest, site->caller);
 	put_frames(object, analysis, entry, site->oldest, site->caller);
 	return object;
 }
@@ -238,6 +259,8 @@ static json_t *moment_object(const struct analysis *analysis, const struct analy
 	put(object, "pages", pages_object(&layout->pages, PAGES_BITS));
 	put(object, "huge_pages", pages_object(&layout->huge, LAYOUT_HUGE_BITS));
 	put(object, "break", break_object(analysis, entry, layout));
+	put_count(object, "arenas_total", layout->all_arenas);
+	put(object, "arenas", arenas_array(analysis, entry, layout));
 	put_count(object, "trim_bytes", layout->trim);
 	put_count(object, "trim_top_bytes", layout->trim_top);
 	put_count(object, "sites_total", layout->all_sites);

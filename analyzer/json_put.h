@@ -36,6 +36,15 @@ static inline void put_real(json_t *object, const char *name, double value)
 	put(object, name, isnan(value) ? NULL : json_real(value));
 }
 
+/* Who allocated: `caller` as a record has it. */
+void json_put_origin(json_t *object, const struct analysis *analysis,
+	const struct analysis_stream *entry, uint64_t tick, uint64_t caller);
+
+/* How long what is in `result` waited; the sites are those of `entry`, which may be NULL. */
+json_t *json_free_to_return(const struct analysis *analysis, const struct analysis_stream *entry,
+	const struct ledger_result *result);
+json_t *json_pins(const struct analysis *analysis, const struct analysis_stream *entry);
+
 /* The heap of a stream at its moments; null where its inside is not known. */
 json_t *json_moments(const struct analysis *analysis, const struct analysis_stream *entry);
 

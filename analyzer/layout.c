@@ -419,6 +419,8 @@ int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tic
 	walk->huge.pages = &layout->huge;
 	int rc = sort_blocks(walk);
 	if (!rc)
+		rc = layout_arenas(walk);
+	if (!rc)
 		rc = walk_all(walk);
 	/* A mapping is there before its block is logged, and still after the block's free is. */
 	if (layout->memory.block_bytes > 0 &&
@@ -445,6 +447,7 @@ void layout_keep_sites(struct layout *layout, size_t most)
 
 void layout_free(struct layout *layout)
 {
+	free(layout->arenas);
 	free(layout->sites);
 	*layout = (struct layout){0};
 }

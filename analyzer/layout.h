@@ -19,7 +19,9 @@
 extern const uint64_t layout_sizes[LAYOUT_SIZES];
 
 #define LAYOUT_HUGE_BITS 21
-#define LAYOUT_HOLDERS 16 /* of the break */
+#define LAYOUT_HOLDERS 16 /* of the break ... */
+#define LAYOUT_ARENA_HOLDERS 4 /* ... and of an arena */
+#define LAYOUT_ARENAS 64 /* with the most free bytes */
 
 /* Runs of free bytes between blocks. */
 struct layout_runs {
@@ -58,6 +60,18 @@ static inline enum hl_kept layout_kept(uint64_t caller)
 struct layout_holder {
 	struct live_block block;
 	uint64_t returned;
+};
+
+/* An arena, of all its segments. */
+struct layout_arena {
+	uint32_t number; /* 0 = the main one, where it is not at the break */
+	uint64_t segments;
+	uint64_t mapped; /* accessible */
+	uint64_t free_bytes;
+	uint64_t top; /* of it, at the end of the newest segment */
+	uint64_t blocks;
+	struct layout_holder holder[LAYOUT_ARENA_HOLDERS]; /* the highest first */
+	size_t holders;
 };
 
 /* Blocks from one caller. */
@@ -128,6 +142,9 @@ struct layout {
 	uint64_t break_top; /* bytes of top at the end of the break */
 	struct layout_holder holder[LAYOUT_HOLDERS]; /* the highest first */
 	size_t holders;
+	struct layout_arena *arenas; /* by free bytes */
+	size_t arena_count;
+	uint64_t all_arenas;
 	struct layout_site *sites; /* by pinned bytes */
 	size_t site_count;
 	uint64_t all_sites; /* before layout_keep_sites */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The state of the walk over the heap, which layout.c makes. layout_resident.c counts what was in
- * memory of what it passes, layout_trim.c what malloc_trim would return.
+ * memory of what it passes, layout_trim.c what malloc_trim would return, layout_arenas.c each arena.
  */
 #ifndef HEAPLEDGER_LAYOUT_WALK_H
 #define HEAPLEDGER_LAYOUT_WALK_H
@@ -68,6 +68,9 @@ void layout_add_resident(struct walk *walk, const struct live_block *block, stru
  * is left is not the heap's. */
 void layout_complete_resident(struct walk *walk);
 void layout_use_snapshot(struct layout_resident *resident, const struct ledger *ledger);
+
+/* The arenas, before the walk. 0 or -ENOMEM. */
+int layout_arenas(struct walk *walk);
 
 /* What malloc_trim would return of a region, before the walk passes it. The top of the break goes
  * but for the least that a chunk takes; those of arenas stay. */

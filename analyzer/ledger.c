@@ -53,6 +53,16 @@ static int fork_reallocs(
 	return rc;
 }
 
+/* With the pages: what blocks pinned before is of no account. */
+static void pin_anew(struct ledger *ledger)
+{
+	size_t at = 0;
+	for (struct live_block *block; (block = live_change(&ledger->live, &at));)
+		block->pinned = 0;
+	for (size_t i = 0; i < ledger->realloc_count; i++)
+		ledger->reallocs[i].old.pinned = 0;
+}
+
 int ledger_fork(struct ledger *child, const struct ledger *parent, const struct ledger_copy *copy,
 	struct ledger_result *result, struct clock *clock)
 {
@@ -61,7 +71,7 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, const struct 
 	child->break_end = parent->break_end;
 	int rc = live_copy(&child->live, &parent->live);
 	if (!rc)
-		rc = pages_copy(&child->pages, &parent->pages);
+		rc = pages_copy(&child->pages, &parent->pages, result->phases.start_tick);
 	if (!rc)
 		rc = ranges_copy(&child->break_mapped, &parent->break_mapped);
 	if (!rc)
@@ -78,6 +88,7 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, const struct 
 		rc = threads_copy(&child->threads, &parent->threads);
 	if (!rc)
 		rc = fork_reallocs(child, parent, copy);
+	pin_anew(child);
 	ledger_note_mapped(child, 0);
 	result->usable_unknown = parent->result->usable_unknown;
 	result->peak.requested = child->memory.requested;
@@ -173,23 +184,38 @@ static inline bool in_pages(const struct ledger *ledger, const struct live_block
 }
 
 /* `reused`: what to do with pages that were free; NULL = they were not, in truth. */
-static inline int hold_pages(
-	struct ledger *ledger, const struct live_block *block, struct free_span *reused)
+static inline int hold_pages(struct ledger *ledger, struct live_block *block, uint64_t tick,
+	struct free_span *reused)
 {
 	uint64_t start = block->addr - HEADER_BYTES;
-	int rc = pages_add(&ledger->pages, start, start + (block->chunk & HL_ADDRESS_MASK),
-		reused ? free_span_ends : NULL, reused);
+	int rc = pages_add(&ledger->pages, start, start + (block->chunk & HL_ADDRESS_MASK), tick,
+		reused ? free_span_ends : NULL, reused, &block->pinned);
 	if (rc != -E2BIG)
 		return rc;
 	ledger->result->anomalies.impossible++;
 	return 0;
 }
 
+/* Where memory that becomes free now is from. */
+static struct pages_gone gone_by(
+	struct ledger *ledger, const struct live_block *block, uint64_t tick)
+{
+	uint32_t site = waits_site(&ledger->result->waits, live_caller(block));
+	ledger->pages.starved |= site == WAITS_NOBODY;
+	return (struct pages_gone){tick, site, (uint8_t)tally_size_class(block->size)};
+}
+
 static void drop_pages(struct ledger *ledger, const struct live_block *block, uint64_t tick)
 {
 	uint64_t start = block->addr - HEADER_BYTES;
-	if (in_pages(ledger, block))
-		pages_remove(&ledger->pages, start, start + (block->chunk & HL_ADDRESS_MASK), tick);
+	if (!in_pages(ledger, block))
+		return;
+	struct pages_gone gone = gone_by(ledger, block, tick);
+	if (gone.site == WAITS_NOBODY)
+		return;
+	double pinned = pages_remove(
+		&ledger->pages, start, start + (block->chunk & HL_ADDRESS_MASK), &gone);
+	ledger->result->waits.sites[gone.site].pinned += pinned - block->pinned;
 }
 
 /* Unsigned inside: a hostile trace may add up to anything, and the checks for that come later. */
@@ -203,10 +229,13 @@ static void count_block(struct ledger *ledger, const struct live_block *block, b
 	memory->live_blocks += add ? 1 : -1;
 }
 
-static int add_block(struct ledger *ledger, const struct live_block *block, uint64_t tick)
+static int add_block(struct ledger *ledger, struct live_block *block, uint64_t tick)
 {
+	struct free_span reused = {ledger, tick, WAITS_REUSED, NULL};
 	struct live_block old;
-	int rc = live_add(&ledger->live, block, &old);
+	int rc = in_pages(ledger, block) ? hold_pages(ledger, block, tick, &reused) : 0;
+	if (!rc)
+		rc = live_add(&ledger->live, block, &old);
 	if (rc < 0)
 		return rc;
 	if (rc) {
@@ -215,8 +244,7 @@ static int add_block(struct ledger *ledger, const struct live_block *block, uint
 		drop_pages(ledger, &old, tick);
 	}
 	count_block(ledger, block, true);
-	struct free_span reused = {ledger->clock, tick, &ledger->result->reused};
-	return in_pages(ledger, block) ? hold_pages(ledger, block, &reused) : 0;
+	return 0;
 }
 
 int ledger_take_in(struct ledger *ledger, const struct live_block *block)
@@ -225,10 +253,12 @@ int ledger_take_in(struct ledger *ledger, const struct live_block *block)
 		.chunk = (int64_t)(block->chunk & HL_ADDRESS_MASK),
 		.live_blocks = 1};
 	uint64_t reused = ledger->pages.reused_pages;
-	struct live_block old;
-	int rc = live_add(&ledger->live, block, &old);
-	if (!rc && in_pages(ledger, block))
-		rc = hold_pages(ledger, block, NULL);
+	struct live_block added = *block, old;
+	int rc = live_find(&ledger->live, block->addr) || !in_pages(ledger, block)
+			 ? 0
+			 : hold_pages(ledger, &added, block->tick, NULL);
+	if (!rc)
+		rc = live_add(&ledger->live, &added, &old);
 	ledger->pages.reused_pages = reused; /* it was there first */
 	ledger_rebase(ledger, &by);
 	return rc < 0 ? rc : 0;
@@ -321,8 +351,14 @@ static int push_freed(struct ledger *ledger, const struct live_block *block, uin
 	if (!list)
 		return -ENOMEM;
 	ledger->freed = list;
-	ledger->freed[ledger->freed_count++] = (struct ledger_freed){
-		.addr = block->addr, .bytes = block->chunk & HL_ADDRESS_MASK, .tick = tick};
+	struct pages_gone gone = gone_by(ledger, block, tick);
+	if (gone.site == WAITS_NOBODY)
+		return -ENOMEM;
+	ledger->freed[ledger->freed_count++] = (struct ledger_freed){.addr = block->addr,
+		.bytes = block->chunk & HL_ADDRESS_MASK,
+		.tick = tick,
+		.site = gone.site,
+		.size_class = gone.size_class};
 	return 0;
 }
 
@@ -420,7 +456,8 @@ static int realloc_end(struct ledger *ledger, uint32_t tid, const struct hl_call
 		struct tally_call *count = &ledger->result->calls[HL_KIND_realloc];
 		count->count++;
 		count->failed++;
-		rc = add_block(ledger, &done.old, call->tick);
+		struct live_block again = done.old;
+		rc = add_block(ledger, &again, call->tick);
 	} else if (!hl_addr_of(call->kind_addr) && !call->size) {
 		ledger->result->calls[HL_KIND_realloc].count++; /* realloc(p, 0) frees */
 		rc = 0;
@@ -573,18 +610,16 @@ static int snapshot_run(struct ledger *ledger, const struct hl_mark_record *mark
 }
 
 /* As they are now, from the live blocks: what was free or given back before is of no account. */
-static int count_pages_anew(struct ledger *ledger)
+static int count_pages_anew(struct ledger *ledger, uint64_t tick)
 {
-	size_t at = 0, limit = ledger->pages.limit;
-	int rc = 0;
-	pages_free(&ledger->pages);
-	ledger->pages = (struct pages){.limit = limit};
-	for (const struct live_block *block; !rc && (block = live_next(&ledger->live, &at));)
-		rc = in_pages(ledger, block) ? hold_pages(ledger, block, NULL) : 0;
+	size_t at = 0;
+	int rc = pages_clear(&ledger->pages);
+	for (struct live_block *block; !rc && (block = live_change(&ledger->live, &at));)
+		rc = in_pages(ledger, block) ? hold_pages(ledger, block, tick, NULL) : 0;
 	for (size_t i = 0; !rc && i < ledger->realloc_count; i++) {
 		struct ledger_realloc *entry = &ledger->reallocs[i];
 		entry->holds_pages = entry->old.addr && in_pages(ledger, &entry->old);
-		rc = entry->holds_pages ? hold_pages(ledger, &entry->old, NULL) : 0;
+		rc = entry->holds_pages ? hold_pages(ledger, &entry->old, tick, NULL) : 0;
 	}
 	return rc;
 }
@@ -595,6 +630,10 @@ static int count_anew(struct ledger *ledger, uint64_t tick)
 	struct ledger_result *result = ledger->result, before = *result;
 	int rc;
 	memset(result, 0, sizeof(*result));
+	result->waits = before.waits;
+	waits_restart(&result->waits);
+	pages_pin_anew(&ledger->pages, tick);
+	pin_anew(ledger);
 	result->orphan = before.orphan;
 	result->observed = before.observed;
 	result->syscalls_unknown = before.syscalls_unknown;
@@ -612,6 +651,7 @@ static int count_anew(struct ledger *ledger, uint64_t tick)
 	result->peak.at_requested = ledger->memory;
 	ledger_note_mapped(ledger, tick);
 	free(before.causes.list);
+	triggers_free(&before.triggers);
 	phases_free(&before.phases);
 	return rc;
 }
@@ -621,7 +661,7 @@ static int recording_begins(struct ledger *ledger, uint64_t tick)
 {
 	ledger->freed_count = 0;
 	int rc = count_anew(ledger, tick);
-	return rc ? rc : count_pages_anew(ledger);
+	return rc ? rc : count_pages_anew(ledger, tick);
 }
 
 int ledger_window(struct ledger *ledger, uint64_t tick)
@@ -669,7 +709,7 @@ static struct timeline_sums sums_of(const struct ledger_result *result)
 	};
 }
 
-int ledger_apply(struct ledger *ledger, const struct stream_event *event)
+static int apply(struct ledger *ledger, const struct stream_event *event)
 {
 	const struct hl_call_record *call = &event->record.call;
 	unsigned kind = hl_kind_of(call->kind_addr);
@@ -700,20 +740,76 @@ int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 	return marked(ledger, kind, event);
 }
 
-/* What is free at the end: it was not seen for longer. */
-static void note_waiting(struct ledger *ledger, uint64_t tick)
+int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 {
-	struct tally_latency *waiting = &ledger->result->waiting;
-	struct free_span span = {ledger->clock, tick, waiting};
-	pages_waiting(&ledger->pages, free_span_ends, &span);
-	for (size_t i = 0; i < ledger->freed_count; i++) {
-		const struct ledger_freed *freed = &ledger->freed[i];
-		uint64_t ticks = tick > freed->tick ? tick - freed->tick : 0;
-		tally_latency(waiting, clock_span(ledger->clock, ticks), freed->bytes);
-	}
+	int rc = apply(ledger, event);
+	return rc || !ledger->pages.starved ? rc : -ENOMEM;
 }
 
-void ledger_finish(struct ledger *ledger, uint64_t tick)
+/* ---- the end --------------------------------------------------------------------------------- */
+
+/* The highest block of each area. */
+struct highest {
+	uint32_t *site;
+	uint64_t *position;
+};
+
+/* What a block has pinned up to the end. */
+static void finish_pins(struct ledger *ledger, const struct live_block *block, uint64_t tick,
+	struct highest *highest)
+{
+	uint64_t start = block->addr - HEADER_BYTES;
+	uint64_t end = start + (block->chunk & HL_ADDRESS_MASK), position;
+	if (!in_pages(ledger, block))
+		return;
+	uint32_t site = waits_site(&ledger->result->waits, live_caller(block));
+	ledger->pages.starved |= site == WAITS_NOBODY;
+	if (site == WAITS_NOBODY)
+		return;
+	ledger->result->waits.sites[site].pinned +=
+		pages_pinned(&ledger->pages, start, end, tick) - block->pinned;
+	uint32_t area = pages_area(&ledger->pages, end - 1, &position);
+	if (position < highest->position[area])
+		return;
+	highest->position[area] = position;
+	highest->site[area] = site;
+}
+
+/* What is free at the end: it was not seen for longer. */
+static void note_waiting(struct ledger *ledger, uint64_t tick, const uint32_t *holders)
+{
+	struct free_span span = {ledger, tick, WAITS_STILL, holders};
+	pages_waiting(&ledger->pages, free_span_ends, &span);
+	for (size_t i = 0; i < ledger->freed_count; i++)
+		free_span_ends_alone(&span, &ledger->freed[i], ledger->freed[i].bytes);
+}
+
+static int finish_waits(struct ledger *ledger, uint64_t tick, size_t most_sites)
+{
+	struct ledger_result *result = ledger->result;
+	size_t at = 0, areas = ledger->pages.holds.count + 1;
+	struct highest highest = {
+		calloc(areas, sizeof(*highest.site)), calloc(areas, sizeof(*highest.position))};
+	int rc = highest.site && highest.position ? 0 : -ENOMEM;
+	for (size_t i = 0; !rc && i < areas; i++)
+		highest.site[i] = WAITS_NOBODY;
+	for (const struct live_block *block; !rc && (block = live_next(&ledger->live, &at));)
+		finish_pins(ledger, block, tick, &highest);
+	for (size_t i = 0; !rc && i < ledger->realloc_count; i++)
+		if (ledger->reallocs[i].holds_pages)
+			finish_pins(ledger, &ledger->reallocs[i].old, tick, &highest);
+	if (!rc)
+		note_waiting(ledger, tick, highest.site);
+	free(highest.site);
+	free(highest.position);
+	double scale = UINT64_C(1) << 40;
+	if (!rc)
+		rc = waits_finish(&result->waits,
+			(double)clock_span(ledger->clock, UINT64_C(1) << 40) / scale, most_sites);
+	return rc ? rc : ledger->pages.starved ? -ENOMEM : 0;
+}
+
+int ledger_finish(struct ledger *ledger, uint64_t tick, size_t most_sites)
 {
 	struct ledger_result *result = ledger->result;
 	struct ledger_ratio *ratio = &result->mapped_ratio;
@@ -738,6 +834,15 @@ void ledger_finish(struct ledger *ledger, uint64_t tick)
 	ratio->at_peak_live = ratio_of((double)memory_mapped(&peak->at_requested), ratio->max_live);
 	ratio->at_peak_held = ratio_of((double)peak->mapped, (double)peak->at_mapped.requested);
 	result->reused_page_bytes += ledger->pages.reused_pages << PAGES_BITS;
-	note_waiting(ledger, tick);
+	triggers_finish(&result->triggers, most_sites);
+	int rc = finish_waits(ledger, tick, most_sites);
 	result->never_page_bytes += result->waiting.total_bytes;
+	return rc;
+}
+
+void ledger_result_free(struct ledger_result *result)
+{
+	free(result->causes.list);
+	triggers_free(&result->triggers);
+	waits_free(&result->waits);
 }

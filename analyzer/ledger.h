@@ -18,6 +18,8 @@
 #include "thrash.h"
 #include "threads.h"
 #include "timeline.h"
+#include "triggers.h"
+#include "waits.h"
 
 /* Bytes given back to the kernel, by kind of memory. */
 struct ledger_returned {
@@ -69,6 +71,7 @@ struct ledger_result {
 	uint64_t events[HL_KIND_LIMIT];
 	struct tally_call calls[HL_KIND_LIMIT];
 	struct tally_causes causes;
+	struct triggers triggers; /* what gave memory back */
 	uint64_t recorder_calls;
 	struct tally_size sizes[TALLY_SIZES];
 	struct memory end;
@@ -79,6 +82,7 @@ struct ledger_result {
 	struct tally_latency latency; /* of freed pages, until they went back */
 	struct tally_latency reused;  /* ... until a block lay on them again */
 	struct tally_latency waiting; /* ... until the end */
+	struct waits waits;
 	uint64_t reused_page_bytes;
 	uint64_t never_page_bytes;
 	struct ledger_anomalies anomalies;
@@ -116,6 +120,8 @@ struct ledger_freed {
 	uint64_t addr;
 	uint64_t bytes;
 	uint64_t tick;
+	uint32_t site; /* of the waits */
+	unsigned size_class;
 };
 
 /* A freed block that a cache holds. */
@@ -201,10 +207,13 @@ int ledger_apply(struct ledger *ledger, const struct stream_event *event);
  * so do lost events. 0 or -ENOMEM. */
 int ledger_window(struct ledger *ledger, uint64_t tick);
 
-/* Completes the result; then ledger_free. The time line stays until timeline_free, the phases until
+/* Completes the result, with so many sites in its rankings; then ledger_free. The time line stays until timeline_free, the phases until
  * phases_free. `tick`: the last one of the stream. */
-void ledger_finish(struct ledger *ledger, uint64_t tick);
+int ledger_finish(struct ledger *ledger, uint64_t tick, size_t most_sites);
 void ledger_free(struct ledger *ledger);
+
+/* What a result has of its own, but for its phases. */
+void ledger_result_free(struct ledger_result *result);
 
 uint64_t ledger_returned_bytes(const struct ledger_returned *returned);
 

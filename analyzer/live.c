@@ -122,13 +122,23 @@ void live_free(struct live *live)
 	*live = (struct live){0};
 }
 
-const struct live_block *live_next(const struct live *live, size_t *at)
+static struct live_block *next(const struct live *live, size_t *at)
 {
 	size_t size = live->blocks ? mask_of(live) + 1 : 0;
 	while (*at < size) {
-		const struct live_block *block = &live->blocks[(*at)++];
+		struct live_block *block = &live->blocks[(*at)++];
 		if (block->addr)
 			return block;
 	}
 	return NULL;
+}
+
+const struct live_block *live_next(const struct live *live, size_t *at)
+{
+	return next(live, at);
+}
+
+struct live_block *live_change(struct live *live, size_t *at)
+{
+	return next(live, at);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The table of live blocks: address -> what its record says. Open addressing, 40 bytes a place, at
+ * The table of live blocks: address -> what its record says. Open addressing, 48 bytes a place, at
  * most two thirds full. Filled by ledger.c, walked by layout.c.
  */
 #ifndef HEAPLEDGER_LIVE_H
@@ -16,6 +16,7 @@ struct live_block {
 	uint64_t chunk; /* as in hl_call_record: flags in the top byte */
 	uint64_t tick;  /* of its allocation */
 	uint64_t origin; /* live_origin() */
+	double pinned;   /* what one block on each of its pages had pinned before (pages_add) */
 };
 
 #define LIVE_CALLER_BITS 48
@@ -62,7 +63,9 @@ const struct live_block *live_find(const struct live *live, uint64_t addr);
 int live_copy(struct live *to, const struct live *from);
 void live_free(struct live *live);
 
-/* Walks over all blocks: start with *at = 0; NULL at the end. */
+/* Walks over all blocks: start with *at = 0; NULL at the end. Of those of live_change all but the
+ * address may be changed. */
 const struct live_block *live_next(const struct live *live, size_t *at);
+struct live_block *live_change(struct live *live, size_t *at);
 
 #endif

@@ -18,6 +18,11 @@ static unsigned region_of(const struct hl_syscall_record *record)
 	return record->cause >> 16 & 0xff;
 }
 
+static unsigned arena_of(const struct hl_syscall_record *record)
+{
+	return (unsigned)(record->cause >> 32);
+}
+
 static unsigned reason_of(const struct hl_syscall_record *record)
 {
 	return record->cause >> 8 & 0xff;
@@ -82,17 +87,53 @@ static void change(struct ledger *ledger, int64_t *bytes, int64_t by)
 	*bytes = after;
 }
 
-void free_span_ends(void *context, uint64_t free_since, uint64_t pages)
+static uint64_t before(uint64_t tick, uint64_t since)
+{
+	return tick > since ? tick - since : 0;
+}
+
+static void end_wait(const struct free_span *span, uint64_t since, struct waits_one *one)
+{
+	struct ledger_result *result = span->ledger->result;
+	struct tally_latency *times[WAITS_ENDS] = {
+		&result->latency, &result->reused, &result->waiting};
+	uint64_t ns = clock_span(span->ledger->clock, before(span->tick, since));
+	one->end = span->end;
+	one->policy_ns = ns - one->pinned_ns;
+	tally_latency(times[span->end], ns, one->bytes);
+	if (waits_add(&result->waits, one))
+		span->ledger->pages.starved = true;
+}
+
+void free_span_ends(void *context, const struct pages_wait *wait)
 {
 	const struct free_span *span = context;
-	uint64_t ticks = span->tick > free_since ? span->tick - free_since : 0;
-	tally_latency(span->latency, clock_span(span->clock, ticks), pages << PAGES_BITS);
+	uint64_t clear = wait->held || wait->clear_since > span->tick ? span->tick : wait->clear_since;
+	struct waits_one one = {.bytes = UINT64_C(1) << PAGES_BITS,
+		.pinned_ns = clock_span(span->ledger->clock, before(clear, wait->since)),
+		.held = wait->held,
+		.site = wait->site,
+		.size_class = wait->size_class,
+		.holder = !wait->held     ? wait->clear_site
+			  : span->holders ? span->holders[wait->area]
+					  : WAITS_NOBODY};
+	end_wait(span, wait->since, &one);
+}
+
+void free_span_ends_alone(
+	const struct free_span *span, const struct ledger_freed *freed, uint64_t bytes)
+{
+	struct waits_one one = {.bytes = bytes,
+		.site = freed->site,
+		.size_class = freed->size_class,
+		.holder = WAITS_NOBODY};
+	end_wait(span, freed->tick, &one);
 }
 
 static struct pages_taken take_pages(struct ledger *ledger, uint32_t tid, uint64_t start,
 	uint64_t end, bool unmapped, uint64_t tick)
 {
-	struct free_span span = {ledger->clock, tick, &ledger->result->latency};
+	struct free_span span = {ledger, tick, WAITS_RETURNED, NULL};
 	struct ledger_realloc *entry =
 		ledger->realloc_count ? ledger_realloc_of(ledger, tid) : NULL;
 	if (entry)
@@ -144,7 +185,9 @@ static int arena_changed(struct ledger *ledger)
 	return 0;
 }
 
-static int arena_protect(struct ledger *ledger, uint64_t start, uint64_t bytes, uint64_t prot)
+/* `arena`: its number, of calls of our own allocator. */
+static int arena_protect(
+	struct ledger *ledger, uint64_t start, uint64_t bytes, uint64_t prot, unsigned arena)
 {
 	uint64_t changed;
 	bool open = prot & (PROT_READ | PROT_WRITE);
@@ -152,6 +195,8 @@ static int arena_protect(struct ledger *ledger, uint64_t start, uint64_t bytes, 
 	if (!rc)
 		rc = open ? ranges_add(&ledger->arena_open, start, start + bytes, &changed)
 			  : ranges_remove(&ledger->arena_open, start, start + bytes, &changed);
+	if (!rc && open && !ledger->result->observed)
+		rc = pages_arena(&ledger->pages, start, arena);
 	return rc ? rc : arena_changed(ledger);
 }
 
@@ -166,6 +211,7 @@ static int arena_unmap(
 		return rc;
 	ledger->result->returned.arena_bytes +=
 		unmap_pages(ledger, tid, start, start + bytes, opened, tick);
+	pages_arena_ends(&ledger->pages, start, start + bytes);
 	return arena_changed(ledger);
 }
 
@@ -197,8 +243,8 @@ static void block_returned(
 		const struct ledger_freed *freed = &ledger->freed[i];
 		if (freed->addr < start || freed->addr - start >= length)
 			continue;
-		uint64_t ticks = tick > freed->tick ? tick - freed->tick : 0;
-		tally_latency(&result->latency, clock_span(ledger->clock, ticks), bytes);
+		free_span_ends_alone(
+			&(struct free_span){ledger, tick, WAITS_RETURNED, NULL}, freed, bytes);
 		forget(ledger, i);
 		return;
 	}
@@ -242,7 +288,8 @@ static int mmap_called(struct ledger *ledger, uint32_t tid, const struct hl_sysc
 	}
 	/* Mapping over what is there gives the pages below back. */
 	uint64_t open_before = ledger->arena_open.bytes;
-	int rc = arena_protect(ledger, start, record->length, record->argument);
+	int rc = arena_protect(
+		ledger, start, record->length, record->argument, arena_of(record));
 	if (open_before > ledger->arena_open.bytes)
 		ledger->result->returned.arena_bytes +=
 			unmap_pages(ledger, tid, start, start + record->length,
@@ -289,7 +336,7 @@ static int arena_resize(struct ledger *ledger, const struct hl_syscall_record *r
 	uint64_t start = hl_addr_of(record->kind_addr);
 	int rc = ledger_unmapped(ledger, start, record->length);
 	return rc ? rc
-		  : arena_protect(ledger, (uint64_t)record->result, record->argument, PROT_READ);
+		  : arena_protect(ledger, (uint64_t)record->result, record->argument, PROT_READ, 0);
 }
 
 static int mremap_called(struct ledger *ledger, const struct hl_syscall_record *record)
@@ -352,7 +399,8 @@ static int call_succeeded(
 		if (region_of(record) != HL_REGION_arena)
 			return 0;
 		return arena_protect(
-			ledger, hl_addr_of(record->kind_addr), record->length, record->argument);
+			ledger, hl_addr_of(record->kind_addr), record->length, record->argument,
+			arena_of(record));
 	default:
 		return 0;
 	}
@@ -407,6 +455,26 @@ static int count_call(struct ledger *ledger, const struct hl_syscall_record *rec
 	return rc ? rc : timeline_add_cause(&ledger->timeline, &cause);
 }
 
+/* The call gave so many bytes back. */
+static int note_returned(
+	struct ledger *ledger, const struct hl_syscall_record *record, uint64_t bytes)
+{
+	struct ledger_result *result = ledger->result;
+	struct trigger trigger = {.caller = record->caller,
+		.syscall = (uint8_t)hl_kind_of(record->kind_addr),
+		.reason = (uint8_t)reason_of(record),
+		.call = (uint8_t)record->cause,
+		.count = 1,
+		.returned = bytes,
+		.ticks = record->duration};
+	struct tally_cause cause = {.syscall = trigger.syscall,
+		.reason = trigger.reason,
+		.call = trigger.call,
+		.returned = bytes};
+	int rc = tally_cause(&result->causes, &cause);
+	return rc ? rc : triggers_add(&result->triggers, &trigger);
+}
+
 int mapping_apply(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
 {
 	unsigned kind = hl_kind_of(record->kind_addr);
@@ -417,9 +485,13 @@ int mapping_apply(struct ledger *ledger, uint32_t tid, const struct hl_syscall_r
 		return 0;
 	}
 	bool wrong;
+	uint64_t before = ledger_returned_bytes(&ledger->result->returned);
 	int rc = count_call(ledger, record, &wrong);
 	if (!rc && !wrong)
 		rc = call_succeeded(ledger, tid, kind, record);
+	uint64_t after = ledger_returned_bytes(&ledger->result->returned);
+	if (!rc && after > before)
+		rc = note_returned(ledger, record, after - before);
 	ledger_note_mapped(ledger, record->tick);
 	return rc;
 }
@@ -436,7 +508,7 @@ static int protect_any(struct ledger *ledger, const struct hl_syscall_record *re
 		uint64_t from = range.start > start ? range.start : start;
 		uint64_t to = range.end < end ? range.end : end;
 		if (from < to)
-			rc = arena_protect(ledger, from, to - from, record->argument);
+			rc = arena_protect(ledger, from, to - from, record->argument, 0);
 	}
 	return rc;
 }
@@ -450,7 +522,8 @@ static int move_any(struct ledger *ledger, const struct hl_syscall_record *recor
 	if (!rc && counted && !(flags & MREMAP_DONTUNMAP))
 		rc = ledger_unmapped(ledger, from, record->length);
 	if (!rc && counted)
-		rc = arena_protect(ledger, to, record->argument, open ? PROT_READ : PROT_NONE);
+		rc = arena_protect(
+			ledger, to, record->argument, open ? PROT_READ : PROT_NONE, 0);
 	return rc;
 }
 
@@ -467,7 +540,7 @@ static int change_any(struct ledger *ledger, const struct hl_syscall_record *rec
 	case HL_KIND_mmap:
 		return anonymous
 			       ? arena_protect(ledger, (uint64_t)record->result, record->length,
-					 record->argument)
+					 record->argument, 0)
 			       : ledger_unmapped(ledger, (uint64_t)record->result, record->length);
 	case HL_KIND_munmap:
 		return ledger_unmapped(ledger, hl_addr_of(record->kind_addr), record->length);

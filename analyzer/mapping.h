@@ -38,14 +38,19 @@ int ledger_take_in(struct ledger *ledger, const struct live_block *block);
 void ledger_leave_out(struct ledger *ledger, uint64_t addr);
 void ledger_rebase(struct ledger *ledger, const struct memory *by);
 
-/* Freed pages whose time ends at `tick`: takes that time down in `latency`. */
+/* Freed memory whose time ends at `tick`. */
 struct free_span {
-	const struct clock *clock;
+	struct ledger *ledger;
 	uint64_t tick;
-	struct tally_latency *latency;
+	enum waits_end end;
+	const uint32_t *holders; /* at the end of the log: the site that holds each area; else NULL */
 };
 
 /* A pages_freed; its context is a struct free_span. */
-void free_span_ends(void *context, uint64_t free_since, uint64_t pages);
+void free_span_ends(void *context, const struct pages_wait *wait);
+
+/* ... and of a block's own mapping, `bytes` of it, which no other block can hold. */
+void free_span_ends_alone(
+	const struct free_span *span, const struct ledger_freed *freed, uint64_t bytes);
 
 #endif

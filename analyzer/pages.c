@@ -4,7 +4,9 @@
  * right one.
  */
 #include "pages.h"
+#include "tally.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,16 +16,25 @@
 
 enum page_state { PAGE_UNUSED, PAGE_LIVE, PAGE_FREE, PAGE_RETURNED };
 
+#define PAGE_BYTES (UINT64_C(1) << PAGES_BITS)
+
 struct page {
-	uint64_t free_since;
-	uint32_t blocks;
-	uint32_t state;
+	uint64_t tick; /* FREE: since then; LIVE: `pinned` is up to then */
+	double pinned; /* LIVE: by each block that is on it since it is LIVE, bytes x ticks */
+	uint32_t blocks; /* LIVE; else the site of the last block */
+	uint16_t covered; /* bytes, by blocks */
+	uint8_t state;
+	uint8_t size_class; /* of the last block */
 };
 
 struct pages_leaf {
 	uint64_t key;
+	struct holds_slice slice;
 	struct page page[LEAF_PAGES];
 };
+
+static_assert(LEAF_PAGES == HOLDS_SLICE_PAGES, "a leaf is a slice");
+static_assert(TALLY_SIZES <= UINT8_MAX, "a class fits into a page");
 
 static size_t place_of(const struct pages *pages, uint64_t key)
 {
@@ -81,6 +92,10 @@ static struct pages_leaf *find_or_add(struct pages *pages, uint64_t key)
 	if (!leaf)
 		return NULL;
 	leaf->key = key;
+	if (holds_place(&pages->holds, &leaf->slice, key * LEAF_PAGES, false)) {
+		free(leaf);
+		return NULL;
+	}
 	pages->leaves[place_of(pages, key)] = leaf;
 	pages->count++;
 	return pages->last = leaf;
@@ -91,58 +106,154 @@ static inline unsigned page_in_leaf(uint64_t number)
 	return number & (LEAF_PAGES - 1);
 }
 
-int pages_add(
-	struct pages *pages, uint64_t start, uint64_t end, pages_freed *reused, void *context)
+/* Its free bytes have been pinned by the blocks on it, each by as much, since it was looked at. */
+static inline void settle(struct page *page, uint64_t tick)
+{
+	if (tick <= page->tick)
+		return;
+	if (page->covered < PAGE_BYTES)
+		page->pinned += (double)((int64_t)PAGE_BYTES - page->covered) *
+				(double)(int64_t)(tick - page->tick) / page->blocks;
+	page->tick = tick;
+}
+
+static inline uint64_t overlap(uint64_t number, uint64_t start, uint64_t end)
+{
+	uint64_t from = number << PAGES_BITS, to = from + PAGE_BYTES;
+	return (end < to ? end : to) - (start > from ? start : from);
+}
+
+static struct pages_wait wait_of(
+	const struct pages *pages, const struct pages_leaf *leaf, unsigned nth)
+{
+	const struct page *page = &leaf->page[nth];
+	const struct holds_step *step = holds_clear(&pages->holds, &leaf->slice, nth);
+	struct pages_wait wait = {.since = page->tick,
+		.site = page->blocks,
+		.size_class = page->size_class,
+		.held = !step,
+		.area = leaf->slice.area};
+	if (step) {
+		wait.clear_since = step->tick;
+		wait.clear_site = step->site;
+	}
+	return wait;
+}
+
+/* The first block comes to a page. */
+static void begin_page(struct pages *pages, struct pages_leaf *leaf, unsigned nth, uint64_t tick,
+	pages_freed *reused, void *context)
+{
+	struct page *page = &leaf->page[nth];
+	if (page->state == PAGE_FREE) {
+		struct pages_wait wait = wait_of(pages, leaf, nth);
+		pages->reused_pages++;
+		if (reused)
+			reused(context, &wait);
+	}
+	*page = (struct page){.tick = tick, .state = PAGE_LIVE};
+	holds_page(&pages->holds, &leaf->slice, nth);
+}
+
+int pages_add(struct pages *pages, uint64_t start, uint64_t end, uint64_t tick, pages_freed *reused,
+	void *context, double *pinned)
 {
 	uint64_t last = (end - 1) >> PAGES_BITS;
+	*pinned = 0;
 	for (uint64_t number = start >> PAGES_BITS; number <= last;) {
 		struct pages_leaf *leaf = find_or_add(pages, number >> (LEAF_BITS - PAGES_BITS));
 		if (!leaf)
 			return pages->count >= limit_of(pages) ? -E2BIG : -ENOMEM;
 		do {
 			struct page *page = &leaf->page[page_in_leaf(number)];
-			if (page->state == PAGE_FREE) {
-				pages->reused_pages++;
-				if (reused)
-					reused(context, page->free_since, 1);
-			}
-			page->state = PAGE_LIVE;
+			if (page->state == PAGE_LIVE)
+				settle(page, tick);
+			else
+				begin_page(pages, leaf, page_in_leaf(number), tick, reused, context);
 			page->blocks++;
+			page->covered = (uint16_t)(page->covered + overlap(number, start, end));
+			*pinned += page->pinned;
 		} while (++number <= last && page_in_leaf(number));
 	}
 	return 0;
 }
 
-static void uncover(
-	struct pages *pages, uint64_t start, uint64_t end, enum page_state left, uint64_t tick)
+static double uncover(struct pages *pages, uint64_t start, uint64_t end, enum page_state left,
+	const struct pages_gone *gone)
 {
 	uint64_t last = (end - 1) >> PAGES_BITS;
+	double pinned = 0;
 	for (uint64_t number = start >> PAGES_BITS; number <= last;) {
 		struct pages_leaf *leaf = find(pages, number >> (LEAF_BITS - PAGES_BITS));
 		if (!leaf)
-			return;
+			return pinned;
 		do {
 			struct page *page = &leaf->page[page_in_leaf(number)];
-			if (page->blocks && !--page->blocks) {
-				page->state = left;
-				page->free_since = tick;
-			}
+			if (page->state != PAGE_LIVE)
+				continue;
+			settle(page, gone->tick);
+			pinned += page->pinned;
+			page->covered = (uint16_t)(page->covered - overlap(number, start, end));
+			if (--page->blocks)
+				continue;
+			*page = (struct page){.tick = gone->tick,
+				.state = (uint8_t)left,
+				.blocks = gone->site,
+				.size_class = gone->size_class};
+			if (holds_page_gone(&pages->holds, &leaf->slice, page_in_leaf(number),
+				    gone->tick, gone->site))
+				pages->starved = true;
 		} while (++number <= last && page_in_leaf(number));
 	}
+	return pinned;
 }
 
-void pages_remove(struct pages *pages, uint64_t start, uint64_t end, uint64_t tick)
+double pages_remove(
+	struct pages *pages, uint64_t start, uint64_t end, const struct pages_gone *gone)
 {
-	uncover(pages, start, end, PAGE_FREE, tick);
+	return uncover(pages, start, end, PAGE_FREE, gone);
 }
 
 void pages_forget(struct pages *pages, uint64_t start, uint64_t end)
 {
-	uncover(pages, start, end, PAGE_UNUSED, 0);
+	uncover(pages, start, end, PAGE_UNUSED, &(struct pages_gone){0});
+}
+
+double pages_pinned(struct pages *pages, uint64_t start, uint64_t end, uint64_t tick)
+{
+	uint64_t last = (end - 1) >> PAGES_BITS;
+	double pinned = 0;
+	for (uint64_t number = start >> PAGES_BITS; number <= last;) {
+		struct pages_leaf *leaf = find(pages, number / LEAF_PAGES);
+		if (!leaf)
+			return pinned; /* pages_add came no further, either */
+		do {
+			struct page *page = &leaf->page[page_in_leaf(number)];
+			if (page->state != PAGE_LIVE)
+				continue;
+			settle(page, tick);
+			pinned += page->pinned;
+		} while (++number <= last && page_in_leaf(number));
+	}
+	return pinned;
+}
+
+void pages_pin_anew(struct pages *pages, uint64_t tick)
+{
+	for (size_t i = 0; i < pages->size; i++) {
+		struct pages_leaf *leaf = pages->leaves[i];
+		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++) {
+			struct page *page = &leaf->page[j];
+			page->pinned = 0;
+			if (page->state == PAGE_LIVE)
+				page->tick = tick;
+		}
+	}
 }
 
 /* A range that goes back, and what has been found in it. */
 struct return_range {
+	const struct pages *pages;
 	uint64_t first;
 	uint64_t end;
 	bool unmapped;
@@ -153,22 +264,25 @@ struct return_range {
 
 /* Pages that still hold a block (the program unmapped under itself, or the trace lies) stay LIVE.
  */
-static void return_page(struct page *page, struct return_range *range)
+static void return_page(struct pages_leaf *leaf, unsigned nth, struct return_range *range)
 {
+	struct page *page = &leaf->page[nth];
 	enum page_state left = range->unmapped ? PAGE_UNUSED : PAGE_RETURNED;
 
 	range->taken.used += page->state == PAGE_LIVE || page->state == PAGE_FREE;
 	range->taken.returned += page->state == PAGE_RETURNED;
-	if (page->state == PAGE_FREE)
-		range->returned(range->context, page->free_since, 1);
+	if (page->state == PAGE_FREE) {
+		struct pages_wait wait = wait_of(range->pages, leaf, nth);
+		range->returned(range->context, &wait);
+	}
 	if (page->state == PAGE_FREE || page->state == PAGE_RETURNED)
-		page->state = left;
+		page->state = (uint8_t)left;
 }
 
 static void return_in_leaf(struct pages_leaf *leaf, uint64_t number, struct return_range *range)
 {
 	do
-		return_page(&leaf->page[page_in_leaf(number)], range);
+		return_page(leaf, page_in_leaf(number), range);
 	while (++number < range->end && page_in_leaf(number));
 }
 
@@ -180,7 +294,7 @@ static void return_by_leaf(struct pages *pages, struct return_range *range)
 		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++) {
 			uint64_t number = leaf->key * LEAF_PAGES + j;
 			if (number >= range->first && number < range->end)
-				return_page(&leaf->page[j], range);
+				return_page(leaf, j, range);
 		}
 	}
 }
@@ -189,6 +303,7 @@ struct pages_taken pages_return(struct pages *pages, uint64_t start, uint64_t en
 	pages_freed *returned, void *context)
 {
 	struct return_range range = {
+		.pages = pages,
 		.first = (start + (1 << PAGES_BITS) - 1) >> PAGES_BITS,
 		.end = end >> PAGES_BITS,
 		.unmapped = unmapped,
@@ -241,38 +356,89 @@ void pages_waiting(const struct pages *pages, pages_freed *waiting, void *contex
 {
 	for (size_t i = 0; i < pages->size; i++) {
 		const struct pages_leaf *leaf = pages->leaves[i];
-		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++)
-			if (leaf->page[j].state == PAGE_FREE)
-				waiting(context, leaf->page[j].free_since, 1);
+		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++) {
+			if (leaf->page[j].state != PAGE_FREE)
+				continue;
+			struct pages_wait wait = wait_of(pages, leaf, j);
+			waiting(context, &wait);
+		}
 	}
 }
 
-int pages_copy(struct pages *to, const struct pages *from)
+/* ---- arenas ---------------------------------------------------------------------------------- */
+
+#define SEGMENT_BITS (HOLDS_SEGMENT_PAGES_BITS + PAGES_BITS)
+#define SEGMENT_LEAVES (1u << (SEGMENT_BITS - LEAF_BITS))
+
+int pages_arena(struct pages *pages, uint64_t addr, unsigned arena)
 {
-	*to = (struct pages){.size = from->size, .limit = from->limit};
-	if (!from->size)
-		return 0;
-	to->leaves = calloc(from->size, sizeof(struct pages_leaf *));
-	if (!to->leaves) {
-		to->size = 0;
-		return -ENOMEM;
+	uint64_t key = addr >> SEGMENT_BITS;
+	bool is_new;
+	int rc = holds_segment_begins(&pages->holds, key, arena, &is_new);
+	/* What lay at these addresses before belonged elsewhere. */
+	for (unsigned i = 0; !rc && is_new && i < SEGMENT_LEAVES; i++) {
+		struct pages_leaf *leaf = look_up(pages, key * SEGMENT_LEAVES + i);
+		if (leaf && !leaf->slice.count)
+			rc = holds_place(&pages->holds, &leaf->slice, leaf->key * LEAF_PAGES, true);
 	}
-	for (size_t i = 0; i < from->size; i++) {
-		if (!from->leaves[i])
+	return rc;
+}
+
+void pages_arena_ends(struct pages *pages, uint64_t start, uint64_t end)
+{
+	uint64_t first = (start + (UINT64_C(1) << SEGMENT_BITS) - 1) >> SEGMENT_BITS;
+	holds_segments_end(&pages->holds, first, end >> SEGMENT_BITS);
+}
+
+uint32_t pages_area(const struct pages *pages, uint64_t addr, uint64_t *position)
+{
+	const struct pages_leaf *leaf = look_up(pages, addr >> LEAF_BITS);
+	uint64_t page = leaf ? leaf->slice.first + page_in_leaf(addr >> PAGES_BITS) : 0;
+	*position = leaf ? (page << PAGES_BITS | (addr & (PAGE_BYTES - 1))) + 1 : 0;
+	return leaf ? leaf->slice.area : 0;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+/* Pages that were free before the fork are in the parent's account. */
+static int copy_leaf(struct pages *to, const struct pages_leaf *from, uint64_t tick)
+{
+	struct pages_leaf *leaf = find_or_add(to, from->key);
+	if (!leaf)
+		return -ENOMEM;
+	for (unsigned i = 0; i < LEAF_PAGES; i++) {
+		struct page *page = &leaf->page[i];
+		*page = from->page[i];
+		if (page->state == PAGE_FREE)
+			page->state = PAGE_UNUSED;
+		if (page->state != PAGE_LIVE)
 			continue;
-		to->leaves[i] = malloc(sizeof(struct pages_leaf));
-		if (!to->leaves[i]) {
-			pages_free(to);
-			return -ENOMEM;
-		}
-		memcpy(to->leaves[i], from->leaves[i], sizeof(struct pages_leaf));
-		to->count++;
-		/* Pages that were free before the fork are in the parent's account. */
-		for (unsigned j = 0; j < LEAF_PAGES; j++)
-			if (to->leaves[i]->page[j].state == PAGE_FREE)
-				to->leaves[i]->page[j].state = PAGE_UNUSED;
+		page->pinned = 0;
+		page->tick = tick;
+		holds_page(&to->holds, &leaf->slice, i);
 	}
 	return 0;
+}
+
+int pages_copy(struct pages *to, const struct pages *from, uint64_t tick)
+{
+	*to = (struct pages){.limit = from->limit};
+	int rc = holds_copy_areas(&to->holds, &from->holds);
+	for (size_t i = 0; !rc && i < from->size; i++)
+		if (from->leaves[i])
+			rc = copy_leaf(to, from->leaves[i], tick);
+	if (rc)
+		pages_free(to);
+	return rc;
+}
+
+int pages_clear(struct pages *pages)
+{
+	struct pages cleared = {.limit = pages->limit, .starved = pages->starved};
+	int rc = holds_copy_areas(&cleared.holds, &pages->holds);
+	pages_free(pages);
+	*pages = cleared;
+	return rc;
 }
 
 void pages_free(struct pages *pages)
@@ -280,5 +446,6 @@ void pages_free(struct pages *pages)
 	for (size_t i = 0; i < pages->size; i++)
 		free(pages->leaves[i]);
 	free(pages->leaves);
+	holds_free(&pages->holds);
 	*pages = (struct pages){0};
 }

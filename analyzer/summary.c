@@ -437,6 +437,12 @@ static void print_returns(const struct analysis *analysis)
 		    "within %s, all within %s.",
 			duration(tally_percentile(latency, 50)),
 			duration(tally_percentile(latency, 90)), duration(latency->max_ns));
+	double pinned = result->waits.waited[WAITS_PINNED];
+	double waited = pinned + result->waits.waited[WAITS_POLICY];
+	if (waited > 0)
+		say("Of the time that freed memory waited, by bytes, %.0f %% was below a block in use; "
+		    "the rest was left to policy: thresholds and caches.",
+			100 * pinned / waited);
 	double peak = analysis_fragmentation(result->mapped_ratio.at_peak_held);
 	if (peak >= 0)
 		say("Fragmentation: at the peak the heap held %.1f %% more than was requested.",

@@ -33,6 +33,7 @@ int tally_cause(struct tally_causes *causes, const struct tally_cause *add)
 	cause->count += add->count;
 	cause->failed += add->failed;
 	cause->bytes += add->bytes;
+	cause->returned += add->returned;
 	cause->ticks += add->ticks;
 	return 0;
 }

@@ -27,6 +27,7 @@ struct tally_cause {
 	uint64_t count;
 	uint64_t failed;
 	uint64_t bytes;
+	uint64_t returned; /* bytes that went back to the kernel by it */
 	uint64_t ticks;
 };
 

@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 
 PAGE, HUGE = 4096, 2 << 20
+SEGMENT = 64 << 20    # of an arena
 SIZES = 64, 512, 4096, 65536, 131072
 HEADER = 8            # of a chunk, before the block
 FREE_HEAD = 48        # of a free chunk's own, that stays when its pages are given back ...
@@ -138,6 +139,7 @@ class Heap:
         self.kept = None      # what the caches hold, and whether that is all
         self.kept_all = False
         self.page = {}        # page -> 'touched' or 'purged'
+        self.segments = {}    # start -> number of the arena; the newest last
         self.requested = 0
         self.mapped_bytes = 0
 
@@ -170,11 +172,21 @@ class Heap:
         for ranges in self.mapped.values():
             ranges.remove(start, end)
 
+    def segment(self, kind, start, length, event):
+        if kind == 'munmap':
+            for low in list(self.segments):
+                if start <= low and low + SEGMENT <= start + length:
+                    del self.segments[low]
+        elif kind in ('mmap', 'mprotect') and event.number('prot'):
+            self.segments.setdefault(start // SEGMENT * SEGMENT, event.number('arena'))
+
     def syscall(self, event):
         kind, region, result = event.kind, event.named.get('region'), event.result()
         start, length = event.number('addr'), event.number('length')
         if region == 'recorder':
             return
+        if region == 'arena' and result >= 0:
+            self.segment(kind, result if kind == 'mmap' else start, length, event)
         if kind == 'brk':
             before, to = event.number('from'), event.number('to')
             if to == result and before < to and before:
@@ -372,12 +384,49 @@ def break_view(ranges, runs, blocks):
     for index in range(len(here) - 1, max(len(here) - 17, -1), -1):
         below = here[index - 1].end if index else low
         block = here[index]
-        holders.append({
-            'returned_bytes': max(page_down(high) - page_up(below), 0), 'address': hex(block.addr),
-            'size_bytes': None if block.kept else block.size, 'chunk_bytes': block.chunk, 'allocated_at_ns': block.at,
-            'thread': block.tid, 'kept': block.kept})
+        holders.append(holder(block, max(page_down(high) - page_up(below), 0)))
     return {'top_bytes': sum(run.bytes for run in runs if run.top and run.end == high),
             'holders': holders}
+
+
+def holder(block, returned):
+    return {'returned_bytes': returned, 'address': hex(block.addr),
+            'size_bytes': None if block.kept else block.size, 'chunk_bytes': block.chunk,
+            'allocated_at_ns': block.at, 'thread': block.tid, 'kept': block.kept}
+
+
+def arena_view(heap, number, blocks):
+    """Its pages in the order in which they would go back, and what block is the next below each."""
+    lows = [low for low, arena in heap.segments.items() if arena == number][::-1]
+    parts, inside, order = [], [], []
+    for low in lows:
+        mapped = [(start, min(end, low + SEGMENT)) for start, end in heap.mapped['arena'].list
+                  if start <= low < end]
+        parts += mapped or [(low, low)]
+        here = [block for block in blocks if low <= block.start < low + SEGMENT]
+        inside += here
+        order += here[::-1]
+    taken = overlaps([(block.start, block.end) for block in inside], PAGE)
+    pages = [page for start, end in parts for page in reversed(range(start // PAGE, end // PAGE))]
+    # The more blocks lie on a page or above, the later it goes.
+    at = {low: index for index, low in enumerate(lows)}
+    keys = [(at[block.start // SEGMENT * SEGMENT], -(block.end - 1)) for block in order]
+    goes = {page: bisect.bisect_right(keys, (at[page * PAGE // SEGMENT * SEGMENT], -page * PAGE)) - 1
+            for page in pages}
+    holders = [holder(block, PAGE * sum(goes[page] <= index and heap.page.get(page) != 'purged'
+                                        for page in pages))
+               for index, block in enumerate(order[:4])]
+    start, end = parts[0]
+    return {'arena': number, 'segments': len(lows), 'mapped_bytes': sum(b - a for a, b in parts),
+            'free_bytes': sum(b - a for a, b in parts) - sum(taken.values()),
+            'top_bytes': end - max((block.end for block in inside if start <= block.start < end),
+                                   default=start),
+            'blocks': len(inside), 'holders': holders}
+
+
+def arenas_view(heap, blocks):
+    arenas = [arena_view(heap, number, blocks) for number in set(heap.segments.values())]
+    return sorted(arenas, key=lambda arena: (-arena['free_bytes'], arena['arena']))[:64]
 
 
 def trim_bytes(heap, runs):
@@ -423,7 +472,9 @@ def moment(heap):
             'block_bytes': heap.mapped['block'].total()},
         'free_space': free_space(runs), 'pages': pages,
         'huge_pages': page_view(ranges, runs, good, HUGE),
-        'break': break_view(breaks, runs, good), **({} if heap.kept else {'trim_bytes': trim_bytes(heap, runs)}),
+        'break': break_view(breaks, runs, good), 'arenas': arenas_view(heap, good),
+        'arenas_total': len(set(heap.segments.values())),
+        **({} if heap.kept else {'trim_bytes': trim_bytes(heap, runs)}),
         'sites_total': len(sites), 'sites': sites, 'caches_known': heap.kept_all,
         'strays': strays}
 

@@ -592,7 +592,8 @@ UNKNOWN = ['duration_ns', 'policy', 'model', 'tunables', 'exit', 'events.syscall
            'peak.mapped_bytes', 'peak.mapped_at_ns', 'peak.rss_bytes', 'peak.at_mapped', 'end.usable_bytes',
            'end.slack_bytes', 'end.free_bytes', 'end.mapped_bytes', 'end.break_bytes', 'end.arena_bytes',
            'end.block_bytes', 'end.metadata_bytes', 'end.reserved_bytes', 'end.rss_bytes', 'returned_bytes',
-           'returned', 'fragmentation.mapped', 'fragmentation.resident', 'free_to_return',
+           'returned', 'returning', 'pins', 'fragmentation.mapped', 'fragmentation.resident',
+           'free_to_return',
            'recorder.peak_rss_bytes']
 
 

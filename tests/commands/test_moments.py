@@ -9,52 +9,8 @@ import pytest
 
 import heap_model
 from conftest import ledger_adds_up, run
-from trace_script import make_trace
-
-BASE = 0x555555600000  # of the break: the start of a huge page
-PAGE = 4096
-MALLOC, FREE, REALLOC, REALLOC_BEGIN = 1, 9, 3, 48
-BRK, MMAP, MUNMAP, MADVISE, MPROTECT = 32, 33, 34, 36, 37
-BREAK, ARENA, BLOCK, METADATA = 1, 2, 3, 4
-
-
-class Script:
-    """A trace for tracegen, one process, each record 10 ticks after the one before."""
-
-    def __init__(self):
-        self.tick = 1010
-        self.lines = ['command program', 'stream 100 1 0 0 1000']
-
-    def add(self, form, *words):
-        self.tick += 10
-        self.lines.append(' '.join(map(str, [form, *words])))
-        return self
-
-    def syscall(self, kind, addr, length, argument, result, region):
-        return self.add('syscall', 7, self.tick, kind, addr, length, argument, result, 1, MALLOC, 2,
-                        region, 0)
-
-    def brk(self, before, after):
-        return self.syscall(BRK, before, 0, after, after, BREAK)
-
-    def malloc(self, addr, size, chunk, caller=0x1000, tid=7, flags=0, kind=MALLOC):
-        return self.add('call', tid, self.tick, kind, addr, size, chunk, flags, 0, caller)
-
-    def free(self, addr, kind=FREE):
-        return self.add('call', 7, self.tick, kind, addr, 0, 0, 0, 0, 0)
-
-    def kept(self, addr, bytes_, what):
-        return self.add('call', 7, self.tick, 66, addr, bytes_, what, 0, 0, 0)
-
-    def sample(self, resident, recorder):
-        return self.add('sample', self.tick, resident, 0, 0, resident, recorder)
-
-    def phase(self, name):
-        self.lines.append(f'command {name}')
-        return self.add('phase', 7, self.tick)
-
-    def text(self):
-        return '\n'.join([*self.lines, f'close 1 1 0 {self.tick} 0', ''])
+from trace_script import (ARENA, BASE, BLOCK, BREAK, MADVISE, METADATA, MMAP, MPROTECT, MUNMAP, PAGE,
+                          REALLOC, REALLOC_BEGIN, Script, make_trace)
 
 
 def figures(heapledger, trace):
@@ -493,3 +449,46 @@ def test_the_place_with_the_most_is_found_among_thousands(heapledger, build, tmp
             assert moment['sites'][:50] == usual['sites'][:top]
     found, = [finding for finding in data['findings'] if finding['kind'] == 'in_use']
     assert '4.00 MiB, in 1 blocks from 0x777 ' in found['sentence']
+
+
+# ---- arenas ------------------------------------------------------------------------------------
+
+
+def test_each_arena_has_holders_of_its_own(moments):
+    """Arena 1 has a segment of 8 pages and a newer one of 4 below it, arena 2 one of 2 pages. Two pages of
+    the older one went back already."""
+    old, new, other = (0x7ffff4000000 + i * (64 << 20) for i in (1, 0, 2))
+    script = Script()
+    for start, pages, arena in ((old, 8, 1), (new, 4, 1), (other, 2, 2)):
+        script.syscall(MPROTECT, start, pages * PAGE, 3, 0, ARENA, arena=arena)
+    script.malloc(old + 5 * PAGE + 8, 100, 112).malloc(old + 6 * PAGE + 8, 100, 112)
+    script.free(old + 5 * PAGE + 8).free(old + 6 * PAGE + 8)
+    script.syscall(MADVISE, old + 5 * PAGE, 2 * PAGE, 4, 0, ARENA, arena=1)
+    script.malloc(old + 8, 100, 112, 0x1000).malloc(old + 3 * PAGE + 8, 2 * PAGE - 8, 2 * PAGE, 0x2000)
+    script.malloc(new + 2 * PAGE + 8, 100, 112, 0x3000)
+    moment = last(moments(script))
+    first, second = moment['arenas']
+    assert moment['arenas_total'] == 2
+    assert [first[name] for name in ('arena', 'segments', 'mapped_bytes', 'blocks')] == [1, 2, 12 * PAGE, 3]
+    assert first['free_bytes'] == 12 * PAGE - 2 * PAGE - 224
+    assert first['top_bytes'] == 2 * PAGE - 112     # of the newest segment
+    assert [(holder['caller'], holder['returned_bytes'] // PAGE) for holder in first['holders']] == [
+        ('0x3000', 4 + 3 - 2),   # the newer segment and what is free at the end of the older one
+        ('0x2000', 4 + 7 - 2),   # all but the first page, and those that went back
+        ('0x1000', 4 + 8 - 2)]
+    assert (second['arena'], second['free_bytes'], second['top_bytes'], second['holders']) == (
+        2, 2 * PAGE, 2 * PAGE, [])
+
+
+def test_a_segment_that_went_and_came_again_is_the_newest(moments):
+    old, again = 0x7ffff4000000, 0x7ffff8000000
+    script = Script()
+    for start in again, old:
+        script.syscall(MPROTECT, start, 4 * PAGE, 3, 0, ARENA, arena=3)
+    script.malloc(old + 8, 100, 112, 0x1000)
+    script.syscall(MUNMAP, again, 64 << 20, 0, 0, ARENA, arena=3)
+    script.syscall(MPROTECT, again, 2 * PAGE, 3, 0, ARENA, arena=3).malloc(again + 8, 50, 64, 0x2000)
+    arena, = last(moments(script))['arenas']
+    assert [holder['caller'] for holder in arena['holders']] == ['0x2000', '0x1000']
+    # The first page of the older segment is all that its block lies on.
+    assert [holder['returned_bytes'] // PAGE for holder in arena['holders']] == [2 + 3, 6]

@@ -45,3 +45,56 @@ def make_trace(build, folder, script):
     outcome = run([build / 'tests' / 'unit' / 'tracegen', folder], input=script.encode())
     assert outcome.status == 0, outcome
     return folder
+
+
+BASE = 0x555555600000  # of the break: the start of a huge page
+PAGE = 4096
+MALLOC, FREE, REALLOC, REALLOC_BEGIN = 1, 9, 3, 48
+BRK, MMAP, MUNMAP, MREMAP, MADVISE, MPROTECT = 32, 33, 34, 35, 36, 37
+BREAK, ARENA, BLOCK, METADATA = 1, 2, 3, 4
+
+
+class Script:
+    """A trace for tracegen, one process, each record 10 ticks after the one before."""
+
+    def __init__(self):
+        self.tick = 1010
+        self.lines = ['command program', 'stream 100 1 0 0 1000']
+
+    def add(self, form, *words):
+        self.tick += 10
+        self.lines.append(' '.join(map(str, [form, *words])))
+        return self
+
+    def syscall(self, kind, addr, length, argument, result, region, arena=0, call=MALLOC, reason=2,
+                caller=0, tid=7):
+        return self.add('syscall', tid, self.tick, kind, addr, length, argument, result, 1, call, reason,
+                        region, caller, arena)
+
+    def brk(self, before, after, **words):
+        return self.syscall(BRK, before, 0, after, after, BREAK, **words)
+
+    def malloc(self, addr, size, chunk, caller=0x1000, tid=7, flags=0, kind=MALLOC):
+        return self.add('call', tid, self.tick, kind, addr, size, chunk, flags, 0, caller)
+
+    def free(self, addr, kind=FREE, tid=7):
+        return self.add('call', tid, self.tick, kind, addr, 0, 0, 0, 0, 0)
+
+    def at(self, ns):
+        """The next record's time since the start."""
+        assert 1000 + ns >= self.tick, (ns, self.tick)
+        self.tick = 1000 + ns
+        return self
+
+    def kept(self, addr, bytes_, what):
+        return self.add('call', 7, self.tick, 66, addr, bytes_, what, 0, 0, 0)
+
+    def sample(self, resident, recorder):
+        return self.add('sample', self.tick, resident, 0, 0, resident, recorder)
+
+    def phase(self, name):
+        self.lines.append(f'command {name}')
+        return self.add('phase', 7, self.tick)
+
+    def text(self):
+        return '\n'.join([*self.lines, f'close 1 1 0 {self.tick} 0', ''])

@@ -131,10 +131,10 @@ static void read_all(struct stream_reader *reader)
 		if (ledger_apply(&ledger, event))
 			break;
 	}
-	ledger_finish(&ledger, info->last_tick);
+	ledger_finish(&ledger, info->last_tick, WAITS_SITES);
 	timeline_free(&ledger.timeline);
 	ledger_free(&ledger);
-	free(result.causes.list);
+	ledger_result_free(&result);
 	phases_free(&result.phases);
 	clock_free(&clock);
 }

@@ -50,7 +50,7 @@ static int tear_down(void **unused)
 	(void)unused;
 	ledger_free(&ledger);
 	clock_free(&ns_clock);
-	free(result.causes.list);
+	ledger_result_free(&result);
 	phases_free(&result.phases);
 	return 0;
 }
@@ -263,7 +263,7 @@ static void random_sequences_agree_with_the_model(void **unused)
 				model_compare();
 		}
 		model_compare();
-		ledger_finish(&ledger, 0);
+		assert_int_equal(ledger_finish(&ledger, 0, 50), 0);
 		uint64_t waiting = 0;
 		for (unsigned i = 0; i < MODEL_PAGES; i++)
 			waiting += model.page[i].free;
@@ -336,7 +336,7 @@ static void a_mapped_block_returns_when_it_is_unmapped(void **unused)
 	assert_int_equal(result.returned.block_bytes, 50 * PAGE);
 	assert_int_equal(result.latency.total_bytes, 50 * PAGE);
 	assert_int_equal(result.latency.max_ns, 20);
-	ledger_finish(&ledger, 0);
+	assert_int_equal(ledger_finish(&ledger, 0, 50), 0);
 	assert_int_equal(result.never_page_bytes, 0);
 }
 
@@ -397,6 +397,7 @@ static void a_child_begins_as_its_parent_was(void **unused)
 	assert_int_equal(child_result.peak.mapped, 10 * PAGE);
 	assert_int_equal(ledger.memory.requested, 100);
 	ledger_free(&child);
+	ledger_result_free(&child_result);
 }
 
 static struct stream_event call_event(
@@ -473,7 +474,7 @@ static void a_block_made_after_the_mark_is_taken_in_when_it_is_freed(void **unus
 	surely(FREE(BASE + 5120));
 	assert_int_equal(child_result.anomalies.unknown_frees, 2);
 	ledger_free(&child);
-	free(child_result.causes.list);
+	ledger_result_free(&child_result);
 }
 
 static void a_block_freed_after_the_mark_makes_way(void **unused)
@@ -505,7 +506,7 @@ static void a_block_freed_after_the_mark_makes_way(void **unused)
 	assert_int_equal(child_result.anomalies.order_violations, 2);
 	assert_int_equal(ledger.memory.requested, 1000 + 500 + 600 + 700);
 	ledger_free(&child);
-	free(child_result.causes.list);
+	ledger_result_free(&child_result);
 }
 
 static void an_address_that_changes_hands_after_the_mark(void **unused)
@@ -529,7 +530,7 @@ static void an_address_that_changes_hands_after_the_mark(void **unused)
 	surely(FREE(BASE + 2048));
 	assert_int_equal(child_result.anomalies.unknown_frees, 1);
 	ledger_free(&child);
-	free(child_result.causes.list);
+	ledger_result_free(&child_result);
 }
 
 static void a_block_that_was_being_resized_at_the_mark(void **unused)
@@ -545,7 +546,7 @@ static void a_block_that_was_being_resized_at_the_mark(void **unused)
 	assert_int_equal(child_result.peak.requested, 1000);
 	assert_int_equal(child_anomalies(), 0);
 	ledger_free(&child);
-	free(child_result.causes.list);
+	ledger_result_free(&child_result);
 }
 
 static void mappings_made_and_given_up_after_the_mark(void **unused)
@@ -585,7 +586,7 @@ static void mappings_made_and_given_up_after_the_mark(void **unused)
 	surely(map_event(HL_KIND_munmap, fresh, 40 * PAGE, 0, 0));
 	assert_int_equal(child_result.anomalies.impossible, 1);
 	ledger_free(&child);
-	free(child_result.causes.list);
+	ledger_result_free(&child_result);
 }
 
 static void a_grandchild_does_not_know_either(void **unused)
@@ -626,8 +627,9 @@ static void a_grandchild_does_not_know_either(void **unused)
 	surely(FREE(BASE + 4096));
 	assert_int_equal(child_anomalies(), 0);
 	ledger_free(&grandchild);
+	ledger_result_free(&result_of_grandchild);
 	ledger_free(&child);
-	free(child_result.causes.list);
+	ledger_result_free(&child_result);
 }
 
 /* However long the window is, what is kept is bounded by the addresses in it. */
@@ -648,7 +650,7 @@ static void a_long_window_takes_no_more_room_than_its_addresses(void **unused)
 	surely(FREE(BASE + 16));
 	assert_int_equal(child_result.anomalies.unknown_frees, 1);
 	ledger_free(&child);
-	free(child_result.causes.list);
+	ledger_result_free(&child_result);
 }
 
 static void what_contradicts_itself_is_counted(void **unused)
@@ -689,7 +691,7 @@ static void phases_divide_what_is_counted(void **unused)
 	move_break(BASE + 10 * PAGE, BASE + 20 * PAGE);
 	phase("two");
 	move_break(BASE + 20 * PAGE, BASE + 5 * PAGE);
-	ledger_finish(&ledger, now + 10);
+	assert_int_equal(ledger_finish(&ledger, now + 10, 50), 0);
 	row = result.phases.row;
 	assert_int_equal(result.phases.count, 3);
 	assert_false(row[0].named);
@@ -728,7 +730,7 @@ static void what_came_before_the_begin_is_the_heap_only(void **unused)
 	call(HL_KIND_realloc, BASE + 0x4010, 100, 112);
 	assert_int_equal(result.peak.requested, 100);
 	move_break(BASE + 10 * PAGE, BASE + 5 * PAGE);
-	ledger_finish(&ledger, now);
+	assert_int_equal(ledger_finish(&ledger, now, 50), 0);
 	assert_int_equal(result.calls[HL_KIND_realloc].count, 1);
 	assert_int_equal(result.returned.break_bytes, 5 * PAGE);
 	assert_int_equal(result.anomalies.unmatched, 0);
@@ -750,6 +752,18 @@ static void a_name_without_an_end_is_bounded(void **unused)
 	assert_int_equal(strlen(result.phases.row[1].name), HL_PHASE_NAME_BYTES - 1);
 }
 
+/* Its pages are not counted one by one, neither when it comes nor at the end. */
+static void a_block_beyond_all_tables_is_bounded(void **unused)
+{
+	(void)unused;
+	ledger.pages.limit = 4;
+	move_break(BASE, BASE + (UINT64_C(1) << 46));
+	call(HL_KIND_malloc, BASE + 16, UINT64_C(1) << 45, UINT64_C(1) << 45);
+	assert_int_equal(result.anomalies.impossible, 1);
+	assert_int_equal(ledger_finish(&ledger, now, 50), 0);
+	assert_int_equal(result.end.requested, INT64_C(1) << 45);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -757,6 +771,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(random_sequences_agree_with_the_model),
 		TEST(realloc_takes_and_gives),
+		TEST(a_block_beyond_all_tables_is_bounded),
 		TEST(a_realloc_in_place_frees_no_page),
 		TEST(a_mapped_block_returns_when_it_is_unmapped),
 		TEST(arenas_count_what_is_accessible),

@@ -96,7 +96,8 @@ static void do_call(void)
 	append((uint32_t)arguments[0], &record, slots);
 }
 
-/* syscall TID TICK KIND ADDR LENGTH ARGUMENT RESULT DURATION CALL REASON REGION CALLER */
+/* syscall TID TICK KIND ADDR LENGTH ARGUMENT RESULT DURATION CALL REASON REGION CALLER
+ * [ARENA] */
 static void do_syscall(void)
 {
 	struct hl_syscall_record record = {
@@ -107,7 +108,8 @@ static void do_syscall(void)
 		.result = (int64_t)arguments[6],
 		.duration = arguments[7],
 		.cause = hl_cause_pack(
-			(unsigned)arguments[8], (unsigned)arguments[9], (unsigned)arguments[10], 0),
+			(unsigned)arguments[8], (unsigned)arguments[9], (unsigned)arguments[10],
+			(unsigned)arguments[12]),
 		.mmap_threshold = 131072,
 		.trim_threshold = 131072,
 		.top_pad = 131072,
@@ -153,7 +155,7 @@ static const struct {
 	{"close", 5, do_close},
 	{"flush", 0, do_flush},
 	{"call", 9, do_call},
-	{"syscall", 12, do_syscall},
+	{"syscall", 13, do_syscall},
 	{"sample", 6, do_sample},
 	{"phase", 2, do_phase},
 };
