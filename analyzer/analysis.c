@@ -18,6 +18,7 @@
 #define ROWS_MOST 1000
 #define ROWS_LEAST 50
 #define ROWS_ALL_STREAMS 200000
+#define INSTANTS_ALL_STREAMS 24000
 #define DEPTH_LIMIT 200 /* of forks within forks; deeper ones begin empty, as orphans */
 #define COPIES_LIMIT 64 /* children of a parent under way at once: only a false trace has more */
 
@@ -57,6 +58,12 @@ static uint32_t rows_of(const struct analysis *analysis, const struct stream_inf
 	uint64_t rows = ROWS_ALL_STREAMS / analysis->count;
 	rows = rows > ROWS_MOST ? ROWS_MOST : rows < ROWS_LEAST ? ROWS_LEAST : rows;
 	return (uint32_t)(info->records < rows ? info->records : rows);
+}
+
+static uint64_t instants_of(const struct analysis *analysis, const struct stream_info *info)
+{
+	uint64_t most = INSTANTS_ALL_STREAMS / analysis->count;
+	return info->records < most ? info->records : most;
 }
 
 static int out_of_memory(struct analysis *analysis, const char *path)
@@ -132,6 +139,10 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 		rc = timeline_start(&ledger->timeline, later(first, process->span.from_tick),
 			earlier(stream->info.last_tick, process->span.to_tick),
 			rows_of(analysis, &stream->info));
+	if (!rc && (analysis->wants & ANALYSIS_INSTANTS) && !analysis->again && !result->observed)
+		rc = instants_start(&entry->instants, later(first, process->span.from_tick),
+			earlier(stream->info.last_tick, process->span.to_tick),
+			instants_of(analysis, &stream->info));
 	if (!rc && (analysis->wants & ANALYSIS_MAP) && !analysis->again && !result->observed)
 		rc = begin_map(process, first, stream->info.last_tick);
 	return rc ? out_of_memory(analysis, stream->path) : 0;
@@ -403,6 +414,11 @@ static int next_event(struct ahead *ahead, struct stream_reader *reader,
 	return 1;
 }
 
+static bool wants_instants(const struct analysis *analysis, const struct process *process)
+{
+	return (analysis->wants & ANALYSIS_INSTANTS) && !analysis->again && process->entered;
+}
+
 static int run_events(struct analysis *analysis, struct process *process, struct copies *copies,
 	struct stream_reader *reader)
 {
@@ -424,6 +440,10 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 			return rc;
 		if (process->map &&
 			map_before(process->map, &process->ledger, event->record.call.tick))
+			return out_of_memory(analysis, analysis->trace->path);
+		if (wants_instants(analysis, process) &&
+			instants_before(&analysis->streams[process->index].instants,
+				&process->ledger, event->record.call.tick))
 			return out_of_memory(analysis, analysis->trace->path);
 		if (ledger_apply(&process->ledger, event))
 			return out_of_memory(
@@ -483,6 +503,8 @@ static int finish(struct analysis *analysis, struct process *process)
 	if (!process->entered)
 		return 0;
 	if (process->map && finish_map(analysis, process))
+		return out_of_memory(analysis, analysis->trace->path);
+	if (instants_finish(&analysis->streams[process->index].instants, &process->ledger))
 		return out_of_memory(analysis, analysis->trace->path);
 	ledger_finish(&process->ledger, tick);
 	return take_moment(analysis, process, MOMENT_END, tick);
@@ -724,6 +746,7 @@ static void free_stream(struct analysis_stream *entry)
 	moments_free(&entry->moments);
 	threads_free(&entry->threads);
 	timeline_free(&entry->timeline);
+	instants_free(&entry->instants);
 }
 
 /* Streams that have nothing in the window. */

@@ -8,6 +8,7 @@
 #define HEAPLEDGER_ANALYSIS_H
 
 #include "findings.h"
+#include "instants.h"
 #include "ledger.h"
 #include "map.h"
 #include "moments.h"
@@ -36,6 +37,7 @@ struct analysis_stream {
 	struct trace_stream *stream;
 	struct ledger_result result;
 	struct timeline timeline;
+	struct instants instants; /* none of an observed allocator */
 	struct moments moments; /* none of an observed allocator */
 	struct threads threads; /* that allocated */
 	bool done;
@@ -73,7 +75,8 @@ struct analysis {
 enum analysis_wants {
 	ANALYSIS_TIMELINES = 1, /* a time line a stream is kept */
 	ANALYSIS_PEAKS = 2,     /* the heap is laid out at its peaks, too: a second reading */
-	ANALYSIS_MAP = 4        /* the address map */
+	ANALYSIS_MAP = 4,       /* the address map */
+	ANALYSIS_INSTANTS = 8   /* the heap is laid out at even times */
 };
 
 /* `wants`: of enum analysis_wants; `top` and `window` are kept, all else is set. 0 or -errno, then trace->error says why. */

@@ -93,7 +93,7 @@ static int analyze(const char *path, const struct request *request)
 	if (!code) {
 		print_notes(&trace);
 		if (analysis_run(&analysis, &trace,
-			    (request->csv ? ANALYSIS_TIMELINES : 0) |
+			    (request->csv ? ANALYSIS_TIMELINES | ANALYSIS_INSTANTS : 0) |
 				    (request->map ? ANALYSIS_MAP : 0) |
 				    (request->json ? ANALYSIS_PEAKS : 0)))
 			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);

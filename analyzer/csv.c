@@ -10,6 +10,7 @@
 #include "record/stranger.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,14 @@ static void comma_known(struct writer *out, bool known, int64_t value)
 	writer_char(out, ',');
 	if (known)
 		writer_i64(out, value);
+}
+
+/* A share; empty if there is nothing that it is a share of. */
+static void comma_share(struct writer *out, double value)
+{
+	char text[32];
+	snprintf(text, sizeof(text), ",%.9g", value);
+	writer_text(out, isnan(value) ? "," : text);
 }
 
 static void comma_text(struct writer *out, const char *text)
@@ -60,6 +69,70 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 		comma_known(out, ours, memory->chunk - memory->requested);
 		comma_known(out, ours, memory->metadata_bytes);
 		comma_known(out, mapped, memory->reserved_bytes);
+		writer_char(out, '\n');
+	}
+}
+
+static void comma_whole(struct writer *out, const struct layout_whole *whole)
+{
+	comma(out, whole->touched);
+	comma(out, whole->purged);
+	comma(out, whole->untouched);
+}
+
+static void comma_ledger(struct writer *out, const struct layout *layout)
+{
+	const struct memory *memory = &layout->memory;
+	comma(out, (uint64_t)memory_mapped(memory));
+	comma_known(out, true, memory->requested);
+	comma_known(out, true, memory->chunk - memory->requested);
+	comma_known(out, layout->kept_known, (int64_t)layout->cached);
+	comma_known(out, layout->kept_known, (int64_t)layout->tables);
+	comma(out, layout->partial);
+	comma_whole(out, &layout->whole);
+	comma(out, layout->top);
+	comma_whole(out, &layout->in_top);
+	comma(out, layout->between);
+	comma_known(out, true, memory->metadata_bytes);
+	comma_known(out, true, memory->live_blocks);
+}
+
+static void comma_sizes(struct writer *out, const struct layout_runs *runs,
+	double (*share)(const struct layout_runs *runs, unsigned size))
+{
+	for (unsigned i = 0; i < LAYOUT_SIZES; i++)
+		comma_share(out, share(runs, i));
+}
+
+static void comma_pages(struct writer *out, const struct layout_pages *pages)
+{
+	comma(out, pages->used);
+	comma(out, pages->half);
+	comma(out, pages->single);
+	comma(out, pages->whole);
+	comma(out, pages->free_bytes);
+	comma(out, pages->single_free);
+}
+
+static void fragmentation_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	for (size_t i = 0; i < entry->instants.count; i++) {
+		const struct layout *layout = &entry->instants.list[i];
+		const struct layout_runs *runs = &layout->runs, *inner = &layout->inner;
+		writer_text(out, entry->stream->name);
+		comma(out, clock_ns(&entry->stream->clock, layout->tick));
+		comma_ledger(out, layout);
+		comma(out, runs->bytes);
+		comma(out, runs->count);
+		comma(out, runs->largest);
+		comma(out, inner->largest);
+		comma_sizes(out, runs, layout_unusable);
+		comma_sizes(out, inner, layout_unusable);
+		comma_sizes(out, runs, layout_split);
+		comma_sizes(out, inner, layout_split);
+		comma_pages(out, &layout->pages);
+		comma_pages(out, &layout->huge);
+		comma(out, layout->strays);
 		writer_char(out, '\n');
 	}
 }
@@ -147,6 +220,11 @@ static void stream_rows(struct writer *out, const struct analysis_stream *entry)
 	writer_char(out, '\n');
 }
 
+#define AT_SIZES(name) name "_64," name "_512," name "_4096," name "_65536," name "_131072,"
+#define OF_PAGES(name)                                                                             \
+	name "_used," name "_half_free," name "_single," name "_whole," name "_free_bytes," name   \
+	     "_single_free_bytes,"
+
 static const struct {
 	const char *name;
 	const char *header;
@@ -157,6 +235,15 @@ static const struct {
 		"block_bytes,free_bytes,returned_bytes,live_blocks,peak_requested_bytes,"
 		"peak_mapped_bytes,event,slack_bytes,metadata_bytes,reserved_bytes\n",
 		timeline_rows},
+	{"fragmentation.csv",
+		"stream,time_ns,mapped_bytes,requested_bytes,slack_bytes,cached_bytes,table_bytes,"
+		"partial_bytes,whole_touched_bytes,whole_purged_bytes,whole_untouched_bytes,"
+		"top_bytes,top_touched_bytes,top_purged_bytes,top_untouched_bytes,between_bytes,"
+		"metadata_bytes,live_blocks,free_bytes,runs,largest_bytes,"
+		"largest_without_top_bytes," AT_SIZES("unusable") AT_SIZES("unusable_without_top")
+			AT_SIZES("split") AT_SIZES("split_without_top") OF_PAGES("pages")
+				OF_PAGES("huge_pages") "strays\n",
+		fragmentation_rows},
 	{"samples.csv",
 		"stream,time_ns,rss_bytes,rss_anon_bytes,rss_file_bytes,rss_shmem_bytes,swap_bytes,"
 		"rss_peak_bytes,recorder_bytes,minor_faults,major_faults\n",

@@ -10,9 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ADDRESS_BITS 48
 #define RADIX_BITS 16
+#define RADIX_FEW_BITS 8
+#define RADIX_FEW ((size_t)1 << 14) /* blocks: fewer are sorted sooner by smaller digits */
 #define RADIX_SIZE ((size_t)1 << RADIX_BITS)
-#define RADIX_PASSES 3 /* of 48 bits of address */
 #define FIRST_SITES ((size_t)64)
 
 const uint64_t layout_sizes[LAYOUT_SIZES] = {64, 512, 4 << 10, 64 << 10, 128 << 10};
@@ -77,6 +79,9 @@ static int site_of(struct walk *walk, const struct live_block *block, uint32_t *
 {
 	struct layout *layout = walk->layout;
 	uint64_t caller = live_caller(block);
+	*index = 0;
+	if (!walk->pins)
+		return 0;
 	if (layout->site_count >= walk->table_size / 2 && grow_sites(walk))
 		return -ENOMEM;
 	size_t place = place_of(walk, caller);
@@ -95,16 +100,17 @@ static int site_of(struct walk *walk, const struct live_block *block, uint32_t *
 /* The sorted entries are in `entries` again. */
 static void sort(struct entry *entries, struct entry *spare, size_t count, size_t *places)
 {
+	unsigned bits = count < RADIX_FEW ? RADIX_FEW_BITS : RADIX_BITS;
+	size_t size = (size_t)1 << bits;
 	struct entry *from = entries, *to = spare;
-	for (unsigned pass = 0; pass < RADIX_PASSES; pass++) {
-		unsigned shift = pass * RADIX_BITS;
-		memset(places, 0, (RADIX_SIZE + 1) * sizeof(*places));
+	for (unsigned shift = 0; shift < ADDRESS_BITS; shift += bits) {
+		memset(places, 0, (size + 1) * sizeof(*places));
 		for (size_t i = 0; i < count; i++)
-			places[(from[i].start >> shift & (RADIX_SIZE - 1)) + 1]++;
-		for (size_t i = 1; i <= RADIX_SIZE; i++)
+			places[(from[i].start >> shift & (size - 1)) + 1]++;
+		for (size_t i = 1; i <= size; i++)
 			places[i] += places[i - 1];
 		for (size_t i = 0; i < count; i++)
-			to[places[from[i].start >> shift & (RADIX_SIZE - 1)]++] = from[i];
+			to[places[from[i].start >> shift & (size - 1)]++] = from[i];
 		struct entry *swap = from;
 		from = to;
 		to = swap;
@@ -199,7 +205,7 @@ static void leave_page(struct walk *walk, struct spot *spot)
 		pages->single++;
 		pages->single_free += free_bytes;
 	}
-	for (uint32_t i = 0; spot == &walk->small && i < spot->count; i++) {
+	for (uint32_t i = 0; walk->pins && spot == &walk->small && i < spot->count; i++) {
 		struct layout_site *site = &walk->layout->sites[spot->site[i]];
 		site->pinned += (double)free_bytes / spot->count;
 		site->alone_pages += spot->count == 1;
@@ -233,7 +239,7 @@ static void hold(struct walk *walk, struct spot *spot, struct range range, uint3
 		return;
 	spot->pages->used += last - first - 1;
 	spot->pages->single += last - first - 1;
-	if (spot == &walk->small)
+	if (walk->pins && spot == &walk->small)
 		walk->layout->sites[site].alone_pages += last - first - 1;
 	hold_page(walk, spot, last, site);
 }
@@ -381,9 +387,10 @@ static int walk_all(struct walk *walk)
 			(i < breaks->count && breaks->list[i].start < arenas->list[j].start);
 		struct range region = is_break ? breaks->list[i++] : arenas->list[j++];
 		bool has_top = !is_break || region.end == ledger->break_end;
-		if (is_break && has_top)
+		if (walk->pins && is_break && has_top)
 			find_holders(walk, region);
-		layout_trim_region(walk, region, is_break, has_top);
+		if (walk->pins)
+			layout_trim_region(walk, region, is_break, has_top);
 		rc = walk_region(walk, region, has_top);
 	}
 	skip(walk, UINT64_MAX);
@@ -403,16 +410,17 @@ static int by_pinned(const void *left, const void *right)
 	return a->caller < b->caller ? -1 : a->caller > b->caller;
 }
 
-int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, bool snapshot)
+int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants)
 {
 	*layout = (struct layout){.memory = ledger->memory, .tick = tick};
-	if (snapshot)
+	if (wants & LAYOUT_SNAPSHOT)
 		layout_use_snapshot(&layout->resident, ledger);
 	struct walk *walk = calloc(1, sizeof(*walk));
 	if (!walk)
 		return -ENOMEM;
 	walk->layout = layout;
 	walk->ledger = ledger;
+	walk->pins = wants & LAYOUT_PINS;
 	walk->small.bits = PAGES_BITS;
 	walk->small.pages = &layout->pages;
 	walk->huge.bits = LAYOUT_HUGE_BITS;

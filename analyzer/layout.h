@@ -134,10 +134,15 @@ struct layout {
 	uint64_t strays; /* blocks outside of what is mapped, or over each other: a false trace */
 };
 
-/* With `snapshot`, also what was in memory by the ledger's last snapshot, which is of this moment. 0
- * or -ENOMEM. Nothing of an observed allocator's inside is known: not to be called for one. */
+enum layout_wants {
+	LAYOUT_PINS = 1,    /* sites, the holders of the break, and what trim would return */
+	LAYOUT_SNAPSHOT = 2 /* what was in memory by the ledger's last snapshot, of this moment */
+};
+
+/* `wants`: of enum layout_wants. 0 or -ENOMEM. Nothing of an observed allocator's inside is known: not
+ * to be called for one. */
 int layout_take(
-	struct layout *layout, const struct ledger *ledger, uint64_t tick, bool snapshot);
+	struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants);
 
 /* Leaves so many sites, those that pin the most. */
 void layout_keep_sites(struct layout *layout, size_t most);

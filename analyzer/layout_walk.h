@@ -29,6 +29,7 @@ struct spot {
 struct walk {
 	struct layout *layout;
 	const struct ledger *ledger;
+	bool pins; /* are wanted */
 	struct entry *entries;
 	size_t count;
 	size_t next;

@@ -31,8 +31,9 @@ int moments_take(struct moments *moments, enum moment_kind kind, const struct le
 	moment->kind = kind;
 	moment->phase = kind == MOMENT_PHASE ? moments->phases++ : 0;
 	bool is_end = kind == MOMENT_END && ledger->snapshot.reason == HL_RESIDENT_end;
-	int rc = layout_take(
-		&moment->layout, ledger, tick, is_end || kind == MOMENT_RESIDENT_PEAK);
+	bool snapshot = is_end || kind == MOMENT_RESIDENT_PEAK;
+	int rc = layout_take(&moment->layout, ledger, tick,
+		LAYOUT_PINS | (snapshot ? LAYOUT_SNAPSHOT : 0));
 	if (rc) {
 		layout_free(&moment->layout);
 		return rc;
