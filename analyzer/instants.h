@@ -15,7 +15,7 @@
 
 #define INSTANTS_MOST 240
 #define INSTANTS_LEAST 15
-#define INSTANTS_WORK (UINT64_C(1) << 25)
+#define INSTANTS_WORK (UINT64_C(1) << 24)
 
 struct instants {
 	uint64_t first_tick;

@@ -16,6 +16,7 @@
 #define RADIX_FEW ((size_t)1 << 14) /* blocks: fewer are sorted sooner by smaller digits */
 #define RADIX_SIZE ((size_t)1 << RADIX_BITS)
 #define FIRST_SITES ((size_t)64)
+#define AHEAD 16 /* blocks that the walk asks for: in the order of addresses they are anywhere */
 
 const uint64_t layout_sizes[LAYOUT_SIZES] = {64, 512, 4 << 10, 64 << 10, 128 << 10};
 
@@ -78,10 +79,10 @@ static void add_to_site(struct layout_site *site, const struct live_block *block
 static int site_of(struct walk *walk, const struct live_block *block, uint32_t *index)
 {
 	struct layout *layout = walk->layout;
-	uint64_t caller = live_caller(block);
 	*index = 0;
 	if (!walk->pins)
 		return 0;
+	uint64_t caller = live_caller(block);
 	if (layout->site_count >= walk->table_size / 2 && grow_sites(walk))
 		return -ENOMEM;
 	size_t place = place_of(walk, caller);
@@ -330,6 +331,8 @@ static int walk_region(struct walk *walk, struct range region, bool has_top)
 		const struct entry *entry = &walk->entries[walk->next];
 		if (entry->start >= region.end)
 			break;
+		if (walk->next + AHEAD < walk->count)
+			__builtin_prefetch(entry[AHEAD].block);
 		struct range range = {entry->start, layout_end_of(entry)};
 		uint32_t site;
 		walk->layout->strays += range.start < at || range.end > region.end;
