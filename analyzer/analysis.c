@@ -350,6 +350,18 @@ static uint64_t resident_record(const struct ledger_peak *peak)
 	return peak->snapshot_record ? peak->snapshot_record : peak->rss_record;
 }
 
+/* What the kernel counted after the snapshot the first pass has seen. */
+static int take_resident_peak(struct analysis *analysis, struct process *process,
+	const struct ledger_peak *peak, uint64_t tick)
+{
+	struct moments *moments = &analysis->streams[process->index].moments;
+	size_t count = moments->count;
+	int rc = take_moment(analysis, process, MOMENT_RESIDENT_PEAK, tick);
+	if (!rc && moments->count > count && peak->snapshot_record)
+		moments->list[count].layout.resident.counted = peak->snapshot_counted;
+	return rc;
+}
+
 /* A record has been applied. In the first pass the last phase has ended with a mark; in the second
  * it may be a peak. */
 static int at_record(
@@ -365,7 +377,7 @@ static int at_record(
 			       ? take_moment(analysis, process, MOMENT_PHASE, tick)
 			       : 0;
 	if (applied == resident_record(peak))
-		rc = take_moment(analysis, process, MOMENT_RESIDENT_PEAK, tick);
+		rc = take_resident_peak(analysis, process, peak, tick);
 	if (!rc && applied == peak->mapped_record)
 		rc = take_moment(analysis, process, MOMENT_MAPPED_PEAK, tick);
 	return rc;

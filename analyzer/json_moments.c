@@ -193,9 +193,12 @@ static json_t *resident_object(
 	put_count(object, "metadata_bytes", resident->metadata);
 	put_count(object, "outside_bytes", resident->outside);
 	put_count(object, "all_bytes", resident->all);
-	put_known(object, "rss_anon_bytes", resident->sampled, (int64_t)resident->rss_anon);
-	put_known(object, "residual_bytes", resident->sampled,
-		(int64_t)(resident->rss_anon - resident->all));
+	const struct ledger_counted *counted = &resident->counted;
+	put_known(object, "rss_anon_bytes", counted->has_before, (int64_t)counted->before);
+	put_known(object, "rss_anon_after_bytes", counted->has_after, (int64_t)counted->after);
+	int64_t residual;
+	bool known = ledger_residual(counted, resident->all, &residual);
+	put_known(object, "residual_bytes", known, residual);
 	return object;
 }
 

@@ -99,8 +99,7 @@ struct layout_resident {
 	uint64_t metadata;
 	uint64_t outside; /* not the heap's */
 	uint64_t all;
-	uint64_t rss_anon; /* by the sample that is nearest before, or at the end */
-	bool sampled;
+	struct ledger_counted counted;
 };
 
 struct layout {

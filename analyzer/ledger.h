@@ -27,6 +27,15 @@ struct ledger_returned {
 	uint64_t offered_bytes; /* MADV_FREE: the kernel may take them; not in the others */
 };
 
+/* What the kernel counted as anonymous memory around a snapshot, by the samples before and after it:
+ * the process ran on meanwhile. */
+struct ledger_counted {
+	uint64_t before;
+	uint64_t after;
+	bool has_before;
+	bool has_after;
+};
+
 struct ledger_peak {
 	int64_t requested;
 	uint64_t requested_tick;
@@ -41,6 +50,7 @@ struct ledger_peak {
 	uint64_t rss_record;
 	uint64_t snapshot_bytes; /* of the snapshot with the most in memory */
 	uint64_t snapshot_record;
+	struct ledger_counted snapshot_counted;
 	uint64_t recorder; /* the recorder's buffers, most at any sample */
 };
 
@@ -137,6 +147,8 @@ struct ledger_snapshot {
 	unsigned reason; /* enum hl_resident */
 	bool cut;
 	bool whole; /* all its runs are there */
+	bool is_peak; /* it has the most in memory up to now */
+	struct ledger_counted counted;
 };
 
 struct ledger {
@@ -205,6 +217,10 @@ int ledger_window(struct ledger *ledger, uint64_t tick);
  * phases_free. `tick`: the last one of the stream. */
 void ledger_finish(struct ledger *ledger, uint64_t tick);
 void ledger_free(struct ledger *ledger);
+
+/* By how much what a snapshot found is not what the kernel counted: the nearer one of the two less
+ * what was found, 0 between them. False: nothing was counted. */
+bool ledger_residual(const struct ledger_counted *counted, uint64_t found, int64_t *residual);
 
 uint64_t ledger_returned_bytes(const struct ledger_returned *returned);
 

@@ -12,6 +12,7 @@
 #include "heapledger/settings.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -316,6 +317,43 @@ static void print_known(bool known, const char *label, int64_t peak, int64_t end
 			*note ? "  " : "", dim, note, plain);
 }
 
+/* "4.00 KiB (0.01 %) more", of what the kernel counts than what was found. */
+static void residual_text(
+	char *text, size_t length, const struct ledger_counted *counted, uint64_t found)
+{
+	int64_t residual;
+	if (!ledger_residual(counted, found, &residual)) {
+		snprintf(text, length, "is not known to count more or less");
+		return;
+	}
+	double share = found ? 100 * fabs((double)residual) / (double)found : 0;
+	if (residual)
+		snprintf(text, length, "counts %s (%.2f %%) %s", size(llabs(residual)), share,
+			residual > 0 ? "more" : "less");
+	else
+		snprintf(text, length, "counts the same");
+}
+
+/* What of anonymous memory the rows leave over, where snapshots of its pages were taken. */
+static void print_residual(const struct analysis *analysis)
+{
+	const struct analysis_stream *entry = &analysis->streams[analysis->main];
+	const struct ledger_peak *peak = &entry->result.peak;
+	const struct moment *end = moments_find(&entry->moments, MOMENT_END);
+	char text[96];
+	if (peak->snapshot_record) {
+		residual_text(text, sizeof(text), &peak->snapshot_counted, peak->snapshot_bytes);
+		say("Found page by page: %s of anonymous memory at its highest snapshot, where the "
+		    "kernel %s.",
+			usize(peak->snapshot_bytes), text);
+	}
+	if (end && end->layout.resident.known) {
+		const struct layout_resident *resident = &end->layout.resident;
+		residual_text(text, sizeof(text), &resident->counted, resident->all);
+		say("At the end %s, where the kernel %s.", usize(resident->all), text);
+	}
+}
+
 static void print_memory(const struct analysis *analysis)
 {
 	const struct ledger_result *result = &analysis->total;
@@ -356,6 +394,7 @@ static void print_memory(const struct analysis *analysis)
 		printf("  %-19s %12s\n", "resident", "not measured");
 	if (result->attached)
 		return;
+	print_residual(analysis);
 	const struct trace_stream *stream = analysis->streams[analysis->main].stream;
 	char when[48] = "";
 	if (!trace_has_times(stream))
