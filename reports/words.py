@@ -20,12 +20,15 @@ SLACK_SHARE = 25         # percent of the mapped heap at its peak
 TIME_SHARE = 5           # percent of the run spent in system calls
 LARGE_MINIMUM = 200      # blocks mapped and unmapped one by one
 KEPT_SHARE = 50          # percent of freed pages that never went back
+RESIDUAL_SHARE = 3       # percent of resident memory that is in no row of the ledger, and at least
+RESIDUAL_MINIMUM = 1 << 16  # so many bytes
 
 
 def findings(analysis):
     """All that is worth saying, the worst first."""
     judges = (_evidence, _observed, _attached, _anomalies, _unrecorded, _failures, _end, _trim, _large_blocks, _time,
-              _slack, _kept, _live, _recorder, _notes)
+              _slack, _kept, _live, _residual, _recorder,
+              _notes)
     said = [finding for judge in judges if (finding := judge(analysis))]
     if not any(finding.kind != "fine" for finding in said):
         said.insert(0, Finding("fine", "Nothing unusual", _unremarkable(analysis)))
@@ -400,6 +403,28 @@ def _live(analysis):
             f"A program that ends without freeing is not at fault; one that should have been idle "
             f"then is worth a look.")
     return Finding("fine", "Still live at the end", text)
+
+
+def _residual(analysis):
+    """How far the ledger holds against the kernel's own count, where pages were looked at."""
+    parts, worst = [], "fine"
+    for entry in analysis.get("moments", []):
+        when = {"resident_peak": "at the resident peak", "end": "at the end"}.get(entry["moment"])
+        resident = entry.get("resident")
+        if when is None or not resident or resident["residual_bytes"] is None:
+            continue
+        left, found = resident["residual_bytes"], resident["all_bytes"]
+        parts.append(f"{when} {size(found)} of anonymous memory was found page by page, and the kernel "
+                     + (f"counted {size(abs(left))} ({share_text(abs(left), found)}) "
+                        f"{'more' if left > 0 else 'less'}" if left else "counted the same"))
+        if abs(left) > max(RESIDUAL_MINIMUM, found * RESIDUAL_SHARE / 100):
+            worst = "look"
+    if not parts:
+        return None
+    text = "; ".join(parts)
+    title = ("The kernel counts other memory than was found" if worst == "look"
+             else "What the ledger leaves over")
+    return Finding(worst, title, text[0].upper() + text[1:] + ".")
 
 
 def _recorder(analysis):
