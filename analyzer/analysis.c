@@ -339,6 +339,11 @@ static int take_moment(
 	if (entry->result.observed)
 		return 0;
 	entry->moments.most_sites = analysis->top;
+	if (analysis->group_by == ANALYSIS_BY_SITE || analysis->group_by == ANALYSIS_BY_MODULE)
+		entry->moments.most_sites = SIZE_MAX;
+	entry->moments.by = analysis->group_by == ANALYSIS_BY_SIZE     ? LAYOUT_BY_SIZE
+			    : analysis->group_by == ANALYSIS_BY_THREAD ? LAYOUT_BY_THREAD
+								       : 0;
 	if (moments_take(&entry->moments, kind, &process->ledger, tick))
 		return out_of_memory(analysis, entry->stream->path);
 	return 0;
@@ -755,6 +760,7 @@ static void free_stream(struct analysis_stream *entry)
 {
 	free(entry->result.causes.list);
 	phases_free(&entry->result.phases);
+	groups_free(entry);
 	moments_free(&entry->moments);
 	threads_free(&entry->threads);
 	timeline_free(&entry->timeline);
@@ -800,6 +806,7 @@ int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants)
 		.count = trace->stream_count,
 		.wants = wants,
 		.top = analysis->top,
+		.group_by = analysis->group_by,
 		.window = analysis->window};
 	if (analysis->count)
 		analysis->streams = calloc(analysis->count, sizeof(*analysis->streams));

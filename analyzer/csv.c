@@ -73,6 +73,19 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 	}
 }
 
+/* Names hold what they will. */
+static void comma_quoted(struct writer *out, const char *text)
+{
+	writer_text(out, text ? ",\"" : ",");
+	for (; text && *text; text++) {
+		if (*text == '"')
+			writer_char(out, '"');
+		writer_char(out, *text);
+	}
+	if (text)
+		writer_char(out, '"');
+}
+
 static void comma_whole(struct writer *out, const struct layout_whole *whole)
 {
 	comma(out, whole->touched);
@@ -220,6 +233,54 @@ static void stream_rows(struct writer *out, const struct analysis_stream *entry)
 	writer_char(out, '\n');
 }
 
+static void comma_group(struct writer *out, const struct analysis_stream *entry,
+	const struct groups *groups, const struct group *group)
+{
+	const struct layout_site *sum = &group->sum;
+	const struct analysis_site *place = &group->place;
+	bool kept = layout_is_kept(sum->caller), size = !kept && groups->by == ANALYSIS_BY_SIZE;
+	const char *keeper = kept ? name_kept(layout_kept(sum->caller)) : NULL;
+	uint32_t tid = threads_tid(&entry->threads, sum->thread);
+	char address[24] = "";
+	if (place->address)
+		snprintf(address, sizeof(address), "0x%llx", (unsigned long long)place->address);
+	comma_text(out, keeper ? keeper : "");
+	comma_known(out, size, size ? (int64_t)group_up_to(group) : 0);
+	comma_known(out, tid, tid);
+	comma_quoted(out, place->function);
+	comma_quoted(out, place->file);
+	comma_known(out, place->line, place->line);
+	comma_quoted(out, place->module);
+	comma_text(out, address);
+	comma_share(out, sum->pinned);
+	comma(out, sum->alone_bytes);
+	comma(out, sum->alone_pages);
+	comma(out, sum->blocks);
+	comma(out, sum->bytes);
+	comma(out, sum->mapped_blocks);
+	comma(out, sum->mapped_bytes);
+	comma_known(out, !kept, (int64_t)sum->smallest);
+	comma_known(out, !kept, (int64_t)sum->largest);
+	comma_known(out, !kept, (int64_t)clock_ns(&entry->stream->clock, sum->oldest));
+}
+
+static void group_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	for (size_t i = 0; i < entry->moments.count; i++) {
+		const struct moment *moment = &entry->moments.list[i];
+		const struct groups *groups = &entry->groups[i];
+		for (size_t j = 0; j < groups->shown; j++) {
+			writer_text(out, entry->stream->name);
+			comma_text(out, moments_name(moment->kind));
+			comma_quoted(out, moments_phase(moment, &entry->result.phases));
+			comma(out, clock_ns(&entry->stream->clock, moment->layout.tick));
+			comma_text(out, analysis_group_name(groups->by));
+			comma_group(out, entry, groups, &groups->list[j]);
+			writer_char(out, '\n');
+		}
+	}
+}
+
 #define AT_SIZES(name) name "_64," name "_512," name "_4096," name "_65536," name "_131072,"
 #define OF_PAGES(name)                                                                             \
 	name "_used," name "_half_free," name "_single," name "_whole," name "_free_bytes," name   \
@@ -253,6 +314,12 @@ static const struct {
 	{"return_latency.csv", "stream,up_to_ns,page_bytes\n", latency_rows},
 	{"sizes.csv", "stream,up_to_bytes,count,bytes,live_count,live_bytes\n", size_rows},
 	{"streams.csv", "stream,calls,syscalls,lost,complete\n", stream_rows},
+	/* The last, and only with --group-by. */
+	{"groups.csv",
+		"stream,moment,phase,time_ns,group_by,kept,up_to_bytes,thread,function,file,line,"
+		"module,caller,pinned_bytes,alone_bytes,alone_pages,blocks,requested_bytes,"
+		"mapped_blocks,mapped_requested_bytes,smallest_bytes,largest_bytes,oldest_at_ns\n",
+		group_rows},
 };
 
 #define TABLE_COUNT (sizeof(tables) / sizeof(tables[0]))
@@ -281,14 +348,14 @@ int csv_write(const struct analysis *analysis, const char *directory, char *erro
 {
 	struct writer *outs = calloc(TABLE_COUNT, sizeof(*outs));
 	const char *name = "";
-	size_t opened = 0;
+	size_t opened = 0, count = analysis->group_by ? TABLE_COUNT : TABLE_COUNT - 1;
 	int rc = outs ? 0 : -ENOMEM;
 
 	if (!rc && mkdir(directory, 0777) && errno != EEXIST)
 		rc = -errno;
 	if (!rc && stranger_links(directory))
 		rc = -EPERM;
-	while (!rc && opened < TABLE_COUNT) {
+	while (!rc && opened < count) {
 		name = tables[opened].name;
 		rc = table_open(&outs[opened], directory, name);
 		if (!rc) {

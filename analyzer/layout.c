@@ -76,13 +76,43 @@ static void add_to_site(struct layout_site *site, const struct live_block *block
 		site->thread = 0;
 }
 
+void layout_join_sites(struct layout_site *site, const struct layout_site *other)
+{
+	site->blocks += other->blocks;
+	site->bytes += other->bytes;
+	site->mapped_blocks += other->mapped_blocks;
+	site->mapped_bytes += other->mapped_bytes;
+	site->pinned += other->pinned;
+	site->alone_pages += other->alone_pages;
+	site->alone_bytes += other->alone_bytes;
+	if (other->smallest < site->smallest)
+		site->smallest = other->smallest;
+	if (other->largest > site->largest)
+		site->largest = other->largest;
+	if (other->oldest < site->oldest)
+		site->oldest = other->oldest;
+	if (other->thread != site->thread)
+		site->thread = 0;
+}
+
+/* What tells sites apart. */
+static uint64_t key_of(const struct walk *walk, const struct live_block *block)
+{
+	uint64_t caller = live_caller(block);
+	if (layout_is_kept(caller))
+		return caller;
+	return walk->wants & LAYOUT_BY_SIZE     ? tally_size_class(block->size) + UINT64_C(1)
+	       : walk->wants & LAYOUT_BY_THREAD ? live_thread(block)
+						: caller;
+}
+
 static int site_of(struct walk *walk, const struct live_block *block, uint32_t *index)
 {
 	struct layout *layout = walk->layout;
 	*index = 0;
 	if (!walk->pins)
 		return 0;
-	uint64_t caller = live_caller(block);
+	uint64_t caller = key_of(walk, block);
 	if (layout->site_count >= walk->table_size / 2 && grow_sites(walk))
 		return -ENOMEM;
 	size_t place = place_of(walk, caller);
@@ -403,7 +433,7 @@ static int walk_all(struct walk *walk)
 	return rc;
 }
 
-static int by_pinned(const void *left, const void *right)
+int layout_by_pinned(const void *left, const void *right)
 {
 	const struct layout_site *a = left, *b = right;
 	if (a->pinned != b->pinned)
@@ -423,6 +453,7 @@ int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tic
 		return -ENOMEM;
 	walk->layout = layout;
 	walk->ledger = ledger;
+	walk->wants = wants;
 	walk->pins = wants & LAYOUT_PINS;
 	walk->small.bits = PAGES_BITS;
 	walk->small.pages = &layout->pages;
@@ -436,7 +467,7 @@ int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tic
 		(uint64_t)layout->memory.block_bytes > walk->mapped_bytes)
 		layout->between = (uint64_t)layout->memory.block_bytes - walk->mapped_bytes;
 	if (!rc && layout->site_count)
-		qsort(layout->sites, layout->site_count, sizeof(*layout->sites), by_pinned);
+		qsort(layout->sites, layout->site_count, sizeof(*layout->sites), layout_by_pinned);
 	free(walk->entries);
 	free(walk->kept);
 	free(walk->table);

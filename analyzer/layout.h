@@ -60,9 +60,9 @@ struct layout_holder {
 	uint64_t returned;
 };
 
-/* Blocks from one caller. */
+/* Blocks from one caller; or of one size class or thread, if so wanted. */
 struct layout_site {
-	uint64_t caller;
+	uint64_t caller; /* or number of the class + 1, or of the thread; kept blocks are apart */
 	uint64_t blocks;
 	uint64_t bytes; /* requested */
 	uint64_t mapped_blocks; /* of them, those with a mapping of their own: on no page here */
@@ -135,13 +135,21 @@ struct layout {
 
 enum layout_wants {
 	LAYOUT_PINS = 1,    /* sites, the holders of the break, and what trim would return */
-	LAYOUT_SNAPSHOT = 2 /* what was in memory by the ledger's last snapshot, of this moment */
+	LAYOUT_SNAPSHOT = 2, /* what was in memory by the ledger's last snapshot, of this moment */
+	LAYOUT_BY_SIZE = 4,  /* the sites are size classes (tally.h) ... */
+	LAYOUT_BY_THREAD = 8 /* ... or threads */
 };
 
 /* `wants`: of enum layout_wants. 0 or -ENOMEM. Nothing of an observed allocator's inside is known: not
  * to be called for one. */
 int layout_take(
 	struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants);
+
+/* For qsort: what pins more comes first. */
+int layout_by_pinned(const void *left, const void *right);
+
+/* Adds what another site has: both are one. */
+void layout_join_sites(struct layout_site *site, const struct layout_site *other);
 
 /* Leaves so many sites, those that pin the most. */
 void layout_keep_sites(struct layout *layout, size_t most);

@@ -49,6 +49,7 @@ static const struct command commands[] = {
 		"  --csv DIR     write the time lines as CSV files into this folder\n"
 		"  --map FILE    write what lay at which address, over time, as JSON\n"
 		"  --top N       so many rows of each table and list of places\n"
+		"  --group-by WHAT  also what holds memory, by site, size, thread or module\n"
 		"  --from TIME   only what came at TIME or later: 1.5s, 200ms, 2m, 30% of the\n"
 		"                recording, or seconds since its start\n"
 		"  --to TIME     only what came until then\n"
