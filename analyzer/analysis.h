@@ -110,7 +110,8 @@ enum analysis_wants {
 	ANALYSIS_INSTANTS = 8   /* the heap is laid out at even times */
 };
 
-/* `wants`: of enum analysis_wants; `top`, `group_by` and `window` are kept, all else is set. 0 or -errno, then trace->error says why. */
+/* `wants`: of enum analysis_wants; `top`, `group_by` and `window` are kept, all else is set. 0 or
+ * -errno, then trace->error says why. */
 int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants);
 void analysis_free(struct analysis *analysis);
 

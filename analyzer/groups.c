@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What holds memory at each moment, summed up by --group-by. Sizes and threads the walk over the heap
- * has told apart (layout.h); places in the code and modules are only known here, when symbols are.
+ * What holds memory at each moment, summed up by --group-by. Sizes and threads the walk over the
+ * heap has told apart (layout.h); places in the code and modules are only known here, when symbols
+ * are.
  */
 #include "analysis.h"
 
@@ -34,8 +35,8 @@ static bool same_text(const char *a, const char *b)
 	return a == b || (a && b && !strcmp(a, b));
 }
 
-/* Of groups that symbols tell apart. A place without a name is its address; what is not known at all
- * is one module, but not one place. */
+/* Of groups that symbols tell apart. A place without a name is its address; what is not known at
+ * all is one module, but not one place. */
 static bool same(enum analysis_group by, const struct group *a, const struct group *b)
 {
 	const struct analysis_site *one = &a->place, *other = &b->place;
@@ -58,8 +59,8 @@ static struct group group_of(const struct analysis *analysis, const struct analy
 	const struct layout_site *site)
 {
 	struct group group = {.sum = *site};
-	bool named = analysis->group_by == ANALYSIS_BY_SITE ||
-		     analysis->group_by == ANALYSIS_BY_MODULE;
+	bool named =
+		analysis->group_by == ANALYSIS_BY_SITE || analysis->group_by == ANALYSIS_BY_MODULE;
 	if (!named || layout_is_kept(site->caller))
 		return group;
 	if (analysis->describe)

@@ -4,9 +4,9 @@
  * over time. Fed by analysis.c while the ledger runs, read by csv.c.
  *
  * An instant costs a sort of the live blocks and a walk over them, and nobody knows before how many
- * there will be. So it begins with many; each time that the instants kept have laid out INSTANTS_WORK
- * blocks, every other one is dropped and those to come are twice as far apart. That bounds the work to
- * three times as many blocks, and INSTANTS_LEAST heaps beyond.
+ * there will be. So it begins with many; each time that the instants kept have laid out
+ * INSTANTS_WORK blocks, every other one is dropped and those to come are twice as far apart. That
+ * bounds the work to three times as many blocks, and INSTANTS_LEAST heaps beyond.
  */
 #ifndef HEAPLEDGER_INSTANTS_H
 #define HEAPLEDGER_INSTANTS_H
@@ -20,8 +20,8 @@
 struct instants {
 	uint64_t first_tick;
 	uint64_t last_tick;
-	uint32_t next;  /* of INSTANTS_MOST even parts, the end of which is the next instant */
-	uint32_t apart; /* so many parts: 1, 2, 4, 8 or 16 */
+	uint32_t next;    /* of INSTANTS_MOST even parts, the end of which is the next instant */
+	uint32_t apart;   /* so many parts: 1, 2, 4, 8 or 16 */
 	uint64_t applied; /* records before the last one */
 	uint64_t work;    /* of those that are kept, in blocks */
 	struct layout *list;

@@ -169,8 +169,8 @@ static json_t *site_object(const struct analysis *analysis, const struct analysi
 	return object;
 }
 
-static json_t *group_object(const struct analysis_stream *entry, const struct groups *groups,
-	const struct group *group)
+static json_t *group_object(
+	const struct analysis_stream *entry, const struct groups *groups, const struct group *group)
 {
 	const struct analysis_site *place = &group->place;
 	uint64_t key = group->sum.caller;

@@ -134,16 +134,15 @@ struct layout {
 };
 
 enum layout_wants {
-	LAYOUT_PINS = 1,    /* sites, the holders of the break, and what trim would return */
+	LAYOUT_PINS = 1,     /* sites, the holders of the break, and what trim would return */
 	LAYOUT_SNAPSHOT = 2, /* what was in memory by the ledger's last snapshot, of this moment */
 	LAYOUT_BY_SIZE = 4,  /* the sites are size classes (tally.h) ... */
 	LAYOUT_BY_THREAD = 8 /* ... or threads */
 };
 
-/* `wants`: of enum layout_wants. 0 or -ENOMEM. Nothing of an observed allocator's inside is known: not
- * to be called for one. */
-int layout_take(
-	struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants);
+/* `wants`: of enum layout_wants. 0 or -ENOMEM. Nothing of an observed allocator's inside is known:
+ * not to be called for one. */
+int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants);
 
 /* For qsort: what pins more comes first. */
 int layout_by_pinned(const void *left, const void *right);

@@ -456,6 +456,14 @@ static void count_after(struct ledger *ledger, uint64_t rss_anon)
 		ledger->result->peak.snapshot_counted = *counted;
 }
 
+bool ledger_snapshot_of_end(const struct ledger *ledger)
+{
+	const struct ledger_snapshot *snapshot = &ledger->snapshot;
+	return snapshot->reason == HL_RESIDENT_end ||
+	       (snapshot->end_told &&
+		       !memcmp(&snapshot->at_end, &ledger->memory, sizeof(ledger->memory)));
+}
+
 bool ledger_residual(const struct ledger_counted *counted, uint64_t found, int64_t *residual)
 {
 	uint64_t before = counted->before, after = counted->has_after ? counted->after : before;
@@ -540,6 +548,10 @@ static void complete_snapshot(struct ledger *ledger)
 	struct ledger_snapshot *snapshot = &ledger->snapshot;
 	struct ledger_peak *peak = &ledger->result->peak;
 	snapshot->whole = true;
+	if (snapshot->reason == HL_RESIDENT_end) {
+		snapshot->end_told = true;
+		snapshot->at_end = ledger->memory;
+	}
 	snapshot->is_peak = false;
 	snapshot->counted = (struct ledger_counted){
 		.before = ledger->result->last_sample.rss_anon,

@@ -27,8 +27,8 @@ struct ledger_returned {
 	uint64_t offered_bytes; /* MADV_FREE: the kernel may take them; not in the others */
 };
 
-/* What the kernel counted as anonymous memory around a snapshot, by the samples before and after it:
- * the process ran on meanwhile. */
+/* What the kernel counted as anonymous memory around a snapshot, by the samples before and after
+ * it: the process ran on meanwhile. */
 struct ledger_counted {
 	uint64_t before;
 	uint64_t after;
@@ -149,6 +149,8 @@ struct ledger_snapshot {
 	bool whole; /* all its runs are there */
 	bool is_peak; /* it has the most in memory up to now */
 	struct ledger_counted counted;
+	bool end_told; /* there was one of the process's end, with this in the heap */
+	struct memory at_end;
 };
 
 struct ledger {
@@ -217,6 +219,10 @@ int ledger_window(struct ledger *ledger, uint64_t tick);
  * phases_free. `tick`: the last one of the stream. */
 void ledger_finish(struct ledger *ledger, uint64_t tick);
 void ledger_free(struct ledger *ledger);
+
+/* The last snapshot is of the end: of what was there then nothing has been allocated or freed since.
+ * The recorder may have taken one more after the process's own. */
+bool ledger_snapshot_of_end(const struct ledger *ledger);
 
 /* By how much what a snapshot found is not what the kernel counted: the nearer one of the two less
  * what was found, 0 between them. False: nothing was counted. */

@@ -42,8 +42,7 @@ static const struct command commands[] = {
 		"Matches every system call of the trace with what the kernel saw.\n"
 		"Exits 0 when VERIFIED, 1 when they differ, 4 when the evidence is not enough.\n"},
 #endif
-	{"analyze", cmd_analyze, NULL, "[OPTION...] DIR",
-		"where the memory is and what it cost",
+	{"analyze", cmd_analyze, NULL, "[OPTION...] DIR", "where the memory is and what it cost",
 		"Prints a summary of the trace in DIR.\n"
 		"  --json FILE   write the figures as JSON (\"-\" = standard output, no summary)\n"
 		"  --csv DIR     write the time lines as CSV files into this folder\n"

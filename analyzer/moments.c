@@ -40,10 +40,10 @@ int moments_take(struct moments *moments, enum moment_kind kind, const struct le
 		return -ENOMEM;
 	moment->kind = kind;
 	moment->phase = kind == MOMENT_PHASE ? moments->phases++ : 0;
-	bool is_end = kind == MOMENT_END && ledger->snapshot.reason == HL_RESIDENT_end;
+	bool is_end = kind == MOMENT_END && ledger_snapshot_of_end(ledger);
 	bool snapshot = is_end || kind == MOMENT_RESIDENT_PEAK;
-	int rc = layout_take(&moment->layout, ledger, tick,
-		LAYOUT_PINS | (snapshot ? LAYOUT_SNAPSHOT : 0));
+	int rc = layout_take(
+		&moment->layout, ledger, tick, LAYOUT_PINS | (snapshot ? LAYOUT_SNAPSHOT : 0));
 	moment->by = NULL;
 	if (!rc)
 		rc = take_by(moment, moments->by, ledger, tick);

@@ -610,7 +610,8 @@ static void print_phases(const struct analysis *analysis)
 			number(phases->beyond));
 }
 
-/* ---- what holds memory, with --group-by ------------------------------------------------------- */
+/* ---- what holds memory, with --group-by -------------------------------------------------------
+ */
 
 static const char *base_name(const char *path)
 {
@@ -660,8 +661,7 @@ static void print_groups_at(
 {
 	const struct analysis_stream *entry = &analysis->streams[analysis->main];
 	const struct moment *moment = moments_find(&entry->moments, kind);
-	const struct groups *groups =
-		moment ? &entry->groups[moment - entry->moments.list] : NULL;
+	const struct groups *groups = moment ? &entry->groups[moment - entry->moments.list] : NULL;
 	size_t most = analysis_top(analysis, GROUPS_SHOWN);
 	if (!groups)
 		return;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * One snapshot of the pages that a process has in memory: the records resident_begin and
- * resident_run of a trace, between two samples, of which the first now and then has what smaps_rollup
- * says. Called by residency.c in a thread of its own; writes nothing.
+ * resident_run of a trace, between two samples, of which the first now and then has what
+ * smaps_rollup says. Called by residency.c in a thread of its own; writes nothing.
  */
 #ifndef HEAPLEDGER_RECORD_RESIDENT_H
 #define HEAPLEDGER_RECORD_RESIDENT_H

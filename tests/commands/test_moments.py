@@ -465,6 +465,20 @@ def test_at_the_end_the_kernel_is_asked_after(moments):
                    residual_bytes=PAGE)
 
 
+@pytest.mark.parametrize('more', [0, 1])
+def test_a_snapshot_after_that_of_the_end(moments, more):
+    """The recorder's may come later than the process's own: it is of the end, too, if the heap is."""
+    script = Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 50000, 50016).sample(6 * PAGE, 0)
+    snapshot(script, 6, END).sample(6 * PAGE, 0)
+    for i in range(more):
+        script.malloc(BASE + 60016, 24, 32)
+    end = last(moments(snapshot(script, 7, PEAK).sample(7 * PAGE, 0)))
+    if more:
+        assert end['resident'] is None
+    else:
+        expect(end['resident'], reason='peak', all_bytes=7 * PAGE, residual_bytes=0)
+
+
 # ---- what would go back does ---------------------------------------------------------------------
 
 

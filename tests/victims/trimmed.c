@@ -12,8 +12,8 @@
  *     thrash   so many times: 2 MB of small blocks, freed
  *     remap    so many times: a block of 1 MB, freed (with a fixed mmap_threshold each is mapped)
  * With `trim` it prints the anonymous memory in KiB before and after malloc_trim(0), as the kernel
- * counts it. With `spike`, of use and checker: then a block of 1 MiB more, so that this is the peak; it
- * prints a line, waits for a byte, and frees all.
+ * counts it. With `spike`, of use and checker: then a block of 1 MiB more, so that this is the
+ * peak; it prints a line, waits for a byte, and frees all.
  */
 #include "victim.h"
 
