@@ -18,6 +18,7 @@
 #define ROWS_MOST 1000
 #define ROWS_LEAST 50
 #define ROWS_ALL_STREAMS 200000
+#define INSTANTS_ALL_STREAMS 24000
 #define DEPTH_LIMIT 200 /* of forks within forks; deeper ones begin empty, as orphans */
 #define COPIES_LIMIT 64 /* children of a parent under way at once: only a false trace has more */
 
@@ -57,6 +58,12 @@ static uint32_t rows_of(const struct analysis *analysis, const struct stream_inf
 	uint64_t rows = ROWS_ALL_STREAMS / analysis->count;
 	rows = rows > ROWS_MOST ? ROWS_MOST : rows < ROWS_LEAST ? ROWS_LEAST : rows;
 	return (uint32_t)(info->records < rows ? info->records : rows);
+}
+
+static uint64_t instants_of(const struct analysis *analysis, const struct stream_info *info)
+{
+	uint64_t most = INSTANTS_ALL_STREAMS / analysis->count;
+	return info->records < most ? info->records : most;
 }
 
 static int out_of_memory(struct analysis *analysis, const char *path)
@@ -132,6 +139,10 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 		rc = timeline_start(&ledger->timeline, later(first, process->span.from_tick),
 			earlier(stream->info.last_tick, process->span.to_tick),
 			rows_of(analysis, &stream->info));
+	if (!rc && (analysis->wants & ANALYSIS_INSTANTS) && !analysis->again && !result->observed)
+		rc = instants_start(&entry->instants, later(first, process->span.from_tick),
+			earlier(stream->info.last_tick, process->span.to_tick),
+			instants_of(analysis, &stream->info));
 	if (!rc && (analysis->wants & ANALYSIS_MAP) && !analysis->again && !result->observed)
 		rc = begin_map(process, first, stream->info.last_tick);
 	return rc ? out_of_memory(analysis, stream->path) : 0;
@@ -328,6 +339,11 @@ static int take_moment(
 	if (entry->result.observed)
 		return 0;
 	entry->moments.most_sites = analysis->top;
+	if (analysis->group_by == ANALYSIS_BY_SITE || analysis->group_by == ANALYSIS_BY_MODULE)
+		entry->moments.most_sites = SIZE_MAX;
+	entry->moments.by = analysis->group_by == ANALYSIS_BY_SIZE     ? LAYOUT_BY_SIZE
+			    : analysis->group_by == ANALYSIS_BY_THREAD ? LAYOUT_BY_THREAD
+								       : 0;
 	if (moments_take(&entry->moments, kind, &process->ledger, tick))
 		return out_of_memory(analysis, entry->stream->path);
 	return 0;
@@ -337,6 +353,18 @@ static int take_moment(
 static uint64_t resident_record(const struct ledger_peak *peak)
 {
 	return peak->snapshot_record ? peak->snapshot_record : peak->rss_record;
+}
+
+/* What the kernel counted after the snapshot the first pass has seen. */
+static int take_resident_peak(struct analysis *analysis, struct process *process,
+	const struct ledger_peak *peak, uint64_t tick)
+{
+	struct moments *moments = &analysis->streams[process->index].moments;
+	size_t count = moments->count;
+	int rc = take_moment(analysis, process, MOMENT_RESIDENT_PEAK, tick);
+	if (!rc && moments->count > count && peak->snapshot_record)
+		moments->list[count].layout.resident.counted = peak->snapshot_counted;
+	return rc;
 }
 
 /* A record has been applied. In the first pass the last phase has ended with a mark; in the second
@@ -354,7 +382,7 @@ static int at_record(
 			       ? take_moment(analysis, process, MOMENT_PHASE, tick)
 			       : 0;
 	if (applied == resident_record(peak))
-		rc = take_moment(analysis, process, MOMENT_RESIDENT_PEAK, tick);
+		rc = take_resident_peak(analysis, process, peak, tick);
 	if (!rc && applied == peak->mapped_record)
 		rc = take_moment(analysis, process, MOMENT_MAPPED_PEAK, tick);
 	return rc;
@@ -403,6 +431,11 @@ static int next_event(struct ahead *ahead, struct stream_reader *reader,
 	return 1;
 }
 
+static bool wants_instants(const struct analysis *analysis, const struct process *process)
+{
+	return (analysis->wants & ANALYSIS_INSTANTS) && !analysis->again && process->entered;
+}
+
 static int run_events(struct analysis *analysis, struct process *process, struct copies *copies,
 	struct stream_reader *reader)
 {
@@ -424,6 +457,10 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 			return rc;
 		if (process->map &&
 			map_before(process->map, &process->ledger, event->record.call.tick))
+			return out_of_memory(analysis, analysis->trace->path);
+		if (wants_instants(analysis, process) &&
+			instants_before(&analysis->streams[process->index].instants,
+				&process->ledger, event->record.call.tick))
 			return out_of_memory(analysis, analysis->trace->path);
 		if (ledger_apply(&process->ledger, event))
 			return out_of_memory(
@@ -484,7 +521,8 @@ static int finish(struct analysis *analysis, struct process *process)
 		return 0;
 	if (process->map && finish_map(analysis, process))
 		return out_of_memory(analysis, analysis->trace->path);
-	if (ledger_finish(&process->ledger, tick, analysis_top(analysis, WAITS_SITES)))
+	if (instants_finish(&analysis->streams[process->index].instants, &process->ledger) ||
+		ledger_finish(&process->ledger, tick, analysis_top(analysis, WAITS_SITES)))
 		return out_of_memory(analysis, analysis->trace->path);
 	return take_moment(analysis, process, MOMENT_END, tick);
 }
@@ -724,9 +762,11 @@ static void free_stream(struct analysis_stream *entry)
 {
 	ledger_result_free(&entry->result);
 	phases_free(&entry->result.phases);
+	groups_free(entry);
 	moments_free(&entry->moments);
 	threads_free(&entry->threads);
 	timeline_free(&entry->timeline);
+	instants_free(&entry->instants);
 }
 
 /* Streams that have nothing in the window. */
@@ -768,6 +808,7 @@ int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants)
 		.count = trace->stream_count,
 		.wants = wants,
 		.top = analysis->top,
+		.group_by = analysis->group_by,
 		.window = analysis->window};
 	if (analysis->count)
 		analysis->streams = calloc(analysis->count, sizeof(*analysis->streams));

@@ -8,6 +8,7 @@
 #define HEAPLEDGER_ANALYSIS_H
 
 #include "findings.h"
+#include "instants.h"
 #include "ledger.h"
 #include "map.h"
 #include "moments.h"
@@ -37,11 +38,42 @@ typedef void analysis_each_frame(void *to, const char *function, const char *mod
 typedef void analysis_frames(void *context, const struct trace_stream *stream, uint64_t tick,
 	uint64_t caller, analysis_each_frame *each, void *to);
 
+/* What holds memory is summed up by these; 0: not at all. */
+enum analysis_group {
+	ANALYSIS_UNGROUPED,
+	ANALYSIS_BY_SITE, /* a place in the code */
+	ANALYSIS_BY_SIZE, /* a class of sizes */
+	ANALYSIS_BY_THREAD,
+	ANALYSIS_BY_MODULE,
+	ANALYSIS_GROUPS
+};
+
+struct group {
+	struct layout_site sum;
+	struct analysis_site place; /* by site and by module: what all of it has in common */
+};
+
+/* Those of a moment, by pinned bytes. */
+struct groups {
+	enum analysis_group by;
+	struct group *list;
+	size_t count;
+	size_t shown; /* of them, by --top */
+};
+
+/* The size class of a group by size. */
+static inline uint64_t group_up_to(const struct group *group)
+{
+	return tally_size_limit((unsigned)(group->sum.caller - 1));
+}
+
 struct analysis_stream {
 	struct trace_stream *stream;
 	struct ledger_result result;
 	struct timeline timeline;
+	struct instants instants; /* none of an observed allocator */
 	struct moments moments; /* none of an observed allocator */
+	struct groups *groups;  /* one a moment, by groups_make */
 	struct threads threads; /* that allocated */
 	bool done;
 };
@@ -62,6 +94,7 @@ struct analysis {
 	unsigned wants; /* enum analysis_wants */
 	struct window window; /* streams that have nothing in it are left out */
 	uint32_t top;   /* rows of a table or list that were asked for; 0 = as many as is usual */
+	enum analysis_group group_by;
 	bool again;     /* the second pass, which stops at the peaks that the first has found */
 	analysis_describe *describe; /* NULL = nobody can */
 	analysis_frames *frames;     /* NULL = they are not wanted */
@@ -79,10 +112,12 @@ struct analysis {
 enum analysis_wants {
 	ANALYSIS_TIMELINES = 1, /* a time line a stream is kept */
 	ANALYSIS_PEAKS = 2,     /* the heap is laid out at its peaks, too: a second reading */
-	ANALYSIS_MAP = 4        /* the address map */
+	ANALYSIS_MAP = 4,       /* the address map */
+	ANALYSIS_INSTANTS = 8   /* the heap is laid out at even times */
 };
 
-/* `wants`: of enum analysis_wants; `top` and `window` are kept, all else is set. 0 or -errno, then trace->error says why. */
+/* `wants`: of enum analysis_wants; `top`, `group_by` and `window` are kept, all else is set. 0 or
+ * -errno, then trace->error says why. */
 int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants);
 void analysis_free(struct analysis *analysis);
 
@@ -113,6 +148,14 @@ const struct trace_stream *analysis_program(const struct analysis *analysis);
 
 /* Needs `describe`, if there is to be one. */
 void findings_make(struct findings *findings, const struct analysis *analysis);
+
+/* `site`, `size`, `thread`, `module`; and which has that name, or ANALYSIS_UNGROUPED. */
+const char *analysis_group_name(enum analysis_group by);
+enum analysis_group analysis_group_named(const char *name);
+
+/* With group_by; needs `describe`, if there is to be one. 0 or -ENOMEM. */
+int groups_make(struct analysis *analysis);
+void groups_free(struct analysis_stream *entry);
 
 /* The outputs. 0 or -errno; summary returns nothing, it writes to stdout. */
 int json_write(const struct analysis *analysis, const char *path);

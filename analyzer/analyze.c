@@ -22,6 +22,7 @@ struct request {
 	const char *map;
 	uint32_t top; /* 0 = not said */
 	bool stacks;
+	enum analysis_group group_by;
 	struct window_request window;
 };
 
@@ -91,12 +92,13 @@ static int analyze(const char *path, const struct request *request)
 	else
 		code = window_find(&analysis.window, &trace, &request->window, COMMAND);
 	analysis.top = request->top;
+	analysis.group_by = request->group_by;
 	if (!code) {
 		print_notes(&trace);
 		if (analysis_run(&analysis, &trace,
-			    (request->csv ? ANALYSIS_TIMELINES : 0) |
+			    (request->csv ? ANALYSIS_TIMELINES | ANALYSIS_INSTANTS : 0) |
 				    (request->map ? ANALYSIS_MAP : 0) |
-				    (request->json ? ANALYSIS_PEAKS : 0)))
+				    (request->json || request->group_by ? ANALYSIS_PEAKS : 0)))
 			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	}
 	if (!code && analysis.window.set && !analysis.count)
@@ -108,8 +110,12 @@ static int analyze(const char *path, const struct request *request)
 		analysis.frames = request->stacks ? site_frames : NULL;
 		analysis.describe_context = &finder;
 		findings_make(&analysis.findings, &analysis);
-		code = write_outputs(&analysis, request);
+		if (groups_make(&analysis))
+			code = tool_fail(TOOL_UNREADABLE, COMMAND,
+				"%s: not enough memory to analyse it", path);
 	}
+	if (!code)
+		code = write_outputs(&analysis, request);
 	symbols_close(finder.symbols);
 	analysis_free(&analysis);
 	trace_close(&trace);
@@ -136,6 +142,7 @@ int cmd_analyze(int argc, char **argv)
 		{"map", required_argument, NULL, 'm'},
 		{"top", required_argument, NULL, 't'},
 		{"stacks", no_argument, NULL, 's'},
+		{"group-by", required_argument, NULL, 'g'},
 		{"from", required_argument, NULL, 'f'},
 		{"to", required_argument, NULL, 'u'},
 		{"phase", required_argument, NULL, 'p'},
@@ -160,7 +167,13 @@ int cmd_analyze(int argc, char **argv)
 			request.map = optarg;
 		else if (option == 's')
 			request.stacks = true;
-		else if (option != 't')
+		else if (option == 'g') {
+			request.group_by = analysis_group_named(optarg);
+			if (!request.group_by)
+				return tool_fail(TOOL_USAGE, COMMAND,
+					"--group-by %s: site, size, thread or module is needed",
+					optarg);
+		} else if (option != 't')
 			return tool_bad_option(COMMAND, option, argv, options);
 		else if (!parse_top(optarg, &request.top))
 			return tool_fail(TOOL_USAGE, COMMAND,

@@ -10,6 +10,7 @@
 #include "record/stranger.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +28,14 @@ static void comma_known(struct writer *out, bool known, int64_t value)
 	writer_char(out, ',');
 	if (known)
 		writer_i64(out, value);
+}
+
+/* A share; empty if there is nothing that it is a share of. */
+static void comma_share(struct writer *out, double value)
+{
+	char text[32];
+	snprintf(text, sizeof(text), ",%.9g", value);
+	writer_text(out, isnan(value) ? "," : text);
 }
 
 static void comma_text(struct writer *out, const char *text)
@@ -61,6 +70,83 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 		comma_known(out, ours, memory->metadata_bytes);
 		comma_known(out, mapped, memory->reserved_bytes);
 		comma_known(out, ours, (int64_t)row->sums.thrash_cycles);
+		writer_char(out, '\n');
+	}
+}
+
+/* Names hold what they will. */
+static void comma_quoted(struct writer *out, const char *text)
+{
+	writer_text(out, text ? ",\"" : ",");
+	for (; text && *text; text++) {
+		if (*text == '"')
+			writer_char(out, '"');
+		writer_char(out, *text);
+	}
+	if (text)
+		writer_char(out, '"');
+}
+
+static void comma_whole(struct writer *out, const struct layout_whole *whole)
+{
+	comma(out, whole->touched);
+	comma(out, whole->purged);
+	comma(out, whole->untouched);
+}
+
+static void comma_ledger(struct writer *out, const struct layout *layout)
+{
+	const struct memory *memory = &layout->memory;
+	comma(out, (uint64_t)memory_mapped(memory));
+	comma_known(out, true, memory->requested);
+	comma_known(out, true, memory->chunk - memory->requested);
+	comma_known(out, layout->kept_known, (int64_t)layout->cached);
+	comma_known(out, layout->kept_known, (int64_t)layout->tables);
+	comma(out, layout->partial);
+	comma_whole(out, &layout->whole);
+	comma(out, layout->top);
+	comma_whole(out, &layout->in_top);
+	comma(out, layout->between);
+	comma_known(out, true, memory->metadata_bytes);
+	comma_known(out, true, memory->live_blocks);
+}
+
+static void comma_sizes(struct writer *out, const struct layout_runs *runs,
+	double (*share)(const struct layout_runs *runs, unsigned size))
+{
+	for (unsigned i = 0; i < LAYOUT_SIZES; i++)
+		comma_share(out, share(runs, i));
+}
+
+static void comma_pages(struct writer *out, const struct layout_pages *pages)
+{
+	comma(out, pages->used);
+	comma(out, pages->half);
+	comma(out, pages->single);
+	comma(out, pages->whole);
+	comma(out, pages->free_bytes);
+	comma(out, pages->single_free);
+}
+
+static void fragmentation_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	for (size_t i = 0; i < entry->instants.count; i++) {
+		const struct layout *layout = &entry->instants.list[i];
+		const struct layout_runs *runs = &layout->runs, *inner = &layout->inner;
+		writer_text(out, entry->stream->name);
+		comma(out, clock_ns(&entry->stream->clock, layout->tick));
+		comma_ledger(out, layout);
+		comma(out, runs->bytes);
+		comma(out, runs->count);
+		comma(out, runs->largest);
+		comma(out, inner->largest);
+		comma_sizes(out, runs, layout_unusable);
+		comma_sizes(out, inner, layout_unusable);
+		comma_sizes(out, runs, layout_split);
+		comma_sizes(out, inner, layout_split);
+		comma_pages(out, &layout->pages);
+		comma_pages(out, &layout->huge);
+		comma(out, layout->strays);
 		writer_char(out, '\n');
 	}
 }
@@ -148,6 +234,59 @@ static void stream_rows(struct writer *out, const struct analysis_stream *entry)
 	writer_char(out, '\n');
 }
 
+static void comma_group(struct writer *out, const struct analysis_stream *entry,
+	const struct groups *groups, const struct group *group)
+{
+	const struct layout_site *sum = &group->sum;
+	const struct analysis_site *place = &group->place;
+	bool kept = layout_is_kept(sum->caller), size = !kept && groups->by == ANALYSIS_BY_SIZE;
+	const char *keeper = kept ? name_kept(layout_kept(sum->caller)) : NULL;
+	uint32_t tid = threads_tid(&entry->threads, sum->thread);
+	char address[24] = "";
+	if (place->address)
+		snprintf(address, sizeof(address), "0x%llx", (unsigned long long)place->address);
+	comma_text(out, keeper ? keeper : "");
+	comma_known(out, size, size ? (int64_t)group_up_to(group) : 0);
+	comma_known(out, tid, tid);
+	comma_quoted(out, place->function);
+	comma_quoted(out, place->file);
+	comma_known(out, place->line, place->line);
+	comma_quoted(out, place->module);
+	comma_text(out, address);
+	comma_share(out, sum->pinned);
+	comma(out, sum->alone_bytes);
+	comma(out, sum->alone_pages);
+	comma(out, sum->blocks);
+	comma(out, sum->bytes);
+	comma(out, sum->mapped_blocks);
+	comma(out, sum->mapped_bytes);
+	comma_known(out, !kept, (int64_t)sum->smallest);
+	comma_known(out, !kept, (int64_t)sum->largest);
+	comma_known(out, !kept, (int64_t)clock_ns(&entry->stream->clock, sum->oldest));
+}
+
+static void group_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	for (size_t i = 0; i < entry->moments.count; i++) {
+		const struct moment *moment = &entry->moments.list[i];
+		const struct groups *groups = &entry->groups[i];
+		for (size_t j = 0; j < groups->shown; j++) {
+			writer_text(out, entry->stream->name);
+			comma_text(out, moments_name(moment->kind));
+			comma_quoted(out, moments_phase(moment, &entry->result.phases));
+			comma(out, clock_ns(&entry->stream->clock, moment->layout.tick));
+			comma_text(out, analysis_group_name(groups->by));
+			comma_group(out, entry, groups, &groups->list[j]);
+			writer_char(out, '\n');
+		}
+	}
+}
+
+#define AT_SIZES(name) name "_64," name "_512," name "_4096," name "_65536," name "_131072,"
+#define OF_PAGES(name)                                                                             \
+	name "_used," name "_half_free," name "_single," name "_whole," name "_free_bytes," name   \
+	     "_single_free_bytes,"
+
 static const struct {
 	const char *name;
 	const char *header;
@@ -159,6 +298,15 @@ static const struct {
 		"peak_mapped_bytes,event,slack_bytes,metadata_bytes,reserved_bytes,"
 		"thrash_cycles\n",
 		timeline_rows},
+	{"fragmentation.csv",
+		"stream,time_ns,mapped_bytes,requested_bytes,slack_bytes,cached_bytes,table_bytes,"
+		"partial_bytes,whole_touched_bytes,whole_purged_bytes,whole_untouched_bytes,"
+		"top_bytes,top_touched_bytes,top_purged_bytes,top_untouched_bytes,between_bytes,"
+		"metadata_bytes,live_blocks,free_bytes,runs,largest_bytes,"
+		"largest_without_top_bytes," AT_SIZES("unusable") AT_SIZES("unusable_without_top")
+			AT_SIZES("split") AT_SIZES("split_without_top") OF_PAGES("pages")
+				OF_PAGES("huge_pages") "strays\n",
+		fragmentation_rows},
 	{"samples.csv",
 		"stream,time_ns,rss_bytes,rss_anon_bytes,rss_file_bytes,rss_shmem_bytes,swap_bytes,"
 		"rss_peak_bytes,recorder_bytes,minor_faults,major_faults\n",
@@ -168,6 +316,12 @@ static const struct {
 	{"return_latency.csv", "stream,up_to_ns,page_bytes\n", latency_rows},
 	{"sizes.csv", "stream,up_to_bytes,count,bytes,live_count,live_bytes\n", size_rows},
 	{"streams.csv", "stream,calls,syscalls,lost,complete\n", stream_rows},
+	/* The last, and only with --group-by. */
+	{"groups.csv",
+		"stream,moment,phase,time_ns,group_by,kept,up_to_bytes,thread,function,file,line,"
+		"module,caller,pinned_bytes,alone_bytes,alone_pages,blocks,requested_bytes,"
+		"mapped_blocks,mapped_requested_bytes,smallest_bytes,largest_bytes,oldest_at_ns\n",
+		group_rows},
 };
 
 #define TABLE_COUNT (sizeof(tables) / sizeof(tables[0]))
@@ -196,14 +350,14 @@ int csv_write(const struct analysis *analysis, const char *directory, char *erro
 {
 	struct writer *outs = calloc(TABLE_COUNT, sizeof(*outs));
 	const char *name = "";
-	size_t opened = 0;
+	size_t opened = 0, count = analysis->group_by ? TABLE_COUNT : TABLE_COUNT - 1;
 	int rc = outs ? 0 : -ENOMEM;
 
 	if (!rc && mkdir(directory, 0777) && errno != EEXIST)
 		rc = -errno;
 	if (!rc && stranger_links(directory))
 		rc = -EPERM;
-	while (!rc && opened < TABLE_COUNT) {
+	while (!rc && opened < count) {
 		name = tables[opened].name;
 		rc = table_open(&outs[opened], directory, name);
 		if (!rc) {

@@ -171,7 +171,9 @@ static int export_trace(const char *path, const struct request *request, struct 
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	if (!code) {
 		print_notes(&trace);
-		if (analysis_run(&analysis, &trace, stacks ? ANALYSIS_PEAKS : ANALYSIS_TIMELINES))
+		unsigned wants = stacks ? ANALYSIS_PEAKS : ANALYSIS_TIMELINES;
+		wants |= request->format == FORMAT_CSV ? ANALYSIS_INSTANTS : 0;
+		if (analysis_run(&analysis, &trace, wants))
 			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	}
 	if (!code)

@@ -512,6 +512,8 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 	put_known(root, "duration_ns", program ? trace_has_times(program) : !imported,
 		(int64_t)(analysis->last_ns - analysis->first_ns));
 	put(root, "window", window_object(&analysis->window));
+	put(root, "group_by",
+		analysis->group_by ? json_string(analysis_group_name(analysis->group_by)) : NULL);
 	json_t *session_exit = json_object_get(analysis->trace->session, "exit");
 	if (json_is_object(session_exit))
 		put(root, "exit", json_incref(session_exit));

@@ -183,10 +183,9 @@ static json_t *arenas_array(const struct analysis *analysis, const struct analys
 	return array;
 }
 
-static json_t *site_object(const struct analysis *analysis, const struct analysis_stream *entry,
-	const struct layout_site *site)
+static void put_sums(
+	json_t *object, const struct analysis_stream *entry, const struct layout_site *site)
 {
-	json_t *object = json_object();
 	put_real(object, "pinned_bytes", site->pinned);
 	put_count(object, "alone_bytes", site->alone_bytes);
 	put_count(object, "alone_pages", site->alone_pages);
@@ -200,9 +199,44 @@ static json_t *site_object(const struct analysis *analysis, const struct analysi
 	put_known(object, "oldest_at_ns", !kept,
 		(int64_t)clock_ns(&entry->stream->clock, site->oldest));
 	put_thread(object, entry, site->thread);
+}
+
+static json_t *site_object(const struct analysis *analysis, const struct analysis_stream *entry,
+	const struct layout_site *site)
+{
+	json_t *object = json_object();
+	put_sums(object, entry, site);
 	json_put_origin(object, analysis, entry, site->oldest, site->caller);
 	put_frames(object, analysis, entry, site->oldest, site->caller);
 	return object;
+}
+
+static json_t *group_object(
+	const struct analysis_stream *entry, const struct groups *groups, const struct group *group)
+{
+	const struct analysis_site *place = &group->place;
+	uint64_t key = group->sum.caller;
+	bool kept = layout_is_kept(key), size = !kept && groups->by == ANALYSIS_BY_SIZE;
+	json_t *object = json_object();
+	put_sums(object, entry, &group->sum);
+	put(object, "kept", kept ? json_string(name_kept(layout_kept(key))) : NULL);
+	put_known(object, "up_to_bytes", size, size ? (int64_t)group_up_to(group) : 0);
+	put(object, "caller", address(place->address));
+	put(object, "function", string_or_null(place->function));
+	put(object, "file", string_or_null(place->file));
+	put(object, "line", place->line ? json_integer(place->line) : NULL);
+	put(object, "module", string_or_null(place->module));
+	return object;
+}
+
+static void put_groups(json_t *object, const struct analysis_stream *entry, size_t moment)
+{
+	const struct groups *groups = entry->groups ? &entry->groups[moment] : NULL;
+	json_t *array = groups ? json_array() : NULL;
+	for (size_t i = 0; groups && i < groups->shown; i++)
+		json_array_append_new(array, group_object(entry, groups, &groups->list[i]));
+	put_known(object, "groups_total", groups, groups ? (int64_t)groups->count : 0);
+	put(object, "groups", array);
 }
 
 static json_t *sites_array(const struct analysis *analysis, const struct analysis_stream *entry,
@@ -235,9 +269,12 @@ static json_t *resident_object(
 	put_count(object, "metadata_bytes", resident->metadata);
 	put_count(object, "outside_bytes", resident->outside);
 	put_count(object, "all_bytes", resident->all);
-	put_known(object, "rss_anon_bytes", resident->sampled, (int64_t)resident->rss_anon);
-	put_known(object, "residual_bytes", resident->sampled,
-		(int64_t)(resident->rss_anon - resident->all));
+	const struct ledger_counted *counted = &resident->counted;
+	put_known(object, "rss_anon_bytes", counted->has_before, (int64_t)counted->before);
+	put_known(object, "rss_anon_after_bytes", counted->has_after, (int64_t)counted->after);
+	int64_t residual;
+	bool known = ledger_residual(counted, resident->all, &residual);
+	put_known(object, "residual_bytes", known, residual);
 	return object;
 }
 
@@ -245,13 +282,9 @@ static json_t *moment_object(const struct analysis *analysis, const struct analy
 	const struct moment *moment)
 {
 	const struct layout *layout = &moment->layout;
-	const struct phases *phases = &entry->result.phases;
-	json_t *object = json_object(), *phase = NULL;
-	if (moment->kind == MOMENT_PHASE && moment->phase < phases->count &&
-		phases->row[moment->phase].named)
-		phase = string_or_null(phases->row[moment->phase].name);
+	json_t *object = json_object();
 	put(object, "moment", json_string(moments_name(moment->kind)));
-	put(object, "phase", phase);
+	put(object, "phase", string_or_null(moments_phase(moment, &entry->result.phases)));
 	put_count(object, "at_ns", clock_ns(&entry->stream->clock, layout->tick));
 	put(object, "ledger", ledger_object(layout));
 	put(object, "resident", resident_object(&layout->resident, entry));
@@ -265,6 +298,7 @@ static json_t *moment_object(const struct analysis *analysis, const struct analy
 	put_count(object, "trim_top_bytes", layout->trim_top);
 	put_count(object, "sites_total", layout->all_sites);
 	put(object, "sites", sites_array(analysis, entry, layout));
+	put_groups(object, entry, (size_t)(moment - entry->moments.list));
 	put(object, "caches_known",
 		layout->kept_known ? json_boolean(layout->kept_all) : json_false());
 	put_count(object, "strays", layout->strays);

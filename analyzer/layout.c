@@ -10,10 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define ADDRESS_BITS 48
 #define RADIX_BITS 16
+#define RADIX_FEW_BITS 8
+#define RADIX_FEW ((size_t)1 << 14) /* blocks: fewer are sorted sooner by smaller digits */
 #define RADIX_SIZE ((size_t)1 << RADIX_BITS)
-#define RADIX_PASSES 3 /* of 48 bits of address */
 #define FIRST_SITES ((size_t)64)
+#define AHEAD 16 /* blocks that the walk asks for: in the order of addresses they are anywhere */
 
 const uint64_t layout_sizes[LAYOUT_SIZES] = {64, 512, 4 << 10, 64 << 10, 128 << 10};
 
@@ -73,10 +76,43 @@ static void add_to_site(struct layout_site *site, const struct live_block *block
 		site->thread = 0;
 }
 
+void layout_join_sites(struct layout_site *site, const struct layout_site *other)
+{
+	site->blocks += other->blocks;
+	site->bytes += other->bytes;
+	site->mapped_blocks += other->mapped_blocks;
+	site->mapped_bytes += other->mapped_bytes;
+	site->pinned += other->pinned;
+	site->alone_pages += other->alone_pages;
+	site->alone_bytes += other->alone_bytes;
+	if (other->smallest < site->smallest)
+		site->smallest = other->smallest;
+	if (other->largest > site->largest)
+		site->largest = other->largest;
+	if (other->oldest < site->oldest)
+		site->oldest = other->oldest;
+	if (other->thread != site->thread)
+		site->thread = 0;
+}
+
+/* What tells sites apart. */
+static uint64_t key_of(const struct walk *walk, const struct live_block *block)
+{
+	uint64_t caller = live_caller(block);
+	if (layout_is_kept(caller))
+		return caller;
+	return walk->wants & LAYOUT_BY_SIZE     ? tally_size_class(block->size) + UINT64_C(1)
+	       : walk->wants & LAYOUT_BY_THREAD ? live_thread(block)
+						: caller;
+}
+
 static int site_of(struct walk *walk, const struct live_block *block, uint32_t *index)
 {
 	struct layout *layout = walk->layout;
-	uint64_t caller = live_caller(block);
+	*index = 0;
+	if (!walk->pins)
+		return 0;
+	uint64_t caller = key_of(walk, block);
 	if (layout->site_count >= walk->table_size / 2 && grow_sites(walk))
 		return -ENOMEM;
 	size_t place = place_of(walk, caller);
@@ -95,16 +131,17 @@ static int site_of(struct walk *walk, const struct live_block *block, uint32_t *
 /* The sorted entries are in `entries` again. */
 static void sort(struct entry *entries, struct entry *spare, size_t count, size_t *places)
 {
+	unsigned bits = count < RADIX_FEW ? RADIX_FEW_BITS : RADIX_BITS;
+	size_t size = (size_t)1 << bits;
 	struct entry *from = entries, *to = spare;
-	for (unsigned pass = 0; pass < RADIX_PASSES; pass++) {
-		unsigned shift = pass * RADIX_BITS;
-		memset(places, 0, (RADIX_SIZE + 1) * sizeof(*places));
+	for (unsigned shift = 0; shift < ADDRESS_BITS; shift += bits) {
+		memset(places, 0, (size + 1) * sizeof(*places));
 		for (size_t i = 0; i < count; i++)
-			places[(from[i].start >> shift & (RADIX_SIZE - 1)) + 1]++;
-		for (size_t i = 1; i <= RADIX_SIZE; i++)
+			places[(from[i].start >> shift & (size - 1)) + 1]++;
+		for (size_t i = 1; i <= size; i++)
 			places[i] += places[i - 1];
 		for (size_t i = 0; i < count; i++)
-			to[places[from[i].start >> shift & (RADIX_SIZE - 1)]++] = from[i];
+			to[places[from[i].start >> shift & (size - 1)]++] = from[i];
 		struct entry *swap = from;
 		from = to;
 		to = swap;
@@ -199,7 +236,7 @@ static void leave_page(struct walk *walk, struct spot *spot)
 		pages->single++;
 		pages->single_free += free_bytes;
 	}
-	for (uint32_t i = 0; spot == &walk->small && i < spot->count; i++) {
+	for (uint32_t i = 0; walk->pins && spot == &walk->small && i < spot->count; i++) {
 		struct layout_site *site = &walk->layout->sites[spot->site[i]];
 		site->pinned += (double)free_bytes / spot->count;
 		site->alone_pages += spot->count == 1;
@@ -233,7 +270,7 @@ static void hold(struct walk *walk, struct spot *spot, struct range range, uint3
 		return;
 	spot->pages->used += last - first - 1;
 	spot->pages->single += last - first - 1;
-	if (spot == &walk->small)
+	if (walk->pins && spot == &walk->small)
 		walk->layout->sites[site].alone_pages += last - first - 1;
 	hold_page(walk, spot, last, site);
 }
@@ -324,6 +361,8 @@ static int walk_region(struct walk *walk, struct range region, bool has_top)
 		const struct entry *entry = &walk->entries[walk->next];
 		if (entry->start >= region.end)
 			break;
+		if (walk->next + AHEAD < walk->count)
+			__builtin_prefetch(entry[AHEAD].block);
 		struct range range = {entry->start, layout_end_of(entry)};
 		uint32_t site;
 		walk->layout->strays += range.start < at || range.end > region.end;
@@ -381,9 +420,10 @@ static int walk_all(struct walk *walk)
 			(i < breaks->count && breaks->list[i].start < arenas->list[j].start);
 		struct range region = is_break ? breaks->list[i++] : arenas->list[j++];
 		bool has_top = !is_break || region.end == ledger->break_end;
-		if (is_break && has_top)
+		if (walk->pins && is_break && has_top)
 			find_holders(walk, region);
-		layout_trim_region(walk, region, is_break, has_top);
+		if (walk->pins)
+			layout_trim_region(walk, region, is_break, has_top);
 		rc = walk_region(walk, region, has_top);
 	}
 	skip(walk, UINT64_MAX);
@@ -393,7 +433,7 @@ static int walk_all(struct walk *walk)
 	return rc;
 }
 
-static int by_pinned(const void *left, const void *right)
+int layout_by_pinned(const void *left, const void *right)
 {
 	const struct layout_site *a = left, *b = right;
 	if (a->pinned != b->pinned)
@@ -403,16 +443,18 @@ static int by_pinned(const void *left, const void *right)
 	return a->caller < b->caller ? -1 : a->caller > b->caller;
 }
 
-int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, bool snapshot)
+int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants)
 {
 	*layout = (struct layout){.memory = ledger->memory, .tick = tick};
-	if (snapshot)
+	if (wants & LAYOUT_SNAPSHOT)
 		layout_use_snapshot(&layout->resident, ledger);
 	struct walk *walk = calloc(1, sizeof(*walk));
 	if (!walk)
 		return -ENOMEM;
 	walk->layout = layout;
 	walk->ledger = ledger;
+	walk->wants = wants;
+	walk->pins = wants & LAYOUT_PINS;
 	walk->small.bits = PAGES_BITS;
 	walk->small.pages = &layout->pages;
 	walk->huge.bits = LAYOUT_HUGE_BITS;
@@ -427,7 +469,7 @@ int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tic
 		(uint64_t)layout->memory.block_bytes > walk->mapped_bytes)
 		layout->between = (uint64_t)layout->memory.block_bytes - walk->mapped_bytes;
 	if (!rc && layout->site_count)
-		qsort(layout->sites, layout->site_count, sizeof(*layout->sites), by_pinned);
+		qsort(layout->sites, layout->site_count, sizeof(*layout->sites), layout_by_pinned);
 	free(walk->entries);
 	free(walk->kept);
 	free(walk->table);

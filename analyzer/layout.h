@@ -74,9 +74,9 @@ struct layout_arena {
 	size_t holders;
 };
 
-/* Blocks from one caller. */
+/* Blocks from one caller; or of one size class or thread, if so wanted. */
 struct layout_site {
-	uint64_t caller;
+	uint64_t caller; /* or number of the class + 1, or of the thread; kept blocks are apart */
 	uint64_t blocks;
 	uint64_t bytes; /* requested */
 	uint64_t mapped_blocks; /* of them, those with a mapping of their own: on no page here */
@@ -113,8 +113,7 @@ struct layout_resident {
 	uint64_t metadata;
 	uint64_t outside; /* not the heap's */
 	uint64_t all;
-	uint64_t rss_anon; /* by the sample that is nearest before, or at the end */
-	bool sampled;
+	struct ledger_counted counted;
 };
 
 struct layout {
@@ -151,10 +150,22 @@ struct layout {
 	uint64_t strays; /* blocks outside of what is mapped, or over each other: a false trace */
 };
 
-/* With `snapshot`, also what was in memory by the ledger's last snapshot, which is of this moment. 0
- * or -ENOMEM. Nothing of an observed allocator's inside is known: not to be called for one. */
-int layout_take(
-	struct layout *layout, const struct ledger *ledger, uint64_t tick, bool snapshot);
+enum layout_wants {
+	LAYOUT_PINS = 1,     /* sites, the holders of the break, and what trim would return */
+	LAYOUT_SNAPSHOT = 2, /* what was in memory by the ledger's last snapshot, of this moment */
+	LAYOUT_BY_SIZE = 4,  /* the sites are size classes (tally.h) ... */
+	LAYOUT_BY_THREAD = 8 /* ... or threads */
+};
+
+/* `wants`: of enum layout_wants. 0 or -ENOMEM. Nothing of an observed allocator's inside is known:
+ * not to be called for one. */
+int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants);
+
+/* For qsort: what pins more comes first. */
+int layout_by_pinned(const void *left, const void *right);
+
+/* Adds what another site has: both are one. */
+void layout_join_sites(struct layout_site *site, const struct layout_site *other);
 
 /* Leaves so many sites, those that pin the most. */
 void layout_keep_sites(struct layout *layout, size_t most);

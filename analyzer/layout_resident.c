@@ -96,7 +96,6 @@ void layout_use_snapshot(struct layout_resident *resident, const struct ledger *
 		.reason = snapshot->reason,
 		.tick = snapshot->tick,
 		.took = snapshot->took,
-		.rss_anon = ledger->result->last_sample.rss_anon,
-		.sampled = ledger->result->samples > 0,
+		.counted = snapshot->counted,
 	};
 }

@@ -29,6 +29,8 @@ struct spot {
 struct walk {
 	struct layout *layout;
 	const struct ledger *ledger;
+	unsigned wants; /* enum layout_wants */
+	bool pins;      /* are wanted */
 	struct entry *entries;
 	size_t count;
 	size_t next;

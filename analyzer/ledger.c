@@ -478,6 +478,40 @@ static uint64_t peak_since(
 	return older ? 0 : sample->rss_peak;
 }
 
+/* The end is told by the process itself, at rest: what it counts just after is what was there. */
+static void count_after(struct ledger *ledger, uint64_t rss_anon)
+{
+	struct ledger_snapshot *snapshot = &ledger->snapshot;
+	struct ledger_counted *counted = &snapshot->counted;
+	if (!snapshot->whole || counted->has_after)
+		return;
+	counted->after = rss_anon;
+	counted->has_after = true;
+	if (snapshot->reason == HL_RESIDENT_end)
+		*counted = (struct ledger_counted){rss_anon, rss_anon, true, true};
+	if (snapshot->is_peak)
+		ledger->result->peak.snapshot_counted = *counted;
+}
+
+bool ledger_snapshot_of_end(const struct ledger *ledger)
+{
+	const struct ledger_snapshot *snapshot = &ledger->snapshot;
+	return snapshot->reason == HL_RESIDENT_end ||
+	       (snapshot->end_told &&
+		       !memcmp(&snapshot->at_end, &ledger->memory, sizeof(ledger->memory)));
+}
+
+bool ledger_residual(const struct ledger_counted *counted, uint64_t found, int64_t *residual)
+{
+	uint64_t before = counted->before, after = counted->has_after ? counted->after : before;
+	if (!counted->has_before)
+		before = after;
+	uint64_t low = before < after ? before : after, high = before < after ? after : before;
+	uint64_t nearest = found < low ? low : found > high ? high : found;
+	*residual = (int64_t)(nearest - found);
+	return counted->has_before || counted->has_after;
+}
+
 static int sampled(struct ledger *ledger, const struct hl_sample_record *sample)
 {
 	struct ledger_result *result = ledger->result;
@@ -506,6 +540,7 @@ static int sampled(struct ledger *ledger, const struct hl_sample_record *sample)
 		result->first_sample = *sample;
 	result->samples++;
 	phases_sampled(&result->phases, own);
+	count_after(ledger, sample->rss_anon);
 	result->last_sample = *sample;
 	note_requested(ledger, sample->tick);
 	return timeline_add_sample(&ledger->timeline, sample);
@@ -547,13 +582,24 @@ static int keeps(struct ledger *ledger, const struct hl_mark_record *record)
 
 static void complete_snapshot(struct ledger *ledger)
 {
-	const struct ledger_snapshot *snapshot = &ledger->snapshot;
+	struct ledger_snapshot *snapshot = &ledger->snapshot;
 	struct ledger_peak *peak = &ledger->result->peak;
-	ledger->snapshot.whole = true;
+	snapshot->whole = true;
+	if (snapshot->reason == HL_RESIDENT_end) {
+		snapshot->end_told = true;
+		snapshot->at_end = ledger->memory;
+	}
+	snapshot->is_peak = false;
+	snapshot->counted = (struct ledger_counted){
+		.before = ledger->result->last_sample.rss_anon,
+		.has_before = ledger->result->samples > 0,
+	};
 	if (snapshot->cut || snapshot->bytes <= peak->snapshot_bytes)
 		return;
 	peak->snapshot_bytes = snapshot->bytes;
 	peak->snapshot_record = ledger->applied;
+	peak->snapshot_counted = snapshot->counted;
+	snapshot->is_peak = true;
 }
 
 static void snapshot_begins(struct ledger *ledger, const struct hl_mark_record *mark)

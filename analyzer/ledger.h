@@ -29,6 +29,15 @@ struct ledger_returned {
 	uint64_t offered_bytes; /* MADV_FREE: the kernel may take them; not in the others */
 };
 
+/* What the kernel counted as anonymous memory around a snapshot, by the samples before and after
+ * it: the process ran on meanwhile. */
+struct ledger_counted {
+	uint64_t before;
+	uint64_t after;
+	bool has_before;
+	bool has_after;
+};
+
 struct ledger_peak {
 	int64_t requested;
 	uint64_t requested_tick;
@@ -43,6 +52,7 @@ struct ledger_peak {
 	uint64_t rss_record;
 	uint64_t snapshot_bytes; /* of the snapshot with the most in memory */
 	uint64_t snapshot_record;
+	struct ledger_counted snapshot_counted;
 	uint64_t recorder; /* the recorder's buffers, most at any sample */
 };
 
@@ -143,6 +153,10 @@ struct ledger_snapshot {
 	unsigned reason; /* enum hl_resident */
 	bool cut;
 	bool whole; /* all its runs are there */
+	bool is_peak; /* it has the most in memory up to now */
+	struct ledger_counted counted;
+	bool end_told; /* there was one of the process's end, with this in the heap */
+	struct memory at_end;
 };
 
 struct ledger {
@@ -214,6 +228,14 @@ void ledger_free(struct ledger *ledger);
 
 /* What a result has of its own, but for its phases. */
 void ledger_result_free(struct ledger_result *result);
+
+/* The last snapshot is of the end: of what was there then nothing has been allocated or freed since.
+ * The recorder may have taken one more after the process's own. */
+bool ledger_snapshot_of_end(const struct ledger *ledger);
+
+/* By how much what a snapshot found is not what the kernel counted: the nearer one of the two less
+ * what was found, 0 between them. False: nothing was counted. */
+bool ledger_residual(const struct ledger_counted *counted, uint64_t found, int64_t *residual);
 
 uint64_t ledger_returned_bytes(const struct ledger_returned *returned);
 

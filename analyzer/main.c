@@ -37,14 +37,14 @@ static const struct command commands[] = {
 		"Matches every system call of the trace with what the kernel saw.\n"
 		"Exits 0 when VERIFIED, 1 when they differ, 4 when the evidence is not enough.\n"},
 #endif
-	{"analyze", cmd_analyze, NULL, "[OPTION...] DIR",
-		"where the memory is and what it cost",
+	{"analyze", cmd_analyze, NULL, "[OPTION...] DIR", "where the memory is and what it cost",
 		"Prints a summary of the trace in DIR.\n"
 		"  --json FILE   write the figures as JSON (\"-\" = standard output, no summary)\n"
 		"  --csv DIR     write the time lines as CSV files into this folder\n"
 		"  --map FILE    write what lay at which address, over time, as JSON\n"
 		"  --top N       so many rows of each table and list of places\n"
 		"  --stacks      in JSON, of each place the functions of its call stack\n"
+		"  --group-by WHAT  also what holds memory, by site, size, thread or module\n"
 		"  --from TIME   only what came at TIME or later: 1.5s, 200ms, 2m, 30% of the\n"
 		"                recording, or seconds since its start\n"
 		"  --to TIME     only what came until then\n"

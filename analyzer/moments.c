@@ -18,6 +18,16 @@ static struct moment *add(struct moments *moments)
 	return &list[moments->count];
 }
 
+/* The same walk once more, with other sites. */
+static int take_by(struct moment *moment, unsigned by, const struct ledger *ledger, uint64_t tick)
+{
+	struct layout layout = {0};
+	int rc = by ? layout_take(&layout, ledger, tick, LAYOUT_PINS | by) : 0;
+	moment->by = layout.sites;
+	moment->by_count = layout.site_count;
+	return rc;
+}
+
 int moments_take(struct moments *moments, enum moment_kind kind, const struct ledger *ledger,
 	uint64_t tick)
 {
@@ -30,10 +40,15 @@ int moments_take(struct moments *moments, enum moment_kind kind, const struct le
 		return -ENOMEM;
 	moment->kind = kind;
 	moment->phase = kind == MOMENT_PHASE ? moments->phases++ : 0;
-	bool is_end = kind == MOMENT_END && ledger->snapshot.reason == HL_RESIDENT_end;
+	bool is_end = kind == MOMENT_END && ledger_snapshot_of_end(ledger);
+	bool snapshot = is_end || kind == MOMENT_RESIDENT_PEAK;
 	int rc = layout_take(
-		&moment->layout, ledger, tick, is_end || kind == MOMENT_RESIDENT_PEAK);
+		&moment->layout, ledger, tick, LAYOUT_PINS | (snapshot ? LAYOUT_SNAPSHOT : 0));
+	moment->by = NULL;
+	if (!rc)
+		rc = take_by(moment, moments->by, ledger, tick);
 	if (rc) {
+		free(moment->by);
 		layout_free(&moment->layout);
 		return rc;
 	}
@@ -63,8 +78,10 @@ void moments_sort(struct moments *moments)
 
 void moments_free(struct moments *moments)
 {
-	for (size_t i = 0; i < moments->count; i++)
+	for (size_t i = 0; i < moments->count; i++) {
+		free(moments->list[i].by);
 		layout_free(&moments->list[i].layout);
+	}
 	free(moments->list);
 	*moments = (struct moments){0};
 }
@@ -75,6 +92,13 @@ const struct moment *moments_find(const struct moments *moments, enum moment_kin
 		if (moments->list[i].kind == kind)
 			return &moments->list[i];
 	return NULL;
+}
+
+const char *moments_phase(const struct moment *moment, const struct phases *phases)
+{
+	bool named = moment->kind == MOMENT_PHASE && moment->phase < phases->count &&
+		     phases->row[moment->phase].named;
+	return named ? phases->row[moment->phase].name : NULL;
 }
 
 const char *moments_name(enum moment_kind kind)

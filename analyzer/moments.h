@@ -23,6 +23,8 @@ struct moment {
 	enum moment_kind kind;
 	size_t phase; /* of MOMENT_PHASE: the row that ended */
 	struct layout layout;
+	struct layout_site *by; /* what holds memory by size or thread, if that is wanted */
+	size_t by_count;
 };
 
 struct moments {
@@ -31,6 +33,7 @@ struct moments {
 	size_t capacity;
 	size_t phases;
 	size_t most_sites; /* of each moment are kept but for the last; 0 = MOMENTS_SITES */
+	unsigned by;       /* LAYOUT_BY_SIZE, LAYOUT_BY_THREAD or 0 */
 	uint64_t left_out; /* ends of phases beyond the limit */
 };
 
@@ -44,6 +47,9 @@ void moments_free(struct moments *moments);
 
 /* NULL if there is none. */
 const struct moment *moments_find(const struct moments *moments, enum moment_kind kind);
+
+/* The name of the phase that ended with it, or NULL. */
+const char *moments_phase(const struct moment *moment, const struct phases *phases);
 
 /* As in JSON: `resident_peak`, `mapped_peak`, `phase`, `end`. */
 const char *moments_name(enum moment_kind kind);

@@ -12,6 +12,7 @@
 #include "heapledger/settings.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,8 @@
 
 #define COLUMNS 80
 #define CAUSES_SHOWN 6
+#define GROUPS_SHOWN 12
+#define GROUP_COLUMNS 38
 #define PHASES_SHOWN 12
 #define PROCESSES_SHOWN 12
 
@@ -316,6 +319,43 @@ static void print_known(bool known, const char *label, int64_t peak, int64_t end
 			*note ? "  " : "", dim, note, plain);
 }
 
+/* "4.00 KiB (0.01 %) more", of what the kernel counts than what was found. */
+static void residual_text(
+	char *text, size_t length, const struct ledger_counted *counted, uint64_t found)
+{
+	int64_t residual;
+	if (!ledger_residual(counted, found, &residual)) {
+		snprintf(text, length, "is not known to count more or less");
+		return;
+	}
+	double share = found ? 100 * fabs((double)residual) / (double)found : 0;
+	if (residual)
+		snprintf(text, length, "counts %s (%.2f %%) %s", size(llabs(residual)), share,
+			residual > 0 ? "more" : "less");
+	else
+		snprintf(text, length, "counts the same");
+}
+
+/* What of anonymous memory the rows leave over, where snapshots of its pages were taken. */
+static void print_residual(const struct analysis *analysis)
+{
+	const struct analysis_stream *entry = &analysis->streams[analysis->main];
+	const struct ledger_peak *peak = &entry->result.peak;
+	const struct moment *end = moments_find(&entry->moments, MOMENT_END);
+	char text[96];
+	if (peak->snapshot_record) {
+		residual_text(text, sizeof(text), &peak->snapshot_counted, peak->snapshot_bytes);
+		say("Found page by page: %s of anonymous memory at its highest snapshot, where the "
+		    "kernel %s.",
+			usize(peak->snapshot_bytes), text);
+	}
+	if (end && end->layout.resident.known) {
+		const struct layout_resident *resident = &end->layout.resident;
+		residual_text(text, sizeof(text), &resident->counted, resident->all);
+		say("At the end %s, where the kernel %s.", usize(resident->all), text);
+	}
+}
+
 static void print_memory(const struct analysis *analysis)
 {
 	const struct ledger_result *result = &analysis->total;
@@ -356,6 +396,7 @@ static void print_memory(const struct analysis *analysis)
 		printf("  %-19s %12s\n", "resident", "not measured");
 	if (result->attached)
 		return;
+	print_residual(analysis);
 	const struct trace_stream *stream = analysis->streams[analysis->main].stream;
 	char when[48] = "";
 	if (!trace_has_times(stream))
@@ -575,6 +616,94 @@ static void print_phases(const struct analysis *analysis)
 			number(phases->beyond));
 }
 
+/* ---- what holds memory, with --group-by -------------------------------------------------------
+ */
+
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	return slash ? slash + 1 : path;
+}
+
+static void name_place(char *text, size_t length, const struct analysis_site *place)
+{
+	if (place->function && place->file && place->line)
+		snprintf(text, length, "%s (%s:%u)", place->function, base_name(place->file),
+			place->line);
+	else if (place->function)
+		snprintf(text, length, "%s", place->function);
+	else if (place->address)
+		snprintf(text, length, "0x%" PRIx64, place->address);
+	else
+		snprintf(text, length, "%s", place->module ? base_name(place->module) : "unknown");
+}
+
+static void name_group(char *text, size_t length, const struct analysis_stream *entry,
+	const struct groups *groups, const struct group *group)
+{
+	static const char *const kept[] = {
+		[HL_KEPT_CACHE] = "(freed, in a thread's cache)",
+		[HL_KEPT_FAST] = "(freed, in a fast list)",
+		[HL_KEPT_TABLE] = "(the allocator's own)",
+		[HL_KEPT_LENT] = "(freed, lent to the cache)",
+	};
+	const struct layout_site *sum = &group->sum;
+	uint32_t tid = threads_tid(&entry->threads, sum->thread);
+	if (layout_is_kept(sum->caller)) {
+		unsigned what = layout_kept(sum->caller);
+		bool known = what < sizeof(kept) / sizeof(kept[0]) && kept[what];
+		snprintf(text, length, "%s", known ? kept[what] : "(freed, and kept)");
+	} else if (groups->by == ANALYSIS_BY_SIZE) {
+		snprintf(text, length, "up to %s", usize(group_up_to(group)));
+	} else if (groups->by == ANALYSIS_BY_THREAD && tid) {
+		snprintf(text, length, "thread %" PRIu32, tid);
+	} else {
+		name_place(text, length, &group->place);
+	}
+}
+
+static void print_groups_at(
+	const struct analysis *analysis, enum moment_kind kind, const char *when)
+{
+	const struct analysis_stream *entry = &analysis->streams[analysis->main];
+	const struct moment *moment = moments_find(&entry->moments, kind);
+	const struct groups *groups = moment ? &entry->groups[moment - entry->moments.list] : NULL;
+	size_t most = analysis_top(analysis, GROUPS_SHOWN);
+	if (!groups)
+		return;
+	printf("  %12s %12s %12s  %s%s%s\n", "free there", "requested", "blocks", bold, when,
+		plain);
+	for (size_t i = 0; i < groups->count && i < most; i++) {
+		const struct layout_site *sum = &groups->list[i].sum;
+		char name[256];
+		name_group(name, sizeof(name), entry, groups, &groups->list[i]);
+		printf("  %12s %12s %12s  ", usize((uint64_t)sum->pinned), usize(sum->bytes),
+			number(sum->blocks));
+		size_t width = strlen(name);
+		print_cell(name, width < GROUP_COLUMNS ? (int)width : GROUP_COLUMNS);
+		putchar('\n');
+	}
+	if (groups->count > most)
+		say("... and %zu more (--top)", groups->count - most);
+}
+
+static void print_groups(const struct analysis *analysis)
+{
+	char title[64];
+	if (!analysis->group_by)
+		return;
+	snprintf(title, sizeof(title), "What holds memory, by %s",
+		analysis_group_name(analysis->group_by));
+	heading_of_main(analysis, title, "");
+	if (analysis->total.observed) {
+		say("Unknown: the allocator is the program's own.");
+		return;
+	}
+	print_groups_at(analysis, MOMENT_MAPPED_PEAK, "at the peak");
+	print_groups_at(analysis, MOMENT_END, "at the end");
+	say("Free there: bytes on the pages that the blocks lie on, shared with the others there.");
+}
+
 /* The largest first: by what was mapped, or asked for where that is not known. */
 static int by_peak(const void *left, const void *right)
 {
@@ -641,6 +770,7 @@ void summary_print(const struct analysis *analysis)
 	print_memory(analysis);
 	print_returns(analysis);
 	print_syscalls(analysis);
+	print_groups(analysis);
 	print_phases(analysis);
 	print_processes(analysis);
 	print_findings(analysis);

@@ -127,10 +127,9 @@ static uint64_t charge(struct residency *residency, uint64_t work_ns)
 
 /* ---- what was looked at ---------------------------------------------------------------------- */
 
-static void put_sample(struct residency *residency, struct process *process)
+static void put_sample(
+	struct residency *residency, struct process *process, struct hl_sample_record *sample)
 {
-	struct hl_sample_record *sample = &residency->snapshot.sample;
-
 	if (sample->tick == 0)
 		return;
 	sample->recorder = taking_recorder_bytes(residency->all, process);
@@ -142,10 +141,11 @@ static void put_sample(struct residency *residency, struct process *process)
 static void put_snapshot(struct residency *residency, struct process *process)
 {
 	struct residency_state *state = &process->residency;
-	const struct resident_snapshot *snapshot = &residency->snapshot;
+	struct resident_snapshot *snapshot = &residency->snapshot;
 
-	put_sample(residency, process);
+	put_sample(residency, process, &snapshot->before);
 	processes_put(residency->all, process, snapshot->record, (unsigned)snapshot->count);
+	put_sample(residency, process, &snapshot->after);
 	state->snapshots++;
 	state->cut += snapshot->cut;
 	if (residency->request.reason == HL_RESIDENT_end)

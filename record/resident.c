@@ -95,31 +95,43 @@ static bool has_ended(int pidfd)
 	return pidfd < 0 || poll(&ended, 1, 0) > 0;
 }
 
-static int take_sample(struct resident_snapshot *snapshot, const struct resident_request *request)
+static int take_sample(struct hl_sample_record *sample, const struct resident_request *request)
 {
-	uint64_t tick = session_tick(request->session), began = resident_worked_ns();
-	int rc = sample_read(&snapshot->sample, request->pid);
+	uint64_t tick = session_tick(request->session);
+	int rc = sample_read(sample, request->pid);
 
-	if (rc == 0)
-		rc = sample_rollup(&snapshot->sample, request->pid);
-	snapshot->sample.tick = rc == 0 ? tick : 0;
+	sample->tick = rc == 0 ? tick : 0;
+	return rc;
+}
+
+/* smaps_rollup takes long: what the kernel counts is read after it, close to the pages. */
+static int take_first(struct resident_snapshot *snapshot, const struct resident_request *request)
+{
+	struct hl_sample_record rollup = {0};
+	uint64_t began = resident_worked_ns();
+	int rc = request->rollup ? sample_rollup(&rollup, request->pid) : 0;
+
 	snapshot->rollup_ns = resident_worked_ns() - began;
+	if (rc == 0)
+		rc = take_sample(&snapshot->before, request);
+	snapshot->before.anonymous = rollup.anonymous;
+	snapshot->before.anon_huge = rollup.anon_huge;
 	return rc;
 }
 
 static int begin(struct resident_snapshot *snapshot, const struct resident_request *request)
 {
+	int rc;
+
 	snapshot->count = 0;
 	snapshot->cut = false;
-	snapshot->sample.tick = 0;
+	snapshot->before.tick = 0;
+	snapshot->after.tick = 0;
 	if (make_room(snapshot) != 0)
 		return -ENOMEM;
-	if (request->rollup) {
-		int rc = take_sample(snapshot, request);
-
-		if (rc != 0)
-			return rc;
-	}
+	rc = take_first(snapshot, request);
+	if (rc != 0)
+		return rc;
 	snapshot->record[snapshot->count++] =
 		(struct hl_mark_record){.tick = session_tick(request->session)};
 	return 0;
@@ -133,6 +145,8 @@ static void end(struct resident_snapshot *snapshot, const struct resident_reques
 		HL_KIND_resident_begin, request->reason | (snapshot->cut ? HL_RESIDENT_CUT : 0));
 	first->size = session_tick(request->session) - first->tick;
 	first->chunk = snapshot->count - 1;
+	if (take_sample(&snapshot->after, request) != 0)
+		snapshot->after.tick = 0;
 }
 
 /* pagemap is opened first: if the memory that it is of is still in use at the end, there was no

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * One snapshot of the pages that a process has in memory: the records resident_begin and
- * resident_run of a trace, and now and then a sample with what smaps_rollup says. Called by
- * residency.c in a thread of its own; writes nothing.
+ * resident_run of a trace, between two samples, of which the first now and then has what
+ * smaps_rollup says. Called by residency.c in a thread of its own; writes nothing.
  */
 #ifndef HEAPLEDGER_RECORD_RESIDENT_H
 #define HEAPLEDGER_RECORD_RESIDENT_H
@@ -31,8 +31,9 @@ struct resident_snapshot {
 	size_t count;                  /* ... all of them */
 	size_t capacity;
 	bool cut;
-	struct hl_sample_record sample; /* tick 0: none */
-	uint64_t rollup_ns;             /* what it took of this thread's time */
+	struct hl_sample_record before; /* what the kernel counts, just before ... */
+	struct hl_sample_record after;  /* ... and after; tick 0: the process was gone */
+	uint64_t rollup_ns;             /* what smaps_rollup took of this thread's time */
 };
 
 /* CPU time of the calling thread. */

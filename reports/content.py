@@ -36,6 +36,13 @@ CAPTIONS = {
               "from the kernel, metadata included. Resident: the whole process as the kernel "
               "counts it, with code and stacks, without heapledger's buffers. The dots are the "
               "peaks; shading shows the highest value within an interval.",
+    "fragmentation": "Free bytes of the break and of arenas, by their pages: on one that is used, "
+                     "which holds a block too, they cannot go back to the kernel, and pieces that "
+                     "are too short serve no larger request, however much is free in all (shares "
+                     "are drawn while a fiftieth of the most is free). The last curves say by "
+                     "size how many blocks fewer fit into the free pieces than into one of the "
+                     "same bytes. What caches hold is known at the end only, and counts as free "
+                     "before.",
     "syscalls": "brk, mmap, munmap, mremap, madvise and mprotect as the allocator made them, each "
                 "with its reason; calls which the recording itself made are left out.",
     "ledger": "Each mapped byte twice: by what it holds and by where it lies. Slack is headers and "

@@ -19,7 +19,9 @@ MAP_SCHEMA = "heapledger-map/1"
 
 OK, FINDING, USAGE, UNREADABLE, NO_EVIDENCE = range(5)
 
-_TABLES = ("timeline", "samples", "syscalls", "return_latency", "sizes")
+_TABLES = ("timeline", "samples", "syscalls", "return_latency", "sizes",
+           "fragmentation")
+_SHARES = ("unusable_", "split_")
 _TEXT_COLUMNS = {"stream", "syscall", "reason", "call"}
 
 
@@ -229,7 +231,7 @@ def _cell(key, text):
     """Empty cells were not measured."""
     if key in _TEXT_COLUMNS:
         return text
-    return int(text) if text else None
+    return float(text) if text and key.startswith(_SHARES) else int(text) if text else None
 
 
 def read_session(directory):

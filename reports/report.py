@@ -34,13 +34,15 @@ def arguments(argv):
 
 def figure_modules():
     import style
+    import figure_fragmentation
     import figure_ledger
     import figure_map
     import figure_memory
     import figure_return
     import figure_syscalls
     style.setup()
-    return [figure_memory, figure_map, figure_syscalls, figure_ledger, figure_return]
+    return [figure_memory, figure_map, figure_fragmentation, figure_syscalls, figure_ledger,
+            figure_return]
 
 
 def write_figures(analysis, modules, folder, kind, force):

@@ -12,6 +12,9 @@ from units import count, counted, percent, share_text, size, time
 # remedy: what can be done about it; None: nothing is known.
 Finding = namedtuple("Finding", "kind title text remedy", defaults=[None])
 
+RESIDUAL_SHARE = 3          # percent of resident memory that is in no row of the ledger, and at least
+RESIDUAL_MINIMUM = 1 << 16  # so many bytes
+
 # Of the analyzer's findings (docs/findings.md): their kinds, as the page names them.
 TITLES = {"whole_pages": "Whole pages are free and still mapped",
           "top": "The end of the heap is free and still mapped",
@@ -25,7 +28,7 @@ TITLES = {"whole_pages": "Whole pages are free and still mapped",
 def findings(analysis):
     """All that is worth saying, once: what puts the evidence in doubt, then the analyzer's findings
     in its order, then what it does not judge."""
-    doubts = [_evidence(analysis), _anomalies(analysis)]
+    doubts = [_evidence(analysis), _anomalies(analysis), _residual_doubt(analysis)]
     judged = [_finding(one) for one in analysis.get("findings", [])]
     rest = [_unrecorded(analysis), _failures(analysis), _observed(analysis), _attached(analysis)]
     said = [finding for finding in (*doubts, *judged, *rest) if finding]
@@ -302,7 +305,33 @@ def _live(analysis):
 def recording(analysis):
     """What the recording itself cost, and what it noted: a list of paragraphs."""
     notes = "; ".join(analysis.notes)
-    return [text for text in (_recorder(analysis), f"It noted: {notes}." if notes else "") if text]
+    holds, residual = _residual(analysis)
+    return [text for text in (_recorder(analysis), residual if holds else "",
+                              f"It noted: {notes}." if notes else "") if text]
+
+
+def _residual(analysis):
+    """How far the ledger holds against the kernel's own count, where pages were looked at: whether
+    it does, and in words; "" where nothing was looked at."""
+    parts, holds = [], True
+    for entry in analysis.get("moments", []):
+        when = {"resident_peak": "at the resident peak", "end": "at the end"}.get(entry["moment"])
+        resident = entry.get("resident")
+        if when is None or not resident or resident["residual_bytes"] is None:
+            continue
+        left, found = resident["residual_bytes"], resident["all_bytes"]
+        parts.append(f"{when} {size(found)} of anonymous memory was found page by page, and the kernel "
+                     + (f"counted {size(abs(left))} ({share_text(abs(left), found)}) "
+                        f"{'more' if left > 0 else 'less'}" if left else "counted the same"))
+        if abs(left) > max(RESIDUAL_MINIMUM, found * RESIDUAL_SHARE / 100):
+            holds = False
+    text = "; ".join(parts)
+    return holds, text[:1].upper() + text[1:] + "." if text else ""
+
+
+def _residual_doubt(analysis):
+    holds, text = _residual(analysis)
+    return None if holds else Finding("look", "The kernel counts other memory than was found", text)
 
 
 def _recorder(analysis):

@@ -127,9 +127,51 @@ def tables(data, with_samples=True):
         'samples': (['stream', 'time_ns', 'rss_bytes', 'rss_anon_bytes', 'rss_file_bytes',
                      'rss_shmem_bytes', 'swap_bytes', 'rss_peak_bytes', 'recorder_bytes',
                      'minor_faults', 'major_faults'], samples),
+        'fragmentation': fragmentation_rows(data),
         'syscalls': (['stream', 'time_ns', 'syscall', 'reason', 'call', 'count', 'bytes',
                       'duration_ns'], syscalls),
     }
+
+
+def fragmentation_rows(data):
+    """The free bytes of the timeline: a part on used pages, the rest whole pages and the top."""
+    names = ['stream', 'time_ns', 'mapped_bytes', 'partial_bytes', 'whole_touched_bytes',
+             'whole_purged_bytes', 'whole_untouched_bytes', 'top_bytes', 'free_bytes',
+             'unusable_4096', 'unusable_65536', 'unusable_131072']
+    rows = []
+    for step in range(1, 101):
+        high = data['peak']['at_mapped'] if step <= 70 else None
+        free = (high or data['end'])['free_bytes'] * min(step, 70) // 70
+        partial, top = free // 3, free // 10
+        rows.append([STREAM, DURATION * step // 100, free * 4, partial, free - partial - top, 0, 0,
+                     top, free, *(['', '', ''] if not free else [0.2, 3.5e-05, 1])])
+    return names, rows
+
+
+def end_moment():
+    """What caches held is not known, so it counts as free."""
+    return {'moment': 'end', 'phase': None, 'at_ns': 2_000_000_000, 'trim_bytes': 8192,
+            'trim_top_bytes': 0, 'ledger': {
+                'mapped_bytes': 1_870_000, 'requested_bytes': 1_310_000, 'slack_bytes': 120_000,
+                'cached_bytes': None, 'table_bytes': None, 'partial_bytes': 150_000,
+                'whole_pages': {'touched_bytes': 40_000, 'purged_bytes': 0, 'untouched_bytes': 0},
+                'top_bytes': 110_000, 'between_bytes': 0, 'metadata_bytes': 140_000,
+                'live_blocks': 2043},
+            'resident': None, 'free_space': {'sizes': []}}
+
+
+def moments():
+    """Of the fields, those that the report reads."""
+    def moment(name, residual, splits):
+        return {**end_moment(), 'moment': name, 'at_ns': DURATION,
+                'resident': {'all_bytes': 40_000_000, 'residual_bytes': residual},
+                'free_space': {'sizes': [
+                    {'size_bytes': size, 'split': split, 'split_without_top': without}
+                    for size, split, without in zip((64, 512, 4096, 65536, 131072), *splits)]}}
+
+    return [moment('mapped_peak', None, ([0, .1, .2, .5, None], [0, .1, .3, 1, None])),
+            moment('resident_peak', 0, ([None] * 5, [None] * 5)),
+            moment('end', 4096, ([0, .02, .1, .125, .25], [0, .02, .1, None, None]))]
 
 
 def address_map(columns=60, rows=40, row_bytes=4096):

@@ -526,6 +526,22 @@ def moments(lines):
     return found
 
 
+def instants(lines, times):
+    """For each of the times, which rise, the moments that it may be: an event of the same nanosecond
+    may be before or after it."""
+    events, heap, index = [parse(line) for line in lines], Heap(), 0
+    for time in times:
+        while index < len(events) and events[index].at < time:
+            heap.apply(events[index])
+            index += 1
+        candidates = [moment(heap)]
+        while index < len(events) and events[index].at == time:
+            heap.apply(events[index])
+            candidates.append(moment(heap))
+            index += 1
+        yield candidates
+
+
 def close(a, b):
     return abs(a - b) <= 1e-9 * max(abs(a), abs(b), 1)
 

@@ -382,6 +382,59 @@ def test_the_mapped_peak_is_the_fullest_and_the_first(moments):
     assert found['at_ns'] == 20 and found['ledger']['live_blocks'] == 1
 
 
+RESIDENT_BEGIN, RESIDENT_RUN, PEAK, END = 64, 65, 2, 4
+
+
+def snapshot(script, pages, reason):
+    """Of so many pages of the break, at one tick."""
+    tick = script.tick
+    script.add('call', 0, tick, RESIDENT_BEGIN, reason, 1, 1, 0, 0, 0)
+    script.lines.append(f'call 0 {tick} {RESIDENT_RUN} {BASE} {pages * PAGE} 0 0 0 0')
+    return script
+
+
+@pytest.mark.parametrize('before, pages, after, residual', [
+    (4, 6, 8, 0), (8, 6, 4, 0), (6, 6, 6, 0),  # between
+    (4, 9, 8, -1), (9, 10, 12, 0), (7, 3, 5, 2), (5, 3, 9, 2),
+    (None, 6, 7, 1), (5, 6, None, -1), (None, 6, None, None)])
+def test_what_the_kernel_counts_around_a_snapshot(moments, before, pages, after, residual):
+    """In pages. `sample` is of anonymous memory only."""
+    script = Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 60000, 60016)
+    if before is not None:
+        script.sample(before * PAGE, 0)
+    snapshot(script, pages, PEAK)
+    if after is not None:
+        script.sample(after * PAGE, 0)
+    found, = [moment for moment in moments(script) if moment['moment'] == 'resident_peak']
+    expect(found['resident'], all_bytes=pages * PAGE, requested_bytes=pages * PAGE - 16, slack_bytes=8,
+           free_bytes=8, residual_bytes=None if residual is None else residual * PAGE,
+           rss_anon_bytes=None if before is None else before * PAGE,
+           rss_anon_after_bytes=None if after is None else after * PAGE)
+
+
+def test_at_the_end_the_kernel_is_asked_after(moments):
+    """The sample before may be as old as the recorder's interval."""
+    script = Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 60000, 60016).sample(2 * PAGE, 0)
+    for moment in moments(snapshot(script, 6, END).sample(7 * PAGE, 0)):
+        if moment['moment'] != 'mapped_peak':
+            expect(moment['resident'], rss_anon_bytes=7 * PAGE, rss_anon_after_bytes=7 * PAGE,
+                   residual_bytes=PAGE)
+
+
+@pytest.mark.parametrize('more', [0, 1])
+def test_a_snapshot_after_that_of_the_end(moments, more):
+    """The recorder's may come later than the process's own: it is of the end, too, if the heap is."""
+    script = Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 50000, 50016).sample(6 * PAGE, 0)
+    snapshot(script, 6, END).sample(6 * PAGE, 0)
+    for i in range(more):
+        script.malloc(BASE + 60016, 24, 32)
+    end = last(moments(snapshot(script, 7, PEAK).sample(7 * PAGE, 0)))
+    if more:
+        assert end['resident'] is None
+    else:
+        expect(end['resident'], reason='peak', all_bytes=7 * PAGE, residual_bytes=0)
+
+
 # ---- what would go back does ---------------------------------------------------------------------
 
 

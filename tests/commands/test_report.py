@@ -12,10 +12,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from analysis_fixture import STREAM, Situation, add_process, causes, ledger, set_causes
+from analysis_fixture import (STREAM, Situation, add_process, causes, end_moment, ledger,
+                              moments, set_causes)
 from conftest import run
 
-FIGURES = ['ledger', 'map', 'memory', 'return', 'syscalls']
+FIGURES = ['fragmentation', 'ledger', 'map', 'memory', 'return', 'syscalls']
 
 
 @pytest.fixture
@@ -78,10 +79,10 @@ def test_the_page_needs_nothing_else(situation):
     assert not {'script', 'link', 'img', 'iframe', 'object'} & set(page.tags)
 
 
-def test_the_page_has_five_figures_with_something_in_them(situation):
+def test_the_page_has_six_figures_with_something_in_them(situation):
     page = page_of(situation)
     drawings = re.findall(r'<figure>.*?(<svg [^>]*>.*?</svg>)', page.source, re.S)
-    assert len(drawings) == 5
+    assert len(drawings) == 6
     for drawing in drawings:
         assert drawing.count('<path') > 20
         assert 'role="img" aria-label="' in drawing
@@ -91,7 +92,7 @@ def test_a_narrow_screen_scrolls_a_figure_and_does_not_shrink_it(situation):
     """On 312 of 720 pixels the smallest text would be 4 pixels high. Paper has no scroll bar."""
     page = page_of(situation)
     assert len(re.findall(r'<div class="wide" tabindex="0"><svg [^>]*>.*?</svg>\s*</div>', page.source,
-                          re.S)) == 5
+                          re.S)) == 6
     assert '.wide{overflow-x:auto' in page.source
     assert '@media screen{.wide svg{min-width:600px}}' in page.source
 
@@ -169,17 +170,6 @@ def test_nothing_unusual_is_said_when_nothing_is(situation):
         'return 8.00 KiB.')
     assert 'COMPLETE: every stream closed, no event lost' in page.text
     assert '331 system calls took 993 µs, less than 0.1 % of the recorded time.' in page.text
-
-
-def end_moment():
-    """What caches held is not known, so it counts as free."""
-    return {'moment': 'end', 'phase': None, 'at_ns': 2_000_000_000, 'trim_bytes': 8192,
-            'trim_top_bytes': 0, 'ledger': {
-                'mapped_bytes': 1_870_000, 'requested_bytes': 1_310_000, 'slack_bytes': 120_000,
-                'cached_bytes': None, 'table_bytes': None, 'partial_bytes': 150_000,
-                'whole_pages': {'touched_bytes': 40_000, 'purged_bytes': 0, 'untouched_bytes': 0},
-                'top_bytes': 110_000, 'between_bytes': 0, 'metadata_bytes': 140_000,
-                'live_blocks': 2043}}
 
 
 JUDGED = [
@@ -284,7 +274,7 @@ def test_what_was_not_measured_is_never_a_number(situation):
     assert 'resident memory was not measured' in page.text
     assert 'how it ended was not seen' in page.text
     assert 'Nothing of this kind was measured in this run.' in page.text
-    assert page.source.count('<figure>') == 4
+    assert page.source.count('<figure>') == 5
     assert 'None' not in page.text and 'null' not in page.text and 'nan' not in page.text
 
 
@@ -300,7 +290,7 @@ def test_an_analysis_with_almost_nothing_makes_a_page(situation):
     situation.map = {'schema': 'heapledger-map/1', 'stream': None, 'regions': None}
     situation._write = lambda write=situation._write: _without_tables(situation, write)
     page = page_of(situation)
-    assert page.text.count('Nothing of this kind was measured in this run.') == 6
+    assert page.text.count('Nothing of this kind was measured in this run.') == 7
 
 
 def test_the_address_map_is_a_picture_with_all_that_is_left_out_said(situation):
@@ -445,6 +435,42 @@ def test_each_figure_says_in_words_what_it_shows(situation):
     assert len(labels) == len(FIGURES)
     assert all(re.fullmatch(r'[A-Z][^:]+: .{10,}', label) for label in labels), labels
     assert any('share of freed pages returned' in label for label in labels)
+
+
+def test_fragmentation_is_said_in_titles(situation):
+    """Those of the largest size that would fit at the end, and of the fullest moment."""
+    situation.data['moments'] = moments()
+
+    def label():
+        return next(label for label in re.findall(r'aria-label="([^"]*)"', page_of(situation).source)
+                    if label.startswith('Fragmentation over time'))
+
+    assert ('free: at most 1.81 MiB, at 1.40 s, 56.7 % of it whole pages; ' in label()
+            and 'F(S): at the end 25.0 % fewer blocks of 128 KiB fit' in label()), label()
+    for size in situation.data['moments'][-1]['free_space']['sizes'][3:]:
+        size['split'] = None
+    assert 'F(S): at the end 10.0 % fewer blocks of 4 KiB fit' in label()
+    situation.data['moments'] = None
+    assert 'F(S): how many blocks of a size fewer fit than' in label()
+
+
+def test_what_the_ledger_leaves_over(situation):
+    situation.data['moments'] = moments()
+    assert page_of(situation).text.replace('\xa0', ' ').count(
+        'At the resident peak 38.1 MiB of anonymous memory was found page by page, and the kernel '
+        'counted the same; at the end 38.1 MiB of anonymous memory was found page by page, and the '
+        'kernel counted 4.00 KiB (less than 0.1 %) more.') == 1
+    assert doubt(situation) is None
+    situation.data['moments'][1]['resident']['residual_bytes'] = -1_200_001
+    kind, text = doubt(situation)
+    assert kind == 'look' and 'counted 1.14 MiB (3.0 %) less' in text
+    for moment in situation.data['moments']:
+        moment['resident'] = None
+    assert doubt(situation) is None and 'page by page' not in page_of(situation).text
+
+
+def doubt(situation):
+    return page_of(situation).findings().get('The kernel counts other memory than was found')
 
 
 def test_figures_differ_with_the_data(situation):

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Heaps that keep memory, for reasons that are known:
- *   trimmed MODE BLOCKS [trim]
+ *   trimmed MODE BLOCKS [trim | spike]
  *     cache    all blocks freed, in random order: what caches hold keeps the break up
  *     pages    of blocks of 20 KB every tenth stays
  *     checker  of blocks of 2 KB every other stays
@@ -12,12 +12,14 @@
  *     thrash   so many times: 2 MB of small blocks, freed
  *     remap    so many times: a block of 1 MB, freed (with a fixed mmap_threshold each is mapped)
  * With `trim` it prints the anonymous memory in KiB before and after malloc_trim(0), as the kernel
- * counts it.
+ * counts it. With `spike`, of use and checker: then a block of 1 MiB more, so that this is the
+ * peak; it prints a line, waits for a byte, and frees all.
  */
 #include "victim.h"
 
 #include <malloc.h>
 #include <string.h>
+#include <unistd.h>
 
 static unsigned seed = 1;
 
@@ -94,6 +96,18 @@ static void remap(int rounds)
 		free(fill(1 << 20));
 }
 
+static void spike(char **blocks, int count, int of)
+{
+	char *more = fill(1 << 20);
+	char byte;
+
+	REQUIRE(write(STDOUT_FILENO, "peak\n", 5) == 5);
+	REQUIRE(read(STDIN_FILENO, &byte, 1) == 1);
+	free(more);
+	for (int i = 0; i < count; i += of)
+		free(blocks[i]);
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 2 ? argv[1] : "";
@@ -125,8 +139,10 @@ int main(int argc, char **argv)
 	else if (strcmp(mode, "use") != 0)
 		for (int i = count; i-- > 0;)
 			free(blocks[i]);
+	if (argc > 3 && strcmp(argv[3], "spike") == 0)
+		spike(blocks, count, strcmp(mode, "checker") == 0 ? 2 : 1);
 	free(blocks);
-	if (argc > 3) {
+	if (argc > 3 && strcmp(argv[3], "trim") == 0) {
 		long before = resident_kib();
 
 		malloc_trim(0);
