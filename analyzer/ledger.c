@@ -650,6 +650,8 @@ static int count_anew(struct ledger *ledger, uint64_t tick)
 	result->peak.live_blocks = ledger->memory.live_blocks;
 	result->peak.at_requested = ledger->memory;
 	ledger_note_mapped(ledger, tick);
+	result->faults.peak = ledger->memory.resident_bytes;
+	result->faults.peak_tick = tick;
 	free(before.causes.list);
 	triggers_free(&before.triggers);
 	phases_free(&before.phases);
@@ -709,15 +711,20 @@ static struct timeline_sums sums_of(const struct ledger_result *result)
 	};
 }
 
+void ledger_pass(struct ledger *ledger, uint64_t tick)
+{
+	if (tick >= ledger->timeline.next_tick)
+		timeline_advance(
+			&ledger->timeline, tick, &ledger->memory, sums_of(ledger->result));
+}
+
 static int apply(struct ledger *ledger, const struct stream_event *event)
 {
 	const struct hl_call_record *call = &event->record.call;
 	unsigned kind = hl_kind_of(call->kind_addr);
 
 	ledger->applied++;
-	if (call->tick >= ledger->timeline.next_tick)
-		timeline_advance(&ledger->timeline, call->tick, &ledger->memory,
-			sums_of(ledger->result));
+	ledger_pass(ledger, call->tick);
 	ledger->result->events[kind]++;
 	switch (name_shape(kind)) {
 	case NAME_SHAPE_ALLOC:

@@ -57,6 +57,21 @@ struct ledger_ratio {
 	double max_live;
 };
 
+/* Of the heap's pages, by the kernel's record of faults. */
+struct ledger_faults {
+	bool known;
+	uint64_t count;    /* faults in the heap */
+	uint64_t in_calls; /* of them, by system calls */
+	uint64_t large;    /* larger pages than usual that the kernel took for them */
+	uint64_t unplaced; /* ... and for which of all faults is not known */
+	uint64_t again;    /* pages that had been there before, and had gone */
+	int64_t peak;      /* bytes */
+	uint64_t peak_tick;
+	uint64_t snapshots; /* that were compared: */
+	uint64_t unseen;    /* pages that were there, and no fault had told so */
+	uint64_t vanished;  /* pages that were not there, and no call had taken them */
+};
+
 struct ledger_anomalies {
 	uint64_t unknown_frees;
 	uint64_t order_violations; /* an address handed out that was live */
@@ -91,6 +106,7 @@ struct ledger_result {
 	uint64_t samples;
 	uint64_t max_sampled_rss; /* without the recorder's part */
 	struct hl_sample_record last_sample;
+	struct ledger_faults faults;
 	struct phases phases; /* start_tick is set before ledger_start or ledger_fork */
 	bool orphan; /* forked, but the parent's heap is not known; or a log that began later */
 	/* The program's own allocator, or an imported log of one: what it does with its memory is
@@ -199,6 +215,9 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, const struct 
 
 /* Asks for what ledger_apply will need, some records ahead. */
 void ledger_prefetch(const struct ledger *ledger, const struct stream_event *event);
+
+/* The time line goes on to a tick, with what there was before. */
+void ledger_pass(struct ledger *ledger, uint64_t tick);
 
 /* Takes the next record in time order. 0 or -ENOMEM. */
 int ledger_apply(struct ledger *ledger, const struct stream_event *event);

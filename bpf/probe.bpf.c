@@ -22,6 +22,13 @@
 #define MEMORY_NS 1000000
 #define MEMORY_FAULTS 16 /* a power of two: how often a thread looks at the clock */
 
+/* Bits of a page fault's error code, which the processor has defined, and of a page's gfp flags. */
+#define FAULT_WRITE 0x2
+#define FAULT_USER 0x4
+#define FAULT_INSTRUCTION 0x10
+#define GFP_MOVABLE 0x8 /* ___GFP_MOVABLE since Linux 2.6.24: for a process, not for the kernel */
+#define PAGE_BYTES 4096
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct pt_regs {
 	unsigned long di, si, dx, r10, r8, orig_ax;
@@ -172,8 +179,52 @@ static __always_inline void tell_memory(struct event_process *process)
 	process->told_ns = what.start_ns;
 }
 
+/* ---- page faults, one by one if that is wanted ---------------------------------------------- */
+
+const volatile bool with_faults = false;
+
+/* The fault that a CPU has seen last. */
+struct last_fault {
+	__u64 address;
+	__u64 flags;
+	__u32 tid;
+	__u32 padding;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct last_fault);
+} last_faults SEC(".maps");
+
+static __always_inline struct last_fault *own_last_fault(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&last_faults, &zero);
+}
+
+/* When it begins; what memory it is on the analyzer knows. Code is no heap. */
+static __always_inline void tell_fault(__u64 address, __u64 error)
+{
+	struct event_call what = {.argument = {address, PAGE_BYTES,
+					  (error & FAULT_WRITE ? EVENT_FAULT_WRITE : 0) |
+						  (error & FAULT_USER ? EVENT_FAULT_USER : 0)}};
+	struct last_fault *last = own_last_fault();
+
+	if ((error & FAULT_INSTRUCTION) || (__s64)address < 0)
+		return;
+	if (last) {
+		last->address = address;
+		last->flags = what.argument[2];
+		last->tid = (__u32)bpf_get_current_pid_tgid();
+	}
+	tell(EVENT_FAULT, &what);
+}
+
 SEC("tp_btf/page_fault_user")
-int BPF_PROG(fault)
+int BPF_PROG(fault, unsigned long address, struct pt_regs *regs, unsigned long error)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 	struct event_process *process = bpf_map_lookup_elem(&processes, &tgid);
@@ -181,11 +232,44 @@ int BPF_PROG(fault)
 	if (!process)
 		return 0;
 	__sync_fetch_and_add(&process->faults, 1);
+	if (with_faults)
+		tell_fault(address, error);
 	if (process->faults % MEMORY_FAULTS == 0 &&
 		bpf_ktime_get_ns() - process->told_ns >= MEMORY_NS)
 		tell_memory(process);
 	return 0;
 }
+
+/* By a system call that reads or writes the program's memory. */
+SEC("tp_btf/page_fault_kernel")
+int BPF_PROG(fault_in_call, unsigned long address, struct pt_regs *regs, unsigned long error)
+{
+	if (is_recorded(bpf_get_current_pid_tgid() >> 32))
+		tell_fault(address, error);
+	return 0;
+}
+
+/* A larger page for a fault is told of besides. If another thread had a fault on this CPU since, or
+ * this one has moved, it is not known for which address: 0. */
+SEC("tp_btf/mm_page_alloc")
+int BPF_PROG(give, void *page, unsigned int order, unsigned int gfp)
+{
+	__u64 id = bpf_get_current_pid_tgid(), bytes = (__u64)PAGE_BYTES << (order & 15);
+	struct event_call what = {.argument = {0, bytes, EVENT_FAULT_LARGE}};
+	struct last_fault *last;
+
+	if (!order || !(gfp & GFP_MOVABLE) || !is_recorded(id >> 32))
+		return 0;
+	last = own_last_fault();
+	if (last && last->tid == (__u32)id) {
+		what.argument[0] = last->address & ~(bytes - 1);
+		what.argument[2] |= last->flags;
+	}
+	tell(EVENT_FAULT, &what);
+	return 0;
+}
+
+/* ---- processes ------------------------------------------------------------------------------ */
 
 /* Fires for threads too; a process of its own is one with another thread group. */
 SEC("tp_btf/sched_process_fork")
