@@ -281,8 +281,8 @@ static int observe(
 	if (!rc && is_observed(analysis, process))
 		rc = observed_before(analysis->observed, process->index, &process->ledger, event);
 	return rc ? rc
-		  : residence_before(&process->residence, &process->ledger,
-			    event->record.word[0], hl_kind_of(event->record.word[1]));
+		  : residence_before(&process->residence, &process->ledger, event->record.word[0],
+			    hl_kind_of(event->record.word[1]));
 }
 
 /* Whether anything of a stream is in the window. */

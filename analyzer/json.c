@@ -486,9 +486,9 @@ static json_t *notes_array(const struct analysis *analysis)
 					: "system calls of the program's allocator are not known: ",
 				analysis->unknown_why));
 	if (analysis->faults_why[0])
-		json_array_append_new(notes,
-			json_pack("s+", "resident memory is not known from page faults: ",
-				analysis->faults_why));
+		json_array_append_new(
+			notes, json_pack("s+", "resident memory is not known from page faults: ",
+				       analysis->faults_why));
 	if (analysis->total.attached && !analysis->total.calls_unknown && analysis->count > 1)
 		json_array_append_new(notes,
 			json_string("allocator calls are those of the process that was attached "

@@ -229,6 +229,22 @@ static void count_block(struct ledger *ledger, const struct live_block *block, b
 	memory->live_blocks += add ? 1 : -1;
 }
 
+/* Counts it, and keeps the first ones. */
+static void note_oddity(struct ledger *ledger, uint64_t *count, struct ledger_oddity *list)
+{
+	const struct stream_event *event = ledger->event;
+	uint64_t place = (*count)++;
+	if (place >= LEDGER_ODDITIES || !event)
+		return;
+	list[place] = (struct ledger_oddity){
+		.addr = hl_addr_of(event->record.call.kind_addr),
+		.size = event->record.call.size,
+		.tick = event->record.call.tick,
+		.tid = event->tid,
+		.kind = (uint8_t)hl_kind_of(event->record.call.kind_addr),
+	};
+}
+
 static int add_block(struct ledger *ledger, struct live_block *block, uint64_t tick)
 {
 	struct free_span reused = {ledger, tick, WAITS_REUSED, NULL};
@@ -239,7 +255,8 @@ static int add_block(struct ledger *ledger, struct live_block *block, uint64_t t
 	if (rc < 0)
 		return rc;
 	if (rc) {
-		ledger->result->anomalies.order_violations++;
+		note_oddity(ledger, &ledger->result->anomalies.order_violations,
+			ledger->result->order_violation);
 		count_block(ledger, &old, false);
 		drop_pages(ledger, &old, tick);
 	}
@@ -380,7 +397,7 @@ static bool take_block(struct ledger *ledger, uint64_t addr, struct live_block *
 	else if (ledger->result->orphan)
 		anomalies->inherited++;
 	else
-		anomalies->unknown_frees++;
+		note_oddity(ledger, &anomalies->unknown_frees, ledger->result->unknown_free);
 	return false;
 }
 
@@ -724,6 +741,7 @@ static int apply(struct ledger *ledger, const struct stream_event *event)
 	unsigned kind = hl_kind_of(call->kind_addr);
 
 	ledger->applied++;
+	ledger->event = event;
 	ledger_pass(ledger, call->tick);
 	ledger->result->events[kind]++;
 	switch (name_shape(kind)) {

@@ -81,6 +81,16 @@ struct ledger_anomalies {
 				      larger than the heap: the trace contradicts itself */
 };
 
+/* A record that contradicts those before it, for whoever wants to look. */
+#define LEDGER_ODDITIES 3
+struct ledger_oddity {
+	uint64_t addr;
+	uint64_t size;
+	uint64_t tick;
+	uint32_t tid;
+	uint8_t kind; /* enum hl_kind */
+};
+
 /* What is left when a stream has gone by. */
 struct ledger_result {
 	uint64_t events[HL_KIND_LIMIT];
@@ -101,6 +111,8 @@ struct ledger_result {
 	uint64_t reused_page_bytes;
 	uint64_t never_page_bytes;
 	struct ledger_anomalies anomalies;
+	struct ledger_oddity unknown_free[LEDGER_ODDITIES]; /* the first ones of each */
+	struct ledger_oddity order_violation[LEDGER_ODDITIES];
 	struct thrash thrash;
 	uint64_t lost; /* by lost marks */
 	uint64_t samples;
@@ -167,6 +179,7 @@ struct ledger {
 	struct pages pages;
 	struct threads threads;
 	uint64_t applied; /* records up to now, in this stream */
+	const struct stream_event *event; /* that is being applied */
 	struct ranges break_mapped;
 	uint64_t break_end; /* where the last brk left it; 0 = there was none */
 	struct ranges arena_mapped;
