@@ -20,7 +20,8 @@
 
 /* Page faults are many, so there is an event for several of them: not more often than this. */
 #define MEMORY_NS 1000000
-#define MEMORY_FAULTS 16 /* a power of two: how often a thread looks at the clock */
+#define MEMORY_FAULTS 16 /* of one process on one CPU, and then it looks at the clock */
+#define CPUS 1024        /* a power of two; beyond, CPUs share a place */
 
 /* Bits of a page fault's error code, which the processor has defined, and of a page's gfp flags. */
 #define FAULT_WRITE 0x2
@@ -223,19 +224,74 @@ static __always_inline void tell_fault(__u64 address, __u64 error)
 	tell(EVENT_FAULT, &what);
 }
 
+/* Faults that the process a CPU was last seen to work for had there, and that are not in its count
+ * yet: to look the process up at each would take as long as all the rest. */
+struct pending {
+	__u32 tgid;
+	__u32 faults;
+	__u64 padding[7]; /* a cache line each */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CPUS);
+	__type(key, __u32);
+	__type(value, struct pending);
+} pendings SEC(".maps");
+
+const volatile __u32 cpus = 1;
+
+static __always_inline struct pending *pending_of(__u32 cpu)
+{
+	cpu &= CPUS - 1;
+	return bpf_map_lookup_elem(&pendings, &cpu);
+}
+
+static __always_inline struct event_process *settle(struct pending *pending)
+{
+	struct event_process *process = bpf_map_lookup_elem(&processes, &pending->tgid);
+
+	if (process)
+		__sync_fetch_and_add(&process->faults, pending->faults);
+	pending->faults = 0;
+	return process;
+}
+
+/* Its last thread is at its end, so nobody adds to them. */
+static __always_inline void settle_all(__u32 tgid)
+{
+	for (__u32 cpu = 0; cpu < CPUS && cpu < cpus; cpu++) {
+		struct pending *pending = pending_of(cpu);
+
+		if (pending && pending->tgid == tgid) {
+			settle(pending);
+			pending->tgid = 0;
+		}
+	}
+}
+
+/* Interrupts are off, as the processor has left them, so that this is alone on its CPU. */
 SEC("tp_btf/page_fault_user")
 int BPF_PROG(fault, unsigned long address, struct pt_regs *regs, unsigned long error)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct event_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct pending *pending = pending_of(bpf_get_smp_processor_id());
+	struct event_process *process;
 
-	if (!process)
+	if (!pending)
 		return 0;
-	__sync_fetch_and_add(&process->faults, 1);
+	if (pending->tgid != tgid) {
+		if (!is_recorded(tgid))
+			return 0;
+		settle(pending);
+		pending->tgid = tgid;
+	}
 	if (with_faults)
 		tell_fault(address, error);
-	if (process->faults % MEMORY_FAULTS == 0 &&
-		bpf_ktime_get_ns() - process->told_ns >= MEMORY_NS)
+	if (++pending->faults < MEMORY_FAULTS)
+		return 0;
+	process = settle(pending);
+	if (process && bpf_ktime_get_ns() - process->told_ns >= MEMORY_NS)
 		tell_memory(process);
 	return 0;
 }
@@ -313,6 +369,7 @@ int BPF_PROG(forget, struct task_struct *task)
 	forget_thread(task->pid);
 	if (task->signal->live.counter != 0)
 		return 0;
+	settle_all(tgid);
 	tell_memory(process);
 	what.argument[0] = task->group_leader->exit_code;
 	what.argument[1] = process->faults;

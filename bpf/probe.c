@@ -34,9 +34,10 @@
 
 static_assert(PROBE_KINDS == EVENT_KINDS && PROBE_FIRST_KIND == EVENT_FIRST_KIND &&
 		      EVENT_FIRST_KIND == HL_KIND_brk &&
-		      EVENT_PROCESS_FORK == HL_KIND_process_fork && EVENT_MEMORY == HL_KIND_memory &&
-		      EVENT_FAULT == HL_KIND_fault && EVENT_FAULT_WRITE == HL_FAULT_WRITE &&
-		      EVENT_FAULT_USER == HL_FAULT_USER && EVENT_FAULT_LARGE == HL_FAULT_LARGE,
+		      EVENT_PROCESS_FORK == HL_KIND_process_fork &&
+		      EVENT_MEMORY == HL_KIND_memory && EVENT_FAULT == HL_KIND_fault &&
+		      EVENT_FAULT_WRITE == HL_FAULT_WRITE && EVENT_FAULT_USER == HL_FAULT_USER &&
+		      EVENT_FAULT_LARGE == HL_FAULT_LARGE,
 	"probe.h says of the totals what event.h does");
 
 #define INITIAL_PID_NAMESPACE UINT64_C(0xeffffffc) /* its inode, fixed in the kernel's ABI */
@@ -313,6 +314,7 @@ static int load_typed(struct probe *probe)
 	}
 	bpf_program__set_autoload(probe->bpf->progs.enter_raw, !use_tracefs);
 	bpf_program__set_autoload(probe->bpf->progs.leave_raw, !use_tracefs);
+	probe->bpf->rodata->cpus = (uint32_t)libbpf_num_possible_cpus();
 	probe->bpf->rodata->with_faults = probe->sink.with_faults;
 	bpf_program__set_autoload(probe->bpf->progs.fault_in_call, probe->sink.with_faults);
 	bpf_program__set_autoload(probe->bpf->progs.give, probe->sink.with_faults);
