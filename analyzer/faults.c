@@ -15,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -199,14 +198,8 @@ static int read_kernel(struct faults *faults, const struct trace_stream *stream)
 		while ((rc = stream_reader_next(reader, &event)) > 0)
 			if ((rc = take(faults, event)))
 				break;
-		if (rc < 0)
-			snprintf(trace->error, sizeof(trace->error), "%s",
-				rc == -ENOMEM ? "not enough memory" : stream_reader_error(reader));
 	}
-	stream_reader_close(reader);
-	if (fd >= 0)
-		close(fd);
-	return rc;
+	return trace_stream_close(trace, reader, fd, rc);
 }
 
 /* ---- whose they are ---------------------------------------------------------------------------

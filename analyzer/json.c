@@ -362,7 +362,6 @@ static json_t *faults_object(const struct ledger_result *result, struct trace_st
 	put_count(object, "count", faults->count);
 	put_count(object, "in_calls", faults->in_calls);
 	put_count(object, "large_pages", faults->large);
-	put_count(object, "unplaced_pages", faults->unplaced);
 	put_count(object, "again_bytes", faults->again << RESIDENT_PAGE_BITS);
 	put_count(object, "peak_resident_bytes", (uint64_t)faults->peak);
 	put_count(object, "peak_resident_at_ns", clock_ns(&stream->clock, faults->peak_tick));

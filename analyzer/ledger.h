@@ -63,7 +63,6 @@ struct ledger_faults {
 	uint64_t count;    /* faults in the heap */
 	uint64_t in_calls; /* of them, by system calls */
 	uint64_t large;    /* larger pages than usual that the kernel took for them */
-	uint64_t unplaced; /* ... and for which of all faults is not known */
 	uint64_t again;    /* pages that had been there before, and had gone */
 	int64_t peak;      /* bytes */
 	uint64_t peak_tick;

@@ -113,7 +113,6 @@ static void count(struct ledger *ledger, const struct faults_event *event)
 {
 	struct ledger_faults *faults = &ledger->result->faults;
 	if (event->flags & HL_FAULT_LARGE) {
-		faults->unplaced += event->start == 0;
 		faults->large += in_heap(ledger, event->start);
 	} else if (in_heap(ledger, event->start)) {
 		faults->count++;

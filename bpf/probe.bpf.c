@@ -32,7 +32,7 @@
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct pt_regs {
-	unsigned long di, si, dx, r10, r8, orig_ax;
+	unsigned long di, si, dx, r10, r8, orig_ax, ip;
 };
 
 struct thread_info {
@@ -184,12 +184,12 @@ static __always_inline void tell_memory(struct event_process *process)
 
 const volatile bool with_faults = false;
 
-/* The fault that a CPU has seen last. */
+/* The fault in user mode that a CPU has seen last. */
 struct last_fault {
 	__u64 address;
-	__u64 flags;
+	__u64 ip; /* of the instruction that had it */
 	__u32 tid;
-	__u32 padding;
+	__u32 write;
 };
 
 struct {
@@ -207,7 +207,7 @@ static __always_inline struct last_fault *own_last_fault(void)
 }
 
 /* When it begins; what memory it is on the analyzer knows. Code is no heap. */
-static __always_inline void tell_fault(__u64 address, __u64 error)
+static __always_inline void tell_fault(__u64 address, __u64 error, __u64 ip)
 {
 	struct event_call what = {.argument = {address, PAGE_BYTES,
 					  (error & FAULT_WRITE ? EVENT_FAULT_WRITE : 0) |
@@ -218,8 +218,9 @@ static __always_inline void tell_fault(__u64 address, __u64 error)
 		return;
 	if (last) {
 		last->address = address;
-		last->flags = what.argument[2];
+		last->ip = ip;
 		last->tid = (__u32)bpf_get_current_pid_tgid();
+		last->write = error & FAULT_WRITE;
 	}
 	tell(EVENT_FAULT, &what);
 }
@@ -287,7 +288,7 @@ int BPF_PROG(fault, unsigned long address, struct pt_regs *regs, unsigned long e
 		pending->tgid = tgid;
 	}
 	if (with_faults)
-		tell_fault(address, error);
+		tell_fault(address, error, regs->ip);
 	if (++pending->faults < MEMORY_FAULTS)
 		return 0;
 	process = settle(pending);
@@ -301,26 +302,28 @@ SEC("tp_btf/page_fault_kernel")
 int BPF_PROG(fault_in_call, unsigned long address, struct pt_regs *regs, unsigned long error)
 {
 	if (is_recorded(bpf_get_current_pid_tgid() >> 32))
-		tell_fault(address, error);
+		tell_fault(address, error, 0);
 	return 0;
 }
 
-/* A larger page for a fault is told of besides. If another thread had a fault on this CPU since, or
- * this one has moved, it is not known for which address: 0. */
+/* A larger page for a fault is told of besides: the thread must have come into the kernel by the
+ * fault that its CPU saw last, as system calls take larger pages for files. */
 SEC("tp_btf/mm_page_alloc")
 int BPF_PROG(give, void *page, unsigned int order, unsigned int gfp)
 {
 	__u64 id = bpf_get_current_pid_tgid(), bytes = (__u64)PAGE_BYTES << (order & 15);
-	struct event_call what = {.argument = {0, bytes, EVENT_FAULT_LARGE}};
+	struct event_call what = {
+		.argument = {0, bytes, EVENT_FAULT_LARGE | EVENT_FAULT_WRITE | EVENT_FAULT_USER}};
 	struct last_fault *last;
+	struct pt_regs *regs;
 
 	if (!order || !(gfp & GFP_MOVABLE) || !is_recorded(id >> 32))
 		return 0;
 	last = own_last_fault();
-	if (last && last->tid == (__u32)id) {
-		what.argument[0] = last->address & ~(bytes - 1);
-		what.argument[2] |= last->flags;
-	}
+	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	if (!last || last->tid != (__u32)id || !last->write || last->ip != regs->ip)
+		return 0;
+	what.argument[0] = last->address & ~(bytes - 1);
 	tell(EVENT_FAULT, &what);
 	return 0;
 }

@@ -89,7 +89,7 @@ def test_resident_bytes_follow_from_the_faults(heapledger, trace, victim):
     faults = root['faults']
     assert faults['unseen_bytes'] == faults['vanished_bytes'] == 0
     assert faults['in_calls'] == 2 and faults['again_bytes'] == PAGE
-    assert faults['large_pages'] == faults['unplaced_pages'] == 0
+    assert faults['large_pages'] == 0
     # 0, 3, 5, 7, 8, 10 at most; at the end 0, 3, 8, 10, 63. The rest of the heap only grows.
     assert faults['peak_resident_bytes'] - faults['end_resident_bytes'] in (PAGE, 0)
     assert faults['count'] * PAGE >= faults['peak_resident_bytes'] >= 6 * PAGE
@@ -117,9 +117,7 @@ def test_huge_pages_are_counted_whole(heapledger, trace, victim):
     record(heapledger, trace, victim, 'huge')
     faults = analyze(heapledger, trace)['faults']
     touched = faults['large_pages'] * 512 + faults['count'] - faults['large_pages']
-    assert faults['end_resident_bytes'] >= 16 << 20
-    assert faults['end_resident_bytes'] <= touched * PAGE
-    assert faults['unseen_bytes'] <= faults['unplaced_pages'] * 512 * PAGE
+    assert 16 << 20 <= faults['end_resident_bytes'] <= touched * PAGE + faults['unseen_bytes']
 
 
 def test_what_was_not_recorded_whole_is_not_told(heapledger, trace, victim, tmp_path):
