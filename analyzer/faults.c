@@ -23,6 +23,8 @@
 #define MADV_DONTNEED_LOCKED 24
 #endif
 
+#define LARGEST_PAGE (UINT64_C(1) << 30)
+
 struct image {
 	uint32_t pid;
 	uint32_t image;
@@ -106,7 +108,8 @@ static int put_fault(struct image *image, uint32_t tid, const struct hl_syscall_
 		.flags = (uint8_t)record->argument,
 		.fault = true,
 	};
-	return put(image, &event);
+	/* No page is larger; a trace may name any length at all. */
+	return record->length > LARGEST_PAGE ? 0 : put(image, &event);
 }
 
 /* Whatever was there is gone. */
