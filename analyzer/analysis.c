@@ -7,6 +7,7 @@
  */
 #include "analysis.h"
 #include "names.h"
+#include "residence.h"
 
 #include "heapledger/session.h"
 
@@ -31,6 +32,7 @@ struct process {
 	bool entered; /* it is in the window, or was */
 	bool left;
 	struct ledger ledger;
+	struct residence residence;
 	struct map *map;             /* NULL: none is wanted, or it cannot be known */
 	struct ledger_result *again; /* of the second pass: nobody reads it */
 	size_t children;             /* in the second pass: forked ones that need it still */
@@ -106,7 +108,7 @@ static int begin_map(struct process *process, uint64_t first, uint64_t last)
 }
 
 /* A copy's only thread has the process's id. */
-static int begin(struct analysis *analysis, struct process *process, const struct ledger *parent)
+static int begin(struct analysis *analysis, struct process *process, const struct process *parent)
 {
 	struct analysis_stream *entry = &analysis->streams[process->index];
 	struct trace_stream *stream = entry->stream;
@@ -127,7 +129,7 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 	result->calls_unknown = stream->info.header.mode == HL_MODE_ATTACHED;
 	result->syscalls_unknown = result->observed;
 	if (parent)
-		rc = ledger_fork(ledger, parent, &copy, result, &stream->clock);
+		rc = ledger_fork(ledger, &parent->ledger, &copy, result, &stream->clock);
 	else
 		ledger_start(ledger, result, &stream->clock);
 	/* A log may begin later than its process, or be of a forked one. */
@@ -145,6 +147,10 @@ static int begin(struct analysis *analysis, struct process *process, const struc
 			instants_of(analysis, &stream->info));
 	if (!rc && (analysis->wants & ANALYSIS_MAP) && !analysis->again && !result->observed)
 		rc = begin_map(process, first, stream->info.last_tick);
+	if (!rc && analysis->faults && !analysis->again && !result->orphan)
+		rc = residence_start(&process->residence,
+			faults_of(analysis->faults, process->index),
+			parent ? &parent->residence : NULL);
 	return rc ? out_of_memory(analysis, stream->path) : 0;
 }
 
@@ -157,6 +163,7 @@ static void end(struct analysis *analysis, struct process *process)
 		process->ledger.threads = (struct threads){0};
 	}
 	ledger_free(&process->ledger);
+	residence_free(&process->residence);
 	if (process->map)
 		map_free(process->map);
 	free(process->map);
@@ -227,7 +234,7 @@ static int add_copy(struct analysis *analysis, struct copies *copies, size_t ind
 		return out_of_memory(analysis, analysis->streams[index].stream->path);
 	child->forked_by = tid;
 	copies->child[copies->count++] = child;
-	return begin(analysis, child, &parent->ledger);
+	return begin(analysis, child, parent);
 }
 
 static int fork_children(struct analysis *analysis, struct copies *copies,
@@ -255,21 +262,38 @@ static bool is_observed(const struct analysis *analysis, const struct process *p
 	return analysis->observed && analysis->streams[process->index].result.observed;
 }
 
-/* What the kernel has recorded of a process until its next event. */
+/* What the kernel has recorded of a process until a tick: where a page fault lies is known when the
+ * calls before it are. */
+static int observe_until(struct analysis *analysis, struct process *process, uint64_t tick)
+{
+	const struct clock *clock = &analysis->streams[process->index].stream->clock;
+	bool observed = is_observed(analysis, process);
+	uint64_t next;
+	int rc = 0;
+	while (!rc && (next = residence_next(&process->residence, clock)) < tick) {
+		if (observed)
+			rc = observed_until(
+				analysis->observed, process->index, &process->ledger, next);
+		if (!rc)
+			rc = residence_before(&process->residence, &process->ledger, next, 0);
+		if (!rc)
+			rc = residence_take(&process->residence, &process->ledger, next);
+	}
+	if (!rc && observed)
+		rc = observed_until(analysis->observed, process->index, &process->ledger, tick);
+	return rc;
+}
+
+/* ... and until its next event. */
 static int observe(
 	struct analysis *analysis, struct process *process, const struct stream_event *event)
 {
-	if (!is_observed(analysis, process))
-		return 0;
-	return observed_before(analysis->observed, process->index, &process->ledger, event);
-}
-
-/* ... and until a tick. */
-static int observe_until(struct analysis *analysis, struct process *process, uint64_t tick)
-{
-	if (!is_observed(analysis, process))
-		return 0;
-	return observed_until(analysis->observed, process->index, &process->ledger, tick);
+	int rc = observe_until(analysis, process, event->record.word[0]);
+	if (!rc && is_observed(analysis, process))
+		rc = observed_before(analysis->observed, process->index, &process->ledger, event);
+	return rc ? rc
+		  : residence_before(&process->residence, &process->ledger, event->record.word[0],
+			    hl_kind_of(event->record.word[1]));
 }
 
 /* Whether anything of a stream is in the window. */
@@ -465,6 +489,7 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 		if (ledger_apply(&process->ledger, event))
 			return out_of_memory(
 				analysis, analysis->streams[process->index].stream->path);
+		residence_after(&process->residence, &process->ledger);
 		rc = at_record(analysis, process, event);
 		if (!rc && hl_kind_of(event->record.call.kind_addr) == HL_KIND_fork)
 			rc = fork_children(analysis, copies, process, event);
@@ -519,7 +544,8 @@ static int finish(struct analysis *analysis, struct process *process)
 	settle_observed(analysis, process);
 	if (!process->entered)
 		return 0;
-	if (process->map && finish_map(analysis, process))
+	if (residence_finish(&process->residence, &process->ledger) ||
+		(process->map && finish_map(analysis, process)))
 		return out_of_memory(analysis, analysis->trace->path);
 	if (instants_finish(&analysis->streams[process->index].instants, &process->ledger) ||
 		ledger_finish(&process->ledger, tick, analysis_top(analysis, WAITS_SITES)))
@@ -740,6 +766,7 @@ static int add_up(struct analysis *analysis)
 		total->mapped_ratio = most->mapped_ratio;
 		total->resident_ratio = most->resident_ratio;
 		total->samples = most->samples;
+		total->faults = most->faults;
 		total->last_sample = most->last_sample;
 		total->phases = most->phases;
 		total->usable_unknown = most->usable_unknown;
@@ -818,6 +845,9 @@ int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants)
 	}
 	int rc = observed_read(
 		&analysis->observed, trace, analysis->unknown_why, sizeof(analysis->unknown_why));
+	if (!rc)
+		rc = faults_read(&analysis->faults, trace, analysis->faults_why,
+			sizeof(analysis->faults_why));
 	if (analysis_imported(analysis))
 		snprintf(analysis->unknown_why, sizeof(analysis->unknown_why),
 			"an imported log has none");
@@ -841,6 +871,7 @@ void analysis_free(struct analysis *analysis)
 		free_stream(&analysis->streams[i]);
 	map_free(&analysis->map);
 	observed_free(analysis->observed);
+	faults_free(analysis->faults);
 	ledger_result_free(&analysis->total);
 	free(analysis->streams);
 	*analysis = (struct analysis){0};

@@ -7,6 +7,7 @@
 #ifndef HEAPLEDGER_ANALYSIS_H
 #define HEAPLEDGER_ANALYSIS_H
 
+#include "faults.h"
 #include "findings.h"
 #include "instants.h"
 #include "ledger.h"
@@ -82,6 +83,7 @@ struct analysis {
 	struct trace *trace;
 	struct observed
 		*observed; /* NULL: no system calls of the kernel's side are wanted or there */
+	struct faults *faults; /* NULL: they were not recorded, or not all are there */
 	struct analysis_stream *streams; /* as trace->streams */
 	size_t count;
 	size_t main;          /* the stream with the highest peak of mapped bytes, or of requested
@@ -90,6 +92,7 @@ struct analysis {
 	uint64_t first_ns;
 	uint64_t last_ns;
 	bool complete;
+	char faults_why[128];  /* why resident memory is not known from faults; "" = not asked for */
 	char unknown_why[256]; /* why the system calls of an observed process are not known */
 	unsigned wants; /* enum analysis_wants */
 	struct window window; /* streams that have nothing in it are left out */

@@ -70,6 +70,7 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 		comma_known(out, ours, memory->metadata_bytes);
 		comma_known(out, mapped, memory->reserved_bytes);
 		comma_known(out, ours, (int64_t)row->sums.thrash_cycles);
+		comma_known(out, entry->result.faults.known, memory->resident_bytes);
 		writer_char(out, '\n');
 	}
 }
@@ -296,7 +297,7 @@ static const struct {
 		"stream,time_ns,requested_bytes,chunk_bytes,mapped_bytes,break_bytes,arena_bytes,"
 		"block_bytes,free_bytes,returned_bytes,live_blocks,peak_requested_bytes,"
 		"peak_mapped_bytes,event,slack_bytes,metadata_bytes,reserved_bytes,"
-		"thrash_cycles\n",
+		"thrash_cycles,resident_heap_bytes\n",
 		timeline_rows},
 	{"fragmentation.csv",
 		"stream,time_ns,mapped_bytes,requested_bytes,slack_bytes,cached_bytes,table_bytes,"

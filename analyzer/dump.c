@@ -249,6 +249,14 @@ static void put_kernel_mark(
 		put_number(out, " rss_shmem=", record->cause_size);
 		put_number(out, " swap=", record->top_pad);
 		break;
+	case HL_KIND_fault:
+		put_address(out, " ", hl_addr_of(record->kind_addr));
+		put_number(out, " length=", record->length);
+		writer_text(out, record->argument & HL_FAULT_WRITE ? " write" : " read");
+		writer_text(out, record->argument & HL_FAULT_USER ? " user" : " kernel");
+		if (record->argument & HL_FAULT_LARGE)
+			writer_text(out, " large");
+		break;
 	default:
 		break;
 	}
@@ -405,6 +413,7 @@ static void put_mark(struct dump *dump, unsigned kind, const union decode_record
 	case HL_KIND_process_exec:
 	case HL_KIND_process_exit:
 	case HL_KIND_memory:
+	case HL_KIND_fault:
 		put_kernel_mark(out, kind, &record->syscall);
 		break;
 	default:

@@ -5,6 +5,7 @@
 #include "analysis.h"
 #include "json_put.h"
 #include "names.h"
+#include "resident_pages.h"
 #include "writer.h"
 
 #include "heapledger/record.h"
@@ -351,6 +352,26 @@ static uint64_t allocated_bytes(const struct ledger_result *result)
 	return bytes;
 }
 
+/* NULL where they were not recorded. */
+static json_t *faults_object(const struct ledger_result *result, struct trace_stream *stream)
+{
+	const struct ledger_faults *faults = &result->faults;
+	if (!faults->known)
+		return NULL;
+	json_t *object = json_object();
+	put_count(object, "count", faults->count);
+	put_count(object, "in_calls", faults->in_calls);
+	put_count(object, "large_pages", faults->large);
+	put_count(object, "again_bytes", faults->again << RESIDENT_PAGE_BITS);
+	put_count(object, "peak_resident_bytes", (uint64_t)faults->peak);
+	put_count(object, "peak_resident_at_ns", clock_ns(&stream->clock, faults->peak_tick));
+	put_count(object, "end_resident_bytes", (uint64_t)result->end.resident_bytes);
+	put_count(object, "snapshots", faults->snapshots);
+	put_count(object, "unseen_bytes", faults->unseen << RESIDENT_PAGE_BITS);
+	put_count(object, "vanished_bytes", faults->vanished << RESIDENT_PAGE_BITS);
+	return object;
+}
+
 /* Of a process that ran before, what can be told is what came since. */
 static json_t *since_attach(const struct ledger_result *result)
 {
@@ -401,6 +422,7 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 	put_count(object, "phases_beyond", result->phases.beyond);
 	put(object, "moments", json_moments(analysis, entry));
 	put_count(object, "moments_left_out", entry ? entry->moments.left_out : 0);
+	put(object, "faults", faults_object(result, stream));
 	put(object, "since_attach", result->attached ? since_attach(result) : NULL);
 	put(object, "anomalies", anomalies_object(&result->anomalies));
 }
@@ -462,6 +484,10 @@ static json_t *notes_array(const struct analysis *analysis)
 					? "system calls are not known: "
 					: "system calls of the program's allocator are not known: ",
 				analysis->unknown_why));
+	if (analysis->faults_why[0])
+		json_array_append_new(
+			notes, json_pack("s+", "resident memory is not known from page faults: ",
+				       analysis->faults_why));
 	if (analysis->total.attached && !analysis->total.calls_unknown && analysis->count > 1)
 		json_array_append_new(notes,
 			json_string("allocator calls are those of the process that was attached "

@@ -229,6 +229,22 @@ static void count_block(struct ledger *ledger, const struct live_block *block, b
 	memory->live_blocks += add ? 1 : -1;
 }
 
+/* Counts it, and keeps the first ones. */
+static void note_oddity(struct ledger *ledger, uint64_t *count, struct ledger_oddity *list)
+{
+	const struct stream_event *event = ledger->event;
+	uint64_t place = (*count)++;
+	if (place >= LEDGER_ODDITIES || !event)
+		return;
+	list[place] = (struct ledger_oddity){
+		.addr = hl_addr_of(event->record.call.kind_addr),
+		.size = event->record.call.size,
+		.tick = event->record.call.tick,
+		.tid = event->tid,
+		.kind = (uint8_t)hl_kind_of(event->record.call.kind_addr),
+	};
+}
+
 static int add_block(struct ledger *ledger, struct live_block *block, uint64_t tick)
 {
 	struct free_span reused = {ledger, tick, WAITS_REUSED, NULL};
@@ -239,7 +255,8 @@ static int add_block(struct ledger *ledger, struct live_block *block, uint64_t t
 	if (rc < 0)
 		return rc;
 	if (rc) {
-		ledger->result->anomalies.order_violations++;
+		note_oddity(ledger, &ledger->result->anomalies.order_violations,
+			ledger->result->order_violation);
 		count_block(ledger, &old, false);
 		drop_pages(ledger, &old, tick);
 	}
@@ -380,7 +397,7 @@ static bool take_block(struct ledger *ledger, uint64_t addr, struct live_block *
 	else if (ledger->result->orphan)
 		anomalies->inherited++;
 	else
-		anomalies->unknown_frees++;
+		note_oddity(ledger, &anomalies->unknown_frees, ledger->result->unknown_free);
 	return false;
 }
 
@@ -696,6 +713,8 @@ static int count_anew(struct ledger *ledger, uint64_t tick)
 	result->peak.live_blocks = ledger->memory.live_blocks;
 	result->peak.at_requested = ledger->memory;
 	ledger_note_mapped(ledger, tick);
+	result->faults.peak = ledger->memory.resident_bytes;
+	result->faults.peak_tick = tick;
 	free(before.causes.list);
 	triggers_free(&before.triggers);
 	phases_free(&before.phases);
@@ -755,15 +774,21 @@ static struct timeline_sums sums_of(const struct ledger_result *result)
 	};
 }
 
+void ledger_pass(struct ledger *ledger, uint64_t tick)
+{
+	if (tick >= ledger->timeline.next_tick)
+		timeline_advance(
+			&ledger->timeline, tick, &ledger->memory, sums_of(ledger->result));
+}
+
 static int apply(struct ledger *ledger, const struct stream_event *event)
 {
 	const struct hl_call_record *call = &event->record.call;
 	unsigned kind = hl_kind_of(call->kind_addr);
 
 	ledger->applied++;
-	if (call->tick >= ledger->timeline.next_tick)
-		timeline_advance(&ledger->timeline, call->tick, &ledger->memory,
-			sums_of(ledger->result));
+	ledger->event = event;
+	ledger_pass(ledger, call->tick);
 	ledger->result->events[kind]++;
 	switch (name_shape(kind)) {
 	case NAME_SHAPE_ALLOC:

@@ -67,6 +67,20 @@ struct ledger_ratio {
 	double max_live;
 };
 
+/* Of the heap's pages, by the kernel's record of faults. */
+struct ledger_faults {
+	bool known;
+	uint64_t count;    /* faults in the heap */
+	uint64_t in_calls; /* of them, by system calls */
+	uint64_t large;    /* larger pages than usual that the kernel took for them */
+	uint64_t again;    /* pages that had been there before, and had gone */
+	int64_t peak;      /* bytes */
+	uint64_t peak_tick;
+	uint64_t snapshots; /* that were compared: */
+	uint64_t unseen;    /* pages that were there, and no fault had told so */
+	uint64_t vanished;  /* pages that were not there, and no call had taken them */
+};
+
 struct ledger_anomalies {
 	uint64_t unknown_frees;
 	uint64_t order_violations; /* an address handed out that was live */
@@ -74,6 +88,16 @@ struct ledger_anomalies {
 	uint64_t inherited;        /* frees of blocks from before an orphan began */
 	uint64_t impossible;       /* the mapped bytes of a kind would have gone below 0, a block is
 				      larger than the heap: the trace contradicts itself */
+};
+
+/* A record that contradicts those before it, for whoever wants to look. */
+#define LEDGER_ODDITIES 3
+struct ledger_oddity {
+	uint64_t addr;
+	uint64_t size;
+	uint64_t tick;
+	uint32_t tid;
+	uint8_t kind; /* enum hl_kind */
 };
 
 /* What is left when a stream has gone by. */
@@ -96,11 +120,14 @@ struct ledger_result {
 	uint64_t reused_page_bytes;
 	uint64_t never_page_bytes;
 	struct ledger_anomalies anomalies;
+	struct ledger_oddity unknown_free[LEDGER_ODDITIES]; /* the first ones of each */
+	struct ledger_oddity order_violation[LEDGER_ODDITIES];
 	struct thrash thrash;
 	uint64_t lost; /* by lost marks */
 	uint64_t samples;
 	uint64_t max_sampled_rss; /* without the recorder's part */
 	struct hl_sample_record last_sample;
+	struct ledger_faults faults;
 	struct phases phases; /* start_tick is set before ledger_start or ledger_fork */
 	bool orphan; /* forked, but the parent's heap is not known; or a log that began later */
 	/* The program's own allocator, or an imported log of one: what it does with its memory is
@@ -165,6 +192,7 @@ struct ledger {
 	struct pages pages;
 	struct threads threads;
 	uint64_t applied; /* records up to now, in this stream */
+	const struct stream_event *event; /* that is being applied */
 	struct ranges break_mapped;
 	uint64_t break_end; /* where the last brk left it; 0 = there was none */
 	struct ranges arena_mapped;
@@ -213,6 +241,9 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, const struct 
 
 /* Asks for what ledger_apply will need, some records ahead. */
 void ledger_prefetch(const struct ledger *ledger, const struct stream_event *event);
+
+/* The time line goes on to a tick, with what there was before. */
+void ledger_pass(struct ledger *ledger, uint64_t tick);
 
 /* Takes the next record in time order. 0 or -ENOMEM. */
 int ledger_apply(struct ledger *ledger, const struct stream_event *event);

@@ -394,6 +394,9 @@ static void print_memory(const struct analysis *analysis)
 			"highest and last, by the kernel");
 	else
 		printf("  %-19s %12s\n", "resident", "not measured");
+	if (result->faults.known)
+		print_column("  of the heap", result->faults.peak, result->end.resident_bytes,
+			"by page faults");
 	if (result->attached)
 		return;
 	print_residual(analysis);

@@ -18,6 +18,7 @@ struct memory {
 	int64_t block_bytes;
 	int64_t metadata_bytes;
 	int64_t reserved_bytes; /* arenas' address space that is not accessible */
+	int64_t resident_bytes; /* of the heap, by the kernel's record of faults; 0 without one */
 };
 
 /* Wraps, as a hostile trace may make it: the ledger's checks come later. */
@@ -36,6 +37,7 @@ static inline void memory_add(struct memory *memory, const struct memory *by)
 	memory->block_bytes = memory_sum(memory->block_bytes, by->block_bytes);
 	memory->metadata_bytes = memory_sum(memory->metadata_bytes, by->metadata_bytes);
 	memory->reserved_bytes = memory_sum(memory->reserved_bytes, by->reserved_bytes);
+	memory->resident_bytes = memory_sum(memory->resident_bytes, by->resident_bytes);
 }
 
 static inline int64_t memory_mapped(const struct memory *memory)

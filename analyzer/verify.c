@@ -2,8 +2,8 @@
  *
  * `heapledger verify DIR`: the kernel's account of a recording against its log, and a verdict.
  *
- *   VERIFIED    every logged system call is in the kernel's account, and nothing else touched the
- *               heap's memory                                                            exit 0
+ *   VERIFIED    every logged system call is in the kernel's account, nothing else touched the heap's
+ *               memory, and each block that is freed had been allocated                  exit 0
  *   INCOMPLETE  the two differ (exit 1), or events are lost on one side, so that what differs
  *               may be what was lost (exit 4)
  *   UNVERIFIED  there is nothing to compare                                              exit 4
@@ -32,6 +32,8 @@ static const char *const finding_text[VERIFY_FINDINGS] = {
 	[VERIFY_INTRUSION] = "a call that is not in the log reached into the heap's memory",
 	[VERIFY_UNOWNED] = "logged for memory that no logged call had obtained",
 	[VERIFY_UNMAPPED] = "blocks in mappings that no logged call had obtained",
+	[VERIFY_UNKNOWN] = "frees of blocks that no logged call had allocated",
+	[VERIFY_TWICE] = "blocks allocated anew that no logged call had freed",
 };
 
 /* What `record` wrote about the probe: the reason why there is no kernel's side. */
@@ -70,7 +72,8 @@ static uint64_t certain_findings(const struct verify *verify)
 		certain += found[VERIFY_MISSING] + found[VERIFY_ORDER] + verify->account.fewer +
 			   verify->wrong_forks + verify->wrong_ends;
 	if (log_whole)
-		certain += found[VERIFY_UNOWNED] + found[VERIFY_UNMAPPED];
+		certain += found[VERIFY_UNOWNED] + found[VERIFY_UNMAPPED] +
+			   found[VERIFY_UNKNOWN] + found[VERIFY_TWICE];
 	if (kernel_whole && log_whole)
 		certain += found[VERIFY_FOREIGN_BREAK] + found[VERIFY_INTRUSION];
 	return certain;
@@ -211,6 +214,11 @@ static int print_unverified(const struct trace *trace, const char *why)
 	return TOOL_NO_EVIDENCE;
 }
 
+static bool frees(unsigned kind)
+{
+	return name_shape(kind) == NAME_SHAPE_FREE || kind == HL_KIND_realloc_begin;
+}
+
 /* Time, process/thread, call. */
 static void print_example(const struct verify *verify, const struct verify_call *call)
 {
@@ -219,6 +227,12 @@ static void print_example(const struct verify *verify, const struct verify_call 
 
 	printf("  %" PRIu64 ".%06" PRIu64 " s %" PRIu32 "/%" PRIu32 " ", ns / 1000000000,
 		ns % 1000000000 / 1000, call->pid, call->tid);
+	if (frees(call->kind)) {
+		printf("%s(0x%" PRIx64 ")\n",
+			call->kind == HL_KIND_realloc_begin ? "realloc" : name_kind(call->kind),
+			call->addr);
+		return;
+	}
 	if (call->kind == HL_KIND_brk)
 		printf("brk(0x%" PRIx64 ")", call->argument);
 	else if (!name_is_syscall(call->kind))
@@ -260,7 +274,8 @@ static uint64_t proc_findings(const struct verify *verify)
 	const struct verify_proc *proc = &verify->proc;
 
 	return proc->unmapped + proc->breaks_wrong + proc->resident_wrong +
-	       verify->found[VERIFY_UNOWNED] + verify->found[VERIFY_UNMAPPED];
+	       verify->found[VERIFY_UNOWNED] + verify->found[VERIFY_UNMAPPED] +
+	       verify->found[VERIFY_UNKNOWN] + verify->found[VERIFY_TWICE];
 }
 
 static int print_proc_verdict(const struct verify *verify)
@@ -386,7 +401,7 @@ static int verify_trace(struct trace *trace)
 	if (is_observed(trace))
 		return print_unverified(
 			trace, trace->kernel_count ? observed_text(trace) : absence(trace));
-	if (verify_read(&verify))
+	if (verify_read(&verify) || verify_blocks(&verify))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace->error);
 	else if (!trace->kernel_count && verify_read_proc(&verify))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "not enough memory");

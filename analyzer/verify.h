@@ -2,7 +2,8 @@
  *
  * What the parts of `heapledger verify` share: the system calls of both sides and what was found.
  * verify_calls.c reads them, verify_account.c counts them, verify_match.c pairs them,
- * verify_ranges.c looks for others' hands in our memory, verify.c gives the verdict.
+ * verify_ranges.c looks for others' hands in our memory, verify_blocks.c at each block's life,
+ * verify.c gives the verdict.
  */
 #ifndef HEAPLEDGER_VERIFY_H
 #define HEAPLEDGER_VERIFY_H
@@ -70,6 +71,8 @@ enum verify_finding {
 	VERIFY_INTRUSION,     /* a call that is not in the log reached into the heap's memory */
 	VERIFY_UNOWNED,       /* a logged call on memory that no logged call had obtained */
 	VERIFY_UNMAPPED, /* a block said to have a mapping of its own, which is not in the log */
+	VERIFY_UNKNOWN,  /* freed, and no logged call had allocated it */
+	VERIFY_TWICE,    /* allocated, and no logged call had freed it before */
 	VERIFY_FINDINGS
 };
 
@@ -165,6 +168,10 @@ int verify_check_processes(struct verify *verify);
 
 /* Follows what the heap owns through all processes. 0 or -ENOMEM. */
 int verify_ranges(struct verify *verify);
+
+/* Whether each block that is freed had been allocated, and none is allocated twice. 0, or -errno with
+ * a sentence in trace->error. */
+int verify_blocks(struct verify *verify);
 
 void verify_found(struct verify *verify, enum verify_finding what, const struct verify_call *call);
 

@@ -13,11 +13,15 @@
 /* Kinds of calls.def, of all that there are events of: from EVENT_FIRST_KIND up to EVENT_KINDS
  * more. EVENT_KINDS is a power of two, for the verifier. */
 #define EVENT_FIRST_KIND 32
-#define EVENT_KINDS 32
+#define EVENT_KINDS 64
 #define EVENT_PROCESS_FORK 58 /* argument: child, 1 if it shares the parent's memory */
 #define EVENT_PROCESS_EXEC 59
 #define EVENT_PROCESS_EXIT 60 /* argument: wait status or EVENT_UNKNOWN, faults */
 #define EVENT_MEMORY 61       /* argument: faults; pages of file, anonymous, swap, shared */
+#define EVENT_FAULT 67        /* argument: address, bytes of the page, EVENT_FAULT_* */
+#define EVENT_FAULT_WRITE 1
+#define EVENT_FAULT_USER 2  /* by an instruction in user mode, else in a system call */
+#define EVENT_FAULT_LARGE 4 /* the page that the kernel took for it is this large */
 
 struct event {
 	__u64 start_ns; /* CLOCK_MONOTONIC */

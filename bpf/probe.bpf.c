@@ -20,11 +20,19 @@
 
 /* Page faults are many, so there is an event for several of them: not more often than this. */
 #define MEMORY_NS 1000000
-#define MEMORY_FAULTS 16 /* a power of two: how often a thread looks at the clock */
+#define MEMORY_FAULTS 16 /* of one process on one CPU, and then it looks at the clock */
+#define CPUS 1024        /* a power of two; beyond, CPUs share a place */
+
+/* Bits of a page fault's error code, which the processor has defined, and of a page's gfp flags. */
+#define FAULT_WRITE 0x2
+#define FAULT_USER 0x4
+#define FAULT_INSTRUCTION 0x10
+#define GFP_MOVABLE 0x8 /* ___GFP_MOVABLE since Linux 2.6.24: for a process, not for the kernel */
+#define PAGE_BYTES 4096
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 struct pt_regs {
-	unsigned long di, si, dx, r10, r8, orig_ax;
+	unsigned long di, si, dx, r10, r8, orig_ax, ip;
 };
 
 struct thread_info {
@@ -172,20 +180,155 @@ static __always_inline void tell_memory(struct event_process *process)
 	process->told_ns = what.start_ns;
 }
 
+/* ---- page faults, one by one if that is wanted ---------------------------------------------- */
+
+const volatile bool with_faults = false;
+
+/* The fault in user mode that a CPU has seen last. */
+struct last_fault {
+	__u64 address;
+	__u64 ip; /* of the instruction that had it */
+	__u32 tid;
+	__u32 write;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct last_fault);
+} last_faults SEC(".maps");
+
+static __always_inline struct last_fault *own_last_fault(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&last_faults, &zero);
+}
+
+/* When it begins; what memory it is on the analyzer knows. Code is no heap. */
+static __always_inline void tell_fault(__u64 address, __u64 error, __u64 ip)
+{
+	struct event_call what = {.argument = {address, PAGE_BYTES,
+					  (error & FAULT_WRITE ? EVENT_FAULT_WRITE : 0) |
+						  (error & FAULT_USER ? EVENT_FAULT_USER : 0)}};
+	struct last_fault *last = own_last_fault();
+
+	if ((error & FAULT_INSTRUCTION) || (__s64)address < 0)
+		return;
+	if (last) {
+		last->address = address;
+		last->ip = ip;
+		last->tid = (__u32)bpf_get_current_pid_tgid();
+		last->write = error & FAULT_WRITE;
+	}
+	tell(EVENT_FAULT, &what);
+}
+
+/* Faults that the process a CPU was last seen to work for had there, and that are not in its count
+ * yet: to look the process up at each would take as long as all the rest. */
+struct pending {
+	__u32 tgid;
+	__u32 faults;
+	__u64 padding[7]; /* a cache line each */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CPUS);
+	__type(key, __u32);
+	__type(value, struct pending);
+} pendings SEC(".maps");
+
+const volatile __u32 cpus = 1;
+
+static __always_inline struct pending *pending_of(__u32 cpu)
+{
+	cpu &= CPUS - 1;
+	return bpf_map_lookup_elem(&pendings, &cpu);
+}
+
+static __always_inline struct event_process *settle(struct pending *pending)
+{
+	struct event_process *process = bpf_map_lookup_elem(&processes, &pending->tgid);
+
+	if (process)
+		__sync_fetch_and_add(&process->faults, pending->faults);
+	pending->faults = 0;
+	return process;
+}
+
+/* Its last thread is at its end, so nobody adds to them. */
+static __always_inline void settle_all(__u32 tgid)
+{
+	for (__u32 cpu = 0; cpu < CPUS && cpu < cpus; cpu++) {
+		struct pending *pending = pending_of(cpu);
+
+		if (pending && pending->tgid == tgid) {
+			settle(pending);
+			pending->tgid = 0;
+		}
+	}
+}
+
+/* Interrupts are off, as the processor has left them, so that this is alone on its CPU. */
 SEC("tp_btf/page_fault_user")
-int BPF_PROG(fault)
+int BPF_PROG(fault, unsigned long address, struct pt_regs *regs, unsigned long error)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct event_process *process = bpf_map_lookup_elem(&processes, &tgid);
+	struct pending *pending = pending_of(bpf_get_smp_processor_id());
+	struct event_process *process;
 
-	if (!process)
+	if (!pending)
 		return 0;
-	__sync_fetch_and_add(&process->faults, 1);
-	if (process->faults % MEMORY_FAULTS == 0 &&
-		bpf_ktime_get_ns() - process->told_ns >= MEMORY_NS)
+	if (pending->tgid != tgid) {
+		if (!is_recorded(tgid))
+			return 0;
+		settle(pending);
+		pending->tgid = tgid;
+	}
+	if (with_faults)
+		tell_fault(address, error, regs->ip);
+	if (++pending->faults < MEMORY_FAULTS)
+		return 0;
+	process = settle(pending);
+	if (process && bpf_ktime_get_ns() - process->told_ns >= MEMORY_NS)
 		tell_memory(process);
 	return 0;
 }
+
+/* By a system call that reads or writes the program's memory. */
+SEC("tp_btf/page_fault_kernel")
+int BPF_PROG(fault_in_call, unsigned long address, struct pt_regs *regs, unsigned long error)
+{
+	if (is_recorded(bpf_get_current_pid_tgid() >> 32))
+		tell_fault(address, error, 0);
+	return 0;
+}
+
+/* A larger page for a fault is told of besides: the thread must have come into the kernel by the
+ * fault that its CPU saw last, as system calls take larger pages for files. */
+SEC("tp_btf/mm_page_alloc")
+int BPF_PROG(give, void *page, unsigned int order, unsigned int gfp)
+{
+	__u64 id = bpf_get_current_pid_tgid(), bytes = (__u64)PAGE_BYTES << (order & 15);
+	struct event_call what = {
+		.argument = {0, bytes, EVENT_FAULT_LARGE | EVENT_FAULT_WRITE | EVENT_FAULT_USER}};
+	struct last_fault *last;
+	struct pt_regs *regs;
+
+	if (!order || !(gfp & GFP_MOVABLE) || !is_recorded(id >> 32))
+		return 0;
+	last = own_last_fault();
+	regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	if (!last || last->tid != (__u32)id || !last->write || last->ip != regs->ip)
+		return 0;
+	what.argument[0] = last->address & ~(bytes - 1);
+	tell(EVENT_FAULT, &what);
+	return 0;
+}
+
+/* ---- processes ------------------------------------------------------------------------------ */
 
 /* Fires for threads too; a process of its own is one with another thread group. */
 SEC("tp_btf/sched_process_fork")
@@ -229,6 +372,7 @@ int BPF_PROG(forget, struct task_struct *task)
 	forget_thread(task->pid);
 	if (task->signal->live.counter != 0)
 		return 0;
+	settle_all(tgid);
 	tell_memory(process);
 	what.argument[0] = task->group_leader->exit_code;
 	what.argument[1] = process->faults;

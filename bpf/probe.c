@@ -34,7 +34,10 @@
 
 static_assert(PROBE_KINDS == EVENT_KINDS && PROBE_FIRST_KIND == EVENT_FIRST_KIND &&
 		      EVENT_FIRST_KIND == HL_KIND_brk &&
-		      EVENT_PROCESS_FORK == HL_KIND_process_fork && EVENT_MEMORY == HL_KIND_memory,
+		      EVENT_PROCESS_FORK == HL_KIND_process_fork &&
+		      EVENT_MEMORY == HL_KIND_memory && EVENT_FAULT == HL_KIND_fault &&
+		      EVENT_FAULT_WRITE == HL_FAULT_WRITE && EVENT_FAULT_USER == HL_FAULT_USER &&
+		      EVENT_FAULT_LARGE == HL_FAULT_LARGE,
 	"probe.h says of the totals what event.h does");
 
 #define INITIAL_PID_NAMESPACE UINT64_C(0xeffffffc) /* its inode, fixed in the kernel's ABI */
@@ -170,12 +173,21 @@ static void fill_memory(struct hl_syscall_record *record, const struct event *ev
 	record->cause_size = event->argument[4] * page;
 }
 
+static void fill_fault(struct hl_syscall_record *record, const struct event *event)
+{
+	record->kind_addr = hl_kind_addr(HL_KIND_fault, event->argument[0]);
+	record->length = event->argument[1];
+	record->argument = event->argument[2];
+}
+
 /* docs/trace-format.md, "Kernel streams", says where each word goes. */
 static void fill_record(struct hl_syscall_record *record, const struct event *event)
 {
 	memset(record, 0, sizeof(*record));
 	if (event->kind == HL_KIND_memory) {
 		fill_memory(record, event);
+	} else if (event->kind == HL_KIND_fault) {
+		fill_fault(record, event);
 	} else if (event->kind >= HL_KIND_process_fork) {
 		record->kind_addr = hl_kind_addr((enum hl_kind)event->kind, 0);
 		record->argument = event->argument[0];
@@ -302,6 +314,10 @@ static int load_typed(struct probe *probe)
 	}
 	bpf_program__set_autoload(probe->bpf->progs.enter_raw, !use_tracefs);
 	bpf_program__set_autoload(probe->bpf->progs.leave_raw, !use_tracefs);
+	probe->bpf->rodata->cpus = (uint32_t)libbpf_num_possible_cpus();
+	probe->bpf->rodata->with_faults = probe->sink.with_faults;
+	bpf_program__set_autoload(probe->bpf->progs.fault_in_call, probe->sink.with_faults);
+	bpf_program__set_autoload(probe->bpf->progs.give, probe->sink.with_faults);
 	return probe_bpf__load(probe->bpf);
 }
 
@@ -384,6 +400,10 @@ static int attach_typed(struct probe *probe)
 	attach_one(&bpf->links.replace, bpf->progs.replace, &rc);
 	attach_one(&bpf->links.fault, bpf->progs.fault, &rc);
 	attach_one(&bpf->links.follow, bpf->progs.follow, &rc);
+	if (probe->sink.with_faults) {
+		attach_one(&bpf->links.fault_in_call, bpf->progs.fault_in_call, &rc);
+		attach_one(&bpf->links.give, bpf->progs.give, &rc);
+	}
 	if (rc == 0)
 		rc = probe->way == WAY_TRACEFS ? attach_tracefs(probe, NULL) : attach_raw(bpf);
 	return rc;
@@ -451,11 +471,13 @@ static bool may_try(enum way way, bool has_types)
 }
 
 /* A process that runs has threads that were not seen to begin, and a break that was not seen to
- * move: to follow it takes the kernel's types. */
+ * move: to follow it takes the kernel's types. So it does to read the address of a fault. */
 static int check_types(const struct probe *probe, bool *has, char *why, size_t why_bytes)
 {
+	bool needed = probe->sink.event != NULL || probe->sink.with_faults;
+
 	*has = access("/sys/kernel/btf/vmlinux", R_OK) == 0;
-	if (probe->sink.event == NULL || !may_try(WAY_CLASSIC, *has))
+	if (!needed || !may_try(WAY_CLASSIC, *has))
 		return 0;
 	return say(why, why_bytes, -EOPNOTSUPP,
 		"the kernel has no type information (/sys/kernel/btf/vmlinux)");

@@ -22,6 +22,7 @@ struct probe_sink {
 	void (*event)(void *context, uint32_t tid, const struct hl_syscall_record *record);
 	void *context;
 	bool with_allocator; /* allocator.h will be used: calls tell in which call they were made */
+	bool with_faults;    /* each page fault is an event, with its address */
 };
 
 /* What the kernel's side counted of one kind of event on one CPU, whether or not there was room for
@@ -32,7 +33,7 @@ struct probe_total {
 };
 
 #define PROBE_FIRST_KIND 32 /* of enum hl_kind: the first of each CPU's totals */
-#define PROBE_KINDS 32
+#define PROBE_KINDS 64
 
 struct probe_account {
 	uint64_t events; /* in the stream */

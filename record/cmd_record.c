@@ -52,6 +52,7 @@ struct options {
 	bool force;
 	bool quiet;
 	bool observe;
+	bool faults;
 	const char *heap_option;  /* one that is about our allocator */
 	struct settings settings; /* of the program's heap */
 	char **command;
@@ -71,6 +72,7 @@ static const char usage[] =
 	"      --residency TIME   between snapshots of resident pages (100ms), or off\n"
 	"      --stacks N         call stacks of up to N frames, 64 at most (default: 0)\n"
 	"      --kernel MODE      the kernel's own record: auto (default), require, off\n"
+	"      --faults           its record of each page fault, too: implies require\n"
 	"      --policy P         hybrid (as in glibc, default), brk or mmap alone\n"
 	"      --set NAME=VALUE   a tunable, as in --set mmap_threshold=1M; repeatable\n"
 	"      --observe          CMD keeps its own allocator, whose calls are recorded\n"
@@ -80,8 +82,7 @@ static const char usage[] =
 	"      --mark-signal SIG  USR1 or USR2 begins a phase and is not passed on\n"
 	"  -q, --quiet            no live line and no summary\n"
 	"\n"
-	"Exits with CMD's own status; 2 wrong usage, 4 no kernel record with --kernel\n"
-	"require, 126 CMD cannot be recorded, 127 CMD not found.\n";
+	"Exits as CMD; 2 wrong usage, 4 no kernel record, 126 unrecordable, 127 no CMD.\n";
 
 static const struct option long_options[] = {
 	{"output", required_argument, NULL, 'o'},
@@ -92,6 +93,7 @@ static const struct option long_options[] = {
 	{"residency", required_argument, NULL, 'R'},
 	{"stacks", required_argument, NULL, 'S'},
 	{"kernel", required_argument, NULL, 'k'},
+	{"faults", no_argument, NULL, 'T'},
 	{"policy", required_argument, NULL, 'p'},
 	{"set", required_argument, NULL, 's'},
 	{"observe", no_argument, NULL, 'O'},
@@ -202,6 +204,9 @@ static int parse_option(struct options *options, int letter)
 	case 'k':
 		options->kernel = optarg;
 		return one_of("--kernel", optarg, modes);
+	case 'T':
+		options->faults = true;
+		return 0;
 	case 'p':
 		options->heap_option = "--policy";
 		return tuning_policy(optarg);
@@ -386,6 +391,7 @@ static int open_kernel(
 	int rc;
 
 	kernel->wanted = strcmp(options->kernel, "off") != 0;
+	kernel->with_faults = options->faults;
 	collector->probe = kernel_open(kernel, collector->dirfd, collector->child);
 	collector->session.map->time_calls = options->observe && collector->probe != NULL;
 	if (collector->probe == NULL && strcmp(options->kernel, "require") == 0)
@@ -469,12 +475,18 @@ static int begin(struct options *options)
 /* The kernel's record is of the whole run: of a part, `verify` would find the rest missing. */
 static int settle_kernel(struct options *options)
 {
+	if (options->faults && strcmp(options->kernel, "off") == 0)
+		return tool_fail(TOOL_USAGE, "record",
+			"--faults is part of the kernel's record, which --kernel off leaves out");
+	if (options->faults)
+		options->kernel = "require";
 	if (options->duration_ns == 0 && options->start_after_ns == 0 && options->ring_bytes == 0)
 		return 0;
 	if (strcmp(options->kernel, "require") == 0)
 		return tool_fail(TOOL_USAGE, "record",
-			"--kernel require: the kernel's record is of whole runs only, not with "
-			"--duration, --start-after or --ring");
+			"%s: the kernel's record is of whole runs only, not with "
+			"--duration, --start-after or --ring",
+			options->faults ? "--faults" : "--kernel require");
 	options->kernel = "off";
 	return 0;
 }

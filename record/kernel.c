@@ -28,7 +28,8 @@ struct probe *kernel_follow(
 
 struct probe *kernel_open(struct kernel *kernel, int dirfd, pid_t root)
 {
-	return kernel_follow(kernel, dirfd, root, &(struct probe_sink){0});
+	return kernel_follow(
+		kernel, dirfd, root, &(struct probe_sink){.with_faults = kernel->with_faults});
 }
 
 void kernel_poll(struct probe *probe)

@@ -12,6 +12,7 @@
 
 struct kernel {
 	bool wanted;
+	bool with_faults;             /* each one, by its address */
 	bool recorded;                /* the probe ran until it was closed */
 	char why[256];                /* why not */
 	const char *way;              /* how the probe was attached; NULL if it was not */

@@ -215,7 +215,7 @@ static json_t *exit_object(const struct collector *collector)
 /* A pair for each kind of event: how many there were, how many of them are lost. */
 static json_t *totals_object(unsigned cpu, const struct probe_total *total)
 {
-	static const char *const kinds[] = {
+	static const char *const kinds[PROBE_KINDS] = {
 #define HL_SYSCALL(number, name) [number - PROBE_FIRST_KIND] = #name,
 #define HL_MARK(number, name) [number - PROBE_FIRST_KIND] = #name,
 #include "heapledger/calls.def"
@@ -338,8 +338,9 @@ static json_t *options_object(const struct manifest *manifest)
 {
 	const struct collector *collector = manifest->collector;
 
-	return json_pack("{s:s, s:s, s:I, s:I, s:o, s:i, s:o, s:o, s:o}", "on_full",
-		manifest->on_full, "kernel", manifest->kernel_mode, "buffer_bytes",
+	return json_pack("{s:s, s:s, s:b, s:I, s:I, s:o, s:i, s:o, s:o, s:o}", "on_full",
+		manifest->on_full, "kernel", manifest->kernel_mode, "faults",
+		(int)manifest->kernel->with_faults, "buffer_bytes",
 		(json_int_t)manifest->buffer_bytes, "interval_ns",
 		(json_int_t)collector->interval_ns, "residency_ns",
 		integer_or_null(collector->residency_ns), "stacks",

@@ -24,7 +24,7 @@ enum hl_kind {
 #define HL_SYSCALL(number, name) HL_KIND_##name = number,
 #define HL_MARK(number, name) HL_KIND_##name = number,
 #include "heapledger/calls.def"
-	HL_KIND_LIMIT = 67 /* one more than the largest kind */
+	HL_KIND_LIMIT = 68 /* one more than the largest kind */
 };
 
 enum hl_reason {
@@ -56,6 +56,11 @@ enum hl_resident_flags {
 	HL_RESIDENT_ZERO = 4,    /* read, never written: the one page of zeros, if that was known */
 	HL_RESIDENT_OTHER = 8,   /* no heap's: [stack], and the process's own copies of file pages */
 };
+
+/* Of a `fault`, in its argument. */
+#define HL_FAULT_WRITE 1u
+#define HL_FAULT_USER 2u  /* by an instruction in user mode, else in a system call */
+#define HL_FAULT_LARGE 4u /* the page that the kernel took for the fault is this large */
 
 #define HL_ADDRESS_BITS 56
 #define HL_ADDRESS_MASK ((UINT64_C(1) << HL_ADDRESS_BITS) - 1)
@@ -214,6 +219,7 @@ static inline unsigned hl_kind_slots(unsigned kind)
 #define HL_MARK(number, name)                                                                      \
 	case number:                                                                               \
 		return number == HL_KIND_sample || number == HL_KIND_phase ||                      \
+				       number == HL_KIND_fault ||                                  \
 				       (number >= HL_KIND_process_fork &&                          \
 					       number <= HL_KIND_memory)                           \
 			       ? 3                                                                 \

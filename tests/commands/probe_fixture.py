@@ -16,7 +16,7 @@ BLOCK_BYTES = struct.calcsize(BLOCK)
 SYSCALL_KINDS = {'brk': 32, 'mmap': 33, 'munmap': 34, 'mremap': 35, 'madvise': 36, 'mprotect': 37,
                  'process_fork': 58, 'process_exit': 60}
 SYSCALLS = range(32, 40)
-WIDE = {*SYSCALLS, 53, *range(58, 62)}
+WIDE = {*SYSCALLS, 53, *range(58, 62), 67}
 MARKS = {49, 50, 51, 52, 54, 55, 57, 64, 65, 66}
 RESULT = 2  # among the words of a system call
 TICK = 62

@@ -67,6 +67,16 @@ class Victim:
                     text[start] = memory.read(end - start)
             return text
 
+    def copies(self):
+        """KiB of its code that are its own copy and no more the file's."""
+        kib, code = 0, False
+        for line in (self.proc / 'smaps').read_text().splitlines():
+            if re.match('[0-9a-f]+-[0-9a-f]+ ', line):
+                code = ' r-xp ' in line and '/' in line
+            elif code and line.startswith('Anonymous:'):
+                kib += int(line.split()[1])
+        return kib
+
     def state(self):
         """What somebody could leave behind."""
         status = (self.proc / 'status').read_text()
@@ -82,16 +92,19 @@ class Footprint:
     def __init__(self, victim):
         self.victim = victim
         self.code, self.state, self.maps = victim.code(), victim.state(), victim.maps()
+        self.copies = victim.copies()
 
     def assert_probed(self):
         """So that what would be left can be seen."""
         assert self.victim.code() != self.code and self.victim.state() == self.state
+        assert self.victim.copies() > self.copies
 
     def assert_left(self):
-        wait_for(lambda: self.victim.code() == self.code)
+        wait_for(lambda: self.victim.code() == self.code and self.victim.copies() == self.copies)
         assert self.victim.state() == self.state
-        more = [name for *mapping, name in self.victim.maps() if (*mapping, name) not in self.maps]
-        assert [name for name in more if name not in ('', '[heap]')] == ['[uprobes]']
+        more = [mapping for mapping in self.victim.maps() if mapping not in self.maps]
+        (start, end, rights, name), = [one for one in more if one[3] not in ('', '[heap]')]
+        assert name == '[uprobes]' and end - start == 4096 and 'r' not in rights and 'w' not in rights
 
 
 @pytest.fixture

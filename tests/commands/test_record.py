@@ -522,7 +522,8 @@ def test_session_json_says_how(record, trace, victim):
     described = session(trace)
     assert described['schema'] == 'heapledger-session/1'
     assert described['command'] == [str(victim), 'count', '10']
-    assert described['options'] == {'on_full': 'wait', 'kernel': 'off', 'interval_ns': 20000000,
+    assert described['options'] == {'on_full': 'wait', 'kernel': 'off', 'faults': False,
+                                    'interval_ns': 20000000,
                                     'residency_ns': 100000000, 'buffer_bytes': 4 << 20, 'stacks': 0,
                                     'start_after_ns': None, 'duration_ns': None, 'ring_bytes': None}
     assert described['kernel']['state'] == 'off'

@@ -274,6 +274,26 @@ def test_a_library_that_lies_is_found(heapledger, tmp_path, record_by_liar, lie,
         assert named == ([truth] if lie == 'hide' else [lied, truth]), said
 
 
+@pytest.mark.parametrize('lie, finding', [
+    ('malloc', 'frees of blocks that no logged call had allocated'),
+    ('free', 'blocks allocated anew that no logged call had freed')])
+@pytest.mark.disorder
+def test_an_allocator_call_that_is_not_in_the_log_is_found(
+        heapledger, tmp_path, record_by_liar, lie, finding):
+    """One record of a whole program is dropped and not counted: the next one of that block is named."""
+    (kind, *words), = record_by_liar(HEAPLEDGER_LIE=lie)
+    thread, address, _ = (int(word, 16) for word in words)
+    assert kind == lie
+    status, said = verify(heapledger, tmp_path / 'trace')
+    assert status == 1 and said.startswith('INCOMPLETE: '), said
+    assert f'       1  {finding}\n' in said, said
+    after = said.partition(finding)[2].splitlines()[1]
+    if lie == 'malloc':
+        assert after.endswith(f'/{thread} free({address:#x})'), said
+    else:
+        assert ' malloc(' in after and after.endswith(f' = {address:#x}'), said
+
+
 @pytest.mark.parametrize('kind', ['mmap', 'munmap', 'mprotect'])
 def test_what_the_kernel_did_not_see_is_found(heapledger, trace, kind):
     forget_in_kernel(trace, kind)
