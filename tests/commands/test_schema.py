@@ -43,6 +43,29 @@ def test_every_object_is_closed():
         assert node['additionalProperties'] is False, list(node['properties'])
 
 
+UNITS = {'bytes', 'ns', 'byte seconds', 'percent', 'share', 'number', 'count'}
+
+
+def numbers(node):
+    """Name and subschema of every field that is a number."""
+    for part in objects(node):
+        for name, field in part['properties'].items():
+            if {'integer', 'number'} & set(field.get('type') if isinstance(field.get('type'), list)
+                                           else [field.get('type')]):
+                yield name, field
+
+
+def test_every_number_has_a_unit_and_a_range():
+    found = list(numbers(schema().schema))
+    assert len(found) > 300
+    for name, field in found:
+        assert field.get('unit') in UNITS, name
+        assert 'minimum' in field or name == 'residual_bytes', name
+        assert field['unit'] != 'share' or field['maximum'] == 1, name
+        assert not name.endswith('_bytes') or field['unit'] == 'bytes', name
+        assert not name.endswith('_ns') or field['unit'] == 'ns', name
+
+
 def documented():
     """The words in backquotes, and those of the first cells of tables."""
     words = set()
