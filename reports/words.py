@@ -92,7 +92,6 @@ def causes(analysis, syscall=None):
             if row["reason"] != "recorder" and syscall in (None, row["syscall"])]
 
 
-
 def summary(analysis):
     """The run in two or three sentences."""
     if analysis.attached:
@@ -249,13 +248,6 @@ def _failures(analysis):
 
 def _several(analysis):
     return len(analysis.get("processes", [])) > 1
-
-
-
-
-
-
-
 
 
 def lead(analysis, name):
