@@ -460,7 +460,7 @@ int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tic
 	walk->huge.bits = LAYOUT_HUGE_BITS;
 	walk->huge.pages = &layout->huge;
 	int rc = sort_blocks(walk);
-	if (!rc)
+	if (!rc && (wants & (LAYOUT_PINS | LAYOUT_BY_SIZE | LAYOUT_BY_THREAD)) == LAYOUT_PINS)
 		rc = layout_arenas(walk);
 	if (!rc)
 		rc = walk_all(walk);

@@ -151,7 +151,9 @@ struct layout {
 };
 
 enum layout_wants {
-	LAYOUT_PINS = 1,     /* sites, the holders of the break, and what trim would return */
+	/* Sites, each arena, the holders of the break, and what trim would return; with other sites
+	 * (below) without the arenas. */
+	LAYOUT_PINS = 1,
 	LAYOUT_SNAPSHOT = 2, /* what was in memory by the ledger's last snapshot, of this moment */
 	LAYOUT_BY_SIZE = 4,  /* the sites are size classes (tally.h) ... */
 	LAYOUT_BY_THREAD = 8 /* ... or threads */
