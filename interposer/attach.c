@@ -569,12 +569,22 @@ static struct hl_page *wait_page(struct hl_session *session)
 	return page;
 }
 
+/* No more is recorded, and what is not is not lost. In the copy that a handler forked in the middle of
+ * this, `session` is where the parent has it: private memory, which says nothing. */
+static bool has_ended(const struct hl_session *session)
+{
+	bool ended = atomic_load_explicit(&session->state, memory_order_relaxed) != HL_SESSION_OPEN;
+
+	atomic_signal_fence(memory_order_seq_cst);
+	return ended && __atomic_load_n(&attached.session, __ATOMIC_RELAXED) == session;
+}
+
 static struct hl_page *take_session_page(bool may_wait)
 {
 	struct hl_session *session = attached.session;
 	struct hl_page *page;
 
-	if (atomic_load_explicit(&session->state, memory_order_relaxed) != HL_SESSION_OPEN) {
+	if (has_ended(session)) {
 		detach(false);
 		return NULL;
 	}
@@ -584,9 +594,7 @@ static struct hl_page *take_session_page(bool may_wait)
 	page = pop_page(session, may_wait);
 	if (page == NULL && may_wait)
 		page = wait_page(session);
-	/* What is not recorded any more is not lost. */
-	if (page == NULL &&
-		atomic_load_explicit(&session->state, memory_order_relaxed) != HL_SESSION_OPEN)
+	if (page == NULL && has_ended(session))
 		detach(false);
 	return page;
 }

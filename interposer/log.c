@@ -195,6 +195,16 @@ static void log_alone(struct hl_page *page, const struct alone_calls *calls, boo
 		log_clock(page);
 }
 
+/* A handler has forked since the process had this serial, and this is the copy: a page that was taken
+ * then is the parent's, private memory here (see log_stray), and none taken means nothing. */
+static bool log_is_copy(struct log_thread *thread, uint32_t serial)
+{
+	if (serial == __atomic_load_n(&attached.serial, __ATOMIC_RELAXED))
+		return false;
+	thread->tid = 0;
+	return true;
+}
+
 /* Gives the full page to the collector and takes an empty one. */
 static cold bool log_exchange(struct log_thread *thread, unsigned level, bool may_wait)
 {
@@ -202,8 +212,10 @@ static cold bool log_exchange(struct log_thread *thread, unsigned level, bool ma
 	struct hl_syscall_record gettid;
 	struct alone_calls calls;
 	bool first = thread->tid == 0;
+	uint32_t serial = __atomic_load_n(&attached.serial, __ATOMIC_RELAXED);
 	struct hl_page *page;
 
+	atomic_signal_fence(memory_order_seq_cst);
 	log_give(thread, level);
 	if (level >= LOG_DEPTHS)
 		return false;
@@ -213,8 +225,8 @@ static cold bool log_exchange(struct log_thread *thread, unsigned level, bool ma
 	calls.count = 0;
 	page = attach_take_page(
 		thread->tid | (uint32_t)level << HL_TID_DEPTH_SHIFT, may_wait, &calls);
-	if (page != NULL && (!attach_has_page(page) || page->serial != attached.serial))
-		return log_exchange(thread, level, may_wait); /* the parent's: see log_stray */
+	if (log_is_copy(thread, serial))
+		return log_exchange(thread, level, may_wait);
 	if (page == NULL) {
 		if (first)
 			thread->tid = 0;
@@ -229,7 +241,8 @@ static cold bool log_exchange(struct log_thread *thread, unsigned level, bool ma
 		log_mark(page, HL_KIND_lost, attach_tick(), cursor->lost);
 	cursor->lost = 0;
 	log_set_page(thread, level, page);
-	return true;
+	atomic_signal_fence(memory_order_seq_cst);
+	return !log_is_copy(thread, serial) || log_exchange(thread, level, may_wait);
 }
 
 /* In a new process this thread's pages are the parent's. */
