@@ -14,8 +14,9 @@
 #include "heapledger/stack.h"
 
 #include <errno.h>
-#include <signal.h>
+#include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,6 +157,13 @@ static bool reap(struct collector *collector)
 	}
 }
 
+/* It was gone before it could be watched, or no descriptor was left for it. */
+static bool is_unwatched_and_gone(const struct process *process)
+{
+	return process->pidfd < 0 && !process->hidden && kill(process->pid, 0) != 0 &&
+	       errno == ESRCH;
+}
+
 /* Processes that others wait for. */
 static void close_gone(struct collector *collector)
 {
@@ -164,8 +172,7 @@ static void close_gone(struct collector *collector)
 	int32_t status;
 
 	for (struct process *p = collector->processes.alive; p != NULL; p = p->next) {
-		/* It was gone before it could be watched, or no descriptor was left for it. */
-		if (p->pidfd < 0 && !p->hidden && kill(p->pid, 0) != 0 && errno == ESRCH)
+		if (is_unwatched_and_gone(p))
 			p->gone = true;
 		any = any || p->gone;
 	}
@@ -425,15 +432,32 @@ static void detach_all(struct collector *collector)
 			HL_TRACE_END_DETACHED, -1);
 }
 
+/* Whether it had ended by now, though no round has seen it. */
+static bool has_ended(const struct process *process)
+{
+	struct pollfd ended = {.fd = process->pidfd, .events = POLLIN};
+
+	return process->gone || is_unwatched_and_gone(process) ||
+	       (process->pidfd >= 0 && poll(&ended, 1, 0) == 1);
+}
+
 static void stop(struct collector *collector)
 {
 	struct processes *all = &collector->processes;
 
 	collector->stopped = true;
 	drain(collector);
-	while (all->alive != NULL)
-		processes_close(all, all->alive,
-			all->alive->replaced != 0 ? HL_TRACE_END_EXEC : HL_TRACE_END_DETACHED, -1);
+	while (all->alive != NULL) {
+		struct process *process = all->alive;
+		enum hl_trace_end end = HL_TRACE_END_DETACHED;
+		int32_t status = -1;
+
+		if (process->replaced != 0)
+			end = HL_TRACE_END_EXEC;
+		else if (has_ended(process))
+			end = sample_end(process->pid, process->pidfd, &status);
+		processes_close(all, process, end, status);
+	}
 	check_failure(collector);
 }
 

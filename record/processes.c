@@ -416,6 +416,8 @@ void processes_close(
 	process->lost = atomic_load(&slot->lost);
 	if (end == HL_TRACE_END_UNKNOWN && slot->exited != 0)
 		how.end = HL_TRACE_END_EXIT; /* its exit handlers ran; the status was not seen */
+	if (process->cut)
+		how = (struct processes_end){.end = HL_TRACE_END_DETACHED, .status = -1};
 	how.tick = all->cut_tick != 0 ? all->cut_tick : session_tick(all->session);
 	how.whole = !process->damaged && (end != HL_TRACE_END_DETACHED || all->cut_tick != 0);
 	processes_finish(all, process, &how);

@@ -49,6 +49,7 @@ struct process {
 	uint64_t begin_tick; /* of its begin mark, 0 = none: what is not later is no event */
 	uint64_t end_tick;
 	bool damaged;
+	bool cut;     /* it has records of after the end of the recording */
 	bool early;   /* closed, and all of it was before the recording */
 	bool needed;  /* it is not, or another stream needs its heap */
 	bool removed; /* nothing is left of it */

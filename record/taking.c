@@ -171,10 +171,11 @@ static uint32_t walk_page(struct processes *all, struct process *process, struct
 static void take_slots(struct processes *all, struct process *process, uint32_t tid, uint64_t tick,
 	struct hl_packed *slots, uint32_t used)
 {
-	uint32_t sound;
+	uint32_t sound, all_used = used;
 
 	if (all->cut_tick != 0)
 		used = before(slots, used, tick, all->cut_tick);
+	process->cut = process->cut || used < all_used;
 	sound = walk_page(all, process, slots, used, tick);
 	if (sound != used)
 		process->damaged = true;
