@@ -880,6 +880,20 @@ static int finish_waits(struct ledger *ledger, uint64_t tick, size_t most_sites)
 	return rc ? rc : ledger->pages.starved ? -ENOMEM : 0;
 }
 
+/* A block whose realloc has not ended; unless another one is where it was. 0 or -ENOMEM. */
+static int put_back(struct ledger *ledger, struct live_block *block)
+{
+	struct live_block other, again;
+	int rc = live_add(&ledger->live, block, &other);
+	if (rc > 0)
+		rc = live_add(&ledger->live, &other, &again) < 0 ? -ENOMEM : 0;
+	else if (!rc) {
+		count_block(ledger, block, true);
+		ledger_forget_freed(ledger, block->addr);
+	}
+	return rc;
+}
+
 int ledger_finish(struct ledger *ledger, uint64_t tick, size_t most_sites)
 {
 	struct ledger_result *result = ledger->result;
@@ -889,8 +903,8 @@ int ledger_finish(struct ledger *ledger, uint64_t tick, size_t most_sites)
 
 	/* Reallocs that never ended: the program died in them, its old blocks are as they were. */
 	for (size_t i = 0; i < ledger->realloc_count; i++)
-		if (ledger->reallocs[i].old.addr)
-			count_block(ledger, &ledger->reallocs[i].old, true);
+		if (ledger->reallocs[i].old.addr && put_back(ledger, &ledger->reallocs[i].old))
+			return -ENOMEM;
 	timeline_finish(&ledger->timeline, &ledger->memory, sums_of(result));
 	result->end = ledger->memory;
 	struct phases_totals totals = totals_of(ledger);
