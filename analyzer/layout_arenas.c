@@ -30,17 +30,10 @@ static struct range open_part(const struct ledger *ledger, uint64_t key)
 {
 	uint64_t start = key << SEGMENT_BITS, end = (key + 1) << SEGMENT_BITS;
 	const struct ranges *open = &ledger->arena_open;
-	size_t low = 0, high = open->count;
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-		if (open->list[middle].end <= start)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	if (low == open->count || open->list[low].start > start)
+	size_t at = ranges_find(open->list, open->count, start + 1);
+	if (at == open->count || open->list[at].start > start)
 		return (struct range){start, start};
-	return (struct range){start, open->list[low].end < end ? open->list[low].end : end};
+	return (struct range){start, open->list[at].end < end ? open->list[at].end : end};
 }
 
 /* The pages from `from` on to where the blocks above lie, but those that went back already. */

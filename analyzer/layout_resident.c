@@ -22,24 +22,12 @@ uint64_t layout_in_memory(struct walk *walk, uint64_t start, uint64_t end)
 	return bytes;
 }
 
-static size_t first_run(const struct ledger_snapshot *snapshot, uint64_t start)
-{
-	size_t low = 0, high = snapshot->count;
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-		if (snapshot->run[middle].end <= start)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 void layout_mapped_in_memory(struct walk *walk, const struct live_block *block)
 {
 	if (!walk->layout->resident.known)
 		return;
-	walk->run = first_run(&walk->ledger->snapshot, block->addr);
+	const struct ledger_snapshot *snapshot = &walk->ledger->snapshot;
+	walk->run = ranges_find(snapshot->run, snapshot->count, block->addr + 1);
 	walk->mapped_requested += layout_in_memory(walk, block->addr, block->addr + block->size);
 }
 

@@ -9,18 +9,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The first range that ends at or after `addr`. */
-static size_t find(const struct ranges *ranges, uint64_t addr)
+size_t ranges_find(const struct range *list, size_t count, uint64_t address)
 {
-	size_t low = 0, high = ranges->count;
+	size_t low = 0, high = count;
 	while (low < high) {
 		size_t middle = low + (high - low) / 2;
-		if (ranges->list[middle].end < addr)
+		if (list[middle].end < address)
 			low = middle + 1;
 		else
 			high = middle;
 	}
 	return low;
+}
+
+static size_t find(const struct ranges *ranges, uint64_t address)
+{
+	return ranges_find(ranges->list, ranges->count, address);
 }
 
 bool ranges_has(const struct ranges *ranges, uint64_t address)

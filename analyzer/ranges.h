@@ -28,6 +28,9 @@ int ranges_remove(struct ranges *ranges, uint64_t start, uint64_t end, uint64_t 
 
 bool ranges_has(const struct ranges *ranges, uint64_t address);
 
+/* The first of sorted, disjoint ranges that ends at the address or after it; `count` if none does. */
+size_t ranges_find(const struct range *list, size_t count, uint64_t address);
+
 int ranges_copy(struct ranges *to, const struct ranges *from);
 void ranges_free(struct ranges *ranges);
 

@@ -156,23 +156,10 @@ int residence_take(struct residence *residence, struct ledger *ledger, uint64_t 
 /* ---- snapshots --------------------------------------------------------------------------------
  */
 
-static size_t first_run(const struct ledger_snapshot *snapshot, uint64_t start)
-{
-	size_t low = 0, high = snapshot->count;
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-		if (snapshot->run[middle].end <= start)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 static int find_in(struct residence *residence, struct ledger *ledger, const struct range *mapped)
 {
 	const struct ledger_snapshot *snapshot = &ledger->snapshot;
-	for (size_t i = first_run(snapshot, mapped->start);
+	for (size_t i = ranges_find(snapshot->run, snapshot->count, mapped->start + 1);
 		i < snapshot->count && snapshot->run[i].start < mapped->end; i++) {
 		const struct range *run = &snapshot->run[i];
 		uint64_t from = run->start > mapped->start ? run->start : mapped->start;
