@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """Sums up the last `meson test` of a build folder; called by ./dev.
 
-Prints every skip with its reason and then `N passed, N failed, N skipped`, alone on its line. A
-case of a pytest file or of a cmocka program counts as one; a program that prints no counts of its
-own (a crash, a time-out) counts as one too. Exits with 1 when anything failed, or nothing ran.
+Prints what failed and why, every skip with its reason, and then `N passed, N failed, N skipped`,
+alone on its line. A case of a pytest file or of a cmocka program counts as one; a program that
+prints no counts of its own (a crash, a time-out) counts as one too. Exits with 1 when anything failed, or nothing ran.
 """
 
 import argparse
@@ -21,6 +21,10 @@ CMOCKA_COUNTS = {
     'skipped': re.compile(r'^\[  SKIPPED \] (?:\S+: )?(\d+) test\(s\)', re.M),
 }
 CMOCKA_SKIP = re.compile(r'^\[  SKIPPED \] (\S+)$', re.M)
+# What pytest, cmocka and the sanitizers say of a failure, where it says most in a line.
+WHY = re.compile(r'^(?:FAILED |ERROR |E  +\S|\S+\.py:\d+: |\[  ERROR   \]'
+                 r'|.*(?:Sanitizer: |runtime error: )).*', re.M)
+WHY_LINES = 40
 BAD = {'FAIL', 'TIMEOUT', 'ERROR', 'INTERRUPT', 'UNEXPECTEDPASS'}
 
 
@@ -48,6 +52,14 @@ def judge(entry):
     return (passed, failed, skipped), [f'{name}: {skip}' for skip in skips]
 
 
+def failure_of(entry):
+    """Returns the lines that name a failed entry and say why; its whole output is in the log."""
+    output = entry.get('stdout', '') + '\n' + entry.get('stderr', '')
+    why = [match.group() for match in WHY.finditer(output)] or output.strip().splitlines()
+    return [f'{entry["name"]} ({entry["result"].lower()})',
+            *(f'{entry["name"]}: {line[:300]}' for line in why[-WHY_LINES:])]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('build', type=Path)
@@ -63,7 +75,7 @@ def main():
             total = tuple(map(sum, zip(total, counts)))
             skips += reasons
             if counts[1]:
-                failures.append(f'{entry["name"]} ({entry["result"].lower()})')
+                failures += failure_of(entry)
     for failure in failures:
         print(f'failed: {failure}')
     for skip in skips:
