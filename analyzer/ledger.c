@@ -110,6 +110,8 @@ void ledger_free(struct ledger *ledger)
 	free(ledger->freed);
 	free(ledger->kept);
 	free(ledger->snapshot.run);
+	ranges_free(&ledger->break_again);
+	ranges_free(&ledger->block_again);
 	ranges_free(&ledger->block_mapped);
 	ranges_free(&ledger->metadata_mapped);
 }
@@ -717,6 +719,8 @@ static int count_anew(struct ledger *ledger, uint64_t tick)
 {
 	struct ledger_result *result = ledger->result, before = *result;
 	int rc;
+	ranges_free(&ledger->break_again);
+	ranges_free(&ledger->block_again);
 	memset(result, 0, sizeof(*result));
 	result->waits = before.waits;
 	waits_restart(&result->waits);

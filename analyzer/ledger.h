@@ -213,6 +213,8 @@ struct ledger {
 	bool kept_told;
 	uint64_t kept_calls; /* before it */
 	struct ledger_snapshot snapshot;
+	struct ranges break_again; /* asked for again soon after it had gone back (thrash.h) */
+	struct ranges block_again;
 	struct ranges block_mapped;
 	struct ranges metadata_mapped;
 	struct inherit inherit;
