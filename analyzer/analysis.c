@@ -654,6 +654,7 @@ static void add_cycles(struct thrash_cycles *total, const struct thrash_cycles *
 	total->count += cycles->count;
 	total->bytes += cycles->bytes;
 	total->ticks += cycles->ticks;
+	total->faults += cycles->faults;
 	if (cycles->largest > total->largest)
 		total->largest = cycles->largest;
 }
@@ -679,6 +680,7 @@ static int add_counts(struct ledger_result *total, const struct ledger_result *r
 	total->returned.arena_bytes += result->returned.arena_bytes;
 	total->returned.block_bytes += result->returned.block_bytes;
 	total->returned.offered_bytes += result->returned.offered_bytes;
+	total->thrash.faults_known &= result->thrash.faults_known;
 	add_cycles(&total->thrash.break_, &result->thrash.break_);
 	add_cycles(&total->thrash.block, &result->thrash.block);
 	if (waits_merge(&total->waits, &result->waits))
@@ -726,6 +728,7 @@ static int add_up(struct analysis *analysis)
 {
 	struct ledger_result *total = &analysis->total;
 	bool calls_unknown = analysis->count > 0;
+	total->thrash.faults_known = analysis->count > 0;
 	analysis->first_ns = UINT64_MAX;
 	json_t *session = analysis->trace->session;
 	analysis->complete = analysis->count > 0 && !analysis->trace->missing_count &&

@@ -367,7 +367,8 @@ static void put_kept(struct writer *out, const struct hl_mark_record *mark)
 	uint64_t addr = hl_addr_of(mark->kind_addr);
 	if (!addr) {
 		put_number(out, " blocks=", mark->size);
-		writer_text(out, mark->chunk & 1 ? " all" : " some");
+		writer_text(out, mark->chunk & HL_KEPT_ALL ? " all" : " some");
+		writer_text(out, mark->chunk & HL_KEPT_MOMENT ? " now" : "");
 		return;
 	}
 	put_address(out, " ", addr);

@@ -328,14 +328,16 @@ static struct finding *add_cycles(
 	struct maker *maker, const struct thrash_cycles *cycles, const char *what, const char *calls)
 {
 	const struct clock *clock = &maker->entry->stream->clock;
+	bool known = maker->entry->result.thrash.faults_known;
 	struct finding *finding = add(maker, "thrash", cycles->bytes);
 	if (finding)
 		snprintf(finding->sentence, sizeof(finding->sentence),
 			"%" PRIu64 " times %s, %s in all, went back to the kernel and was asked for "
-			"again within a second: %.3f s in %s, and up to %" PRIu64 " page faults.",
+			"again within a second: %.3f s in %s, and %s%" PRIu64 " page faults.",
 			cycles->count, what, size(cycles->bytes),
 			(double)clock_span(clock, cycles->ticks) / 1e9, calls,
-			cycles->bytes >> PAGES_BITS);
+			known ? "" : "up to ",
+			known ? cycles->faults : cycles->bytes >> PAGES_BITS);
 	return finding;
 }
 

@@ -316,21 +316,23 @@ static json_t *phases_array(const struct ledger_result *result, struct trace_str
 	return array;
 }
 
-static json_t *cycles_object(const struct thrash_cycles *cycles, const struct clock *clock)
+static json_t *cycles_object(
+	const struct thrash *thrash, const struct thrash_cycles *cycles, const struct clock *clock)
 {
 	json_t *object = json_object();
 	put_count(object, "cycles", cycles->count);
 	put_count(object, "bytes", cycles->bytes);
 	put_count(object, "time_ns", clock_span(clock, cycles->ticks));
 	put_count(object, "largest_bytes", cycles->largest);
+	put_known(object, "faults", thrash->faults_known, (int64_t)cycles->faults);
 	return object;
 }
 
 static json_t *thrash_object(const struct thrash *thrash, const struct clock *clock)
 {
 	json_t *object = json_object();
-	put(object, "break", cycles_object(&thrash->break_, clock));
-	put(object, "block", cycles_object(&thrash->block, clock));
+	put(object, "break", cycles_object(thrash, &thrash->break_, clock));
+	put(object, "block", cycles_object(thrash, &thrash->block, clock));
 	return object;
 }
 

@@ -155,12 +155,12 @@ static int add_kept(struct walk *walk)
 {
 	const struct ledger *ledger = walk->ledger;
 	struct layout *layout = walk->layout;
-	layout->kept_known = ledger->kept_known;
-	layout->kept_all = ledger->kept_known && ledger->kept_all;
+	layout->kept_known = ledger_kept_known(ledger);
+	layout->kept_all = layout->kept_known && ledger->kept_all;
 	walk->kept = calloc(ledger->kept_count + 1, sizeof(*walk->kept));
 	if (!walk->kept)
 		return -ENOMEM;
-	for (size_t i = 0; i < ledger->kept_count; i++) {
+	for (size_t i = 0; layout->kept_known && i < ledger->kept_count; i++) {
 		const struct ledger_kept *kept = &ledger->kept[i];
 		if (!kept->bytes || live_find(&ledger->live, kept->addr))
 			continue;

@@ -110,6 +110,8 @@ void ledger_free(struct ledger *ledger)
 	free(ledger->freed);
 	free(ledger->kept);
 	free(ledger->snapshot.run);
+	ranges_free(&ledger->break_again);
+	ranges_free(&ledger->block_again);
 	ranges_free(&ledger->block_mapped);
 	ranges_free(&ledger->metadata_mapped);
 }
@@ -575,16 +577,41 @@ static int phase_begins(struct ledger *ledger, const struct hl_phase_record *rec
 	return phases_begin(&ledger->result->phases, &totals, record);
 }
 
-/* What caches hold, as the process told before its end. */
+/* Records that tell of calls, up to now. */
+static uint64_t calls_of(const struct ledger *ledger)
+{
+	return ledger->applied - ledger->quiet;
+}
+
+bool ledger_kept_known(const struct ledger *ledger)
+{
+	return ledger->kept_told &&
+	       (!ledger->kept_moment || ledger->kept_calls == calls_of(ledger));
+}
+
+static void list_begins(struct ledger *ledger, uint64_t flags)
+{
+	ledger->kept_passed =
+		!(flags & HL_KEPT_ALL) && ledger->kept_all && ledger_kept_known(ledger);
+	if (ledger->kept_passed)
+		return;
+	ledger->kept_count = 0;
+	ledger->kept_told = true;
+	ledger->kept_all = flags & HL_KEPT_ALL;
+	ledger->kept_moment = flags & HL_KEPT_MOMENT;
+	ledger->kept_calls = calls_of(ledger);
+}
+
+/* What caches hold: as was read while the process ran, or as it told itself. */
 static int keeps(struct ledger *ledger, const struct hl_mark_record *record)
 {
 	uint64_t addr = hl_addr_of(record->kind_addr);
 	if (!addr) {
-		ledger->kept_count = 0;
-		ledger->kept_known = true;
-		ledger->kept_all = record->chunk & 1;
+		list_begins(ledger, record->chunk);
 		return 0;
 	}
+	if (ledger->kept_passed)
+		return 0;
 	struct ledger_kept *list = room_for_one(ledger->kept, ledger->kept_count,
 		&ledger->kept_capacity, sizeof(*list));
 	if (!list)
@@ -692,6 +719,8 @@ static int count_anew(struct ledger *ledger, uint64_t tick)
 {
 	struct ledger_result *result = ledger->result, before = *result;
 	int rc;
+	ranges_free(&ledger->break_again);
+	ranges_free(&ledger->block_again);
 	memset(result, 0, sizeof(*result));
 	result->waits = before.waits;
 	waits_restart(&result->waits);
@@ -804,10 +833,15 @@ static int apply(struct ledger *ledger, const struct stream_event *event)
 	default:
 		break;
 	}
+	if (name_is_syscall(kind)) {
+		uint64_t recorders = ledger->result->recorder_calls;
+		int rc = mapping_apply(ledger, event->tid, &event->record.syscall);
+		ledger->quiet += ledger->result->recorder_calls - recorders;
+		return rc;
+	}
+	ledger->quiet += kind != HL_KIND_realloc_begin;
 	if (kind == HL_KIND_sample)
 		return sampled(ledger, &event->record.sample);
-	if (name_is_syscall(kind))
-		return mapping_apply(ledger, event->tid, &event->record.syscall);
 	return marked(ledger, kind, event);
 }
 

@@ -192,6 +192,7 @@ struct ledger {
 	struct pages pages;
 	struct threads threads;
 	uint64_t applied; /* records up to now, in this stream */
+	uint64_t quiet;   /* of them, those that tell of no call */
 	const struct stream_event *event; /* that is being applied */
 	struct ranges break_mapped;
 	uint64_t break_end; /* where the last brk left it; 0 = there was none */
@@ -206,9 +207,14 @@ struct ledger {
 	struct ledger_kept *kept; /* by the last list of them */
 	size_t kept_count;
 	size_t kept_capacity;
-	bool kept_all; /* no cache is missing in it */
-	bool kept_known;
+	bool kept_all;    /* no cache is missing in it */
+	bool kept_moment; /* it holds until the next call */
+	bool kept_passed; /* it says less than the one before, which holds */
+	bool kept_told;
+	uint64_t kept_calls; /* before it */
 	struct ledger_snapshot snapshot;
+	struct ranges break_again; /* asked for again soon after it had gone back (thrash.h) */
+	struct ranges block_again;
 	struct ranges block_mapped;
 	struct ranges metadata_mapped;
 	struct inherit inherit;
@@ -259,6 +265,9 @@ void ledger_free(struct ledger *ledger);
 
 /* What a result has of its own, but for its phases. */
 void ledger_result_free(struct ledger_result *result);
+
+/* What caches hold was told, and is so still. */
+bool ledger_kept_known(const struct ledger *ledger);
 
 /* The last snapshot is of the end: of what was there then nothing has been allocated or freed since.
  * The recorder may have taken one more after the process's own. */

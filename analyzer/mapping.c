@@ -161,13 +161,26 @@ static int break_changed(struct ledger *ledger, uint64_t start, uint64_t end, bo
 	return ranges_remove(&ledger->break_mapped, start, end, &changed);
 }
 
+/* What went away is not there again, even if it once was. */
+static int taken_again(struct ranges *again, struct range gone, struct range range)
+{
+	uint64_t changed;
+	int rc = gone.start < gone.end ? ranges_remove(again, gone.start, gone.end, &changed) : 0;
+	return rc || range.start >= range.end
+		       ? rc
+		       : ranges_add(again, range.start, range.end, &changed);
+}
+
 static int brk_called(struct ledger *ledger, uint32_t tid, const struct hl_syscall_record *record)
 {
 	uint64_t before = hl_addr_of(record->kind_addr), after = (uint64_t)record->result;
 	if (!before)
 		return 0; /* only asked where it is */
 	change(ledger, &ledger->memory.break_bytes, (int64_t)(after - before));
-	thrash_break(&ledger->result->thrash, record);
+	int rc = taken_again(&ledger->break_again, (struct range){after, before},
+		thrash_break(&ledger->result->thrash, record));
+	if (rc)
+		return rc;
 	ledger->break_end = after;
 	if (after >= before)
 		return break_changed(ledger, before, after, true);
@@ -270,6 +283,8 @@ static int simple_moved(
 							     : &ledger->block_mapped;
 	uint64_t changed;
 	int rc = ranges_remove(ranges, from.start, from.end, &changed);
+	if (!rc)
+		rc = taken_again(&ledger->block_again, from, (struct range){0});
 	return rc ? rc : ranges_add(ranges, to.start, to.end, &changed);
 }
 
@@ -279,8 +294,12 @@ static int mmap_called(struct ledger *ledger, uint32_t tid, const struct hl_sysc
 	unsigned region = region_of(record);
 	if (region != HL_REGION_arena) {
 		change(ledger, simple_region(ledger, region), (int64_t)record->length);
-		if (region == HL_REGION_block)
-			thrash_block(&ledger->result->thrash, record);
+		struct range again = region == HL_REGION_block
+					     ? thrash_block(&ledger->result->thrash, record)
+					     : (struct range){0};
+		int rc = taken_again(&ledger->block_again, (struct range){0}, again);
+		if (rc)
+			return rc;
 		if (region != HL_REGION_break)
 			return simple_moved(ledger, region, (struct range){0},
 				(struct range){start, start + record->length});

@@ -117,6 +117,10 @@ static void count(struct ledger *ledger, const struct faults_event *event)
 	} else if (in_heap(ledger, event->start)) {
 		faults->count++;
 		faults->in_calls += !(event->flags & HL_FAULT_USER);
+		ledger->result->thrash.break_.faults +=
+			ranges_has(&ledger->break_again, event->start);
+		ledger->result->thrash.block.faults +=
+			ranges_has(&ledger->block_again, event->start);
 	}
 }
 
@@ -221,5 +225,6 @@ int residence_finish(struct residence *residence, struct ledger *ledger)
 {
 	int rc = residence->watching ? settle(residence, ledger) : 0;
 	ledger->result->faults.known = residence->known;
+	ledger->result->thrash.faults_known = residence->known;
 	return rc;
 }

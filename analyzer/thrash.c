@@ -39,29 +39,30 @@ static void shrinks(
 }
 
 /* What has been taken again by several calls is one cycle. */
-void thrash_break(struct thrash *thrash, const struct hl_syscall_record *record)
+struct range thrash_break(struct thrash *thrash, const struct hl_syscall_record *record)
 {
 	struct thrash_range *back = &thrash->shrunk;
 	uint64_t before = hl_addr_of(record->kind_addr), after = (uint64_t)record->result;
 	if (after < before) {
 		shrinks(thrash, record, after, before);
-		return;
+		return (struct range){0};
 	}
 	if (after == before || !is_recent(thrash, back, record->tick) || before < back->start ||
 		before >= back->end)
-		return;
+		return (struct range){0};
 	uint64_t end = after < back->end ? after : back->end;
 	count(&thrash->break_, back, end - before, record);
 	if (end == back->end)
 		back->end = 0;
+	return (struct range){before, end};
 }
 
-void thrash_block(struct thrash *thrash, const struct hl_syscall_record *record)
+struct range thrash_block(struct thrash *thrash, const struct hl_syscall_record *record)
 {
 	if (hl_kind_of(record->kind_addr) == HL_KIND_munmap) {
 		thrash->unmapped[thrash->next++ % THRASH_RECENT] = (struct thrash_range){
 			0, record->length, record->tick, record->duration, false};
-		return;
+		return (struct range){0};
 	}
 	for (unsigned i = 0; i < THRASH_RECENT; i++) {
 		struct thrash_range *back = &thrash->unmapped[i];
@@ -69,6 +70,8 @@ void thrash_block(struct thrash *thrash, const struct hl_syscall_record *record)
 			continue;
 		count(&thrash->block, back, back->end, record);
 		back->end = 0;
-		return;
+		return (struct range){
+			(uint64_t)record->result, (uint64_t)record->result + record->length};
 	}
+	return (struct range){0};
 }

@@ -8,6 +8,8 @@
 
 #include "heapledger/record.h"
 
+#include "ranges.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -21,6 +23,7 @@ struct thrash_cycles {
 	uint64_t bytes;   /* given back and taken again */
 	uint64_t ticks;   /* that these calls took */
 	uint64_t largest; /* bytes of the largest */
+	uint64_t faults;  /* on what was taken again, until it went back once more */
 };
 
 struct thrash_range {
@@ -34,14 +37,15 @@ struct thrash_range {
 struct thrash {
 	struct thrash_cycles break_; /* by brk */
 	struct thrash_cycles block;  /* by mmap and munmap */
+	bool faults_known;
 	uint64_t window;             /* in ticks */
 	struct thrash_range shrunk;
 	struct thrash_range unmapped[THRASH_RECENT];
 	unsigned next;
 };
 
-/* Successful calls, in time order. */
-void thrash_break(struct thrash *thrash, const struct hl_syscall_record *record);
-void thrash_block(struct thrash *thrash, const struct hl_syscall_record *record);
+/* Successful calls, in time order. What a call has taken again; empty if it has not. */
+struct range thrash_break(struct thrash *thrash, const struct hl_syscall_record *record);
+struct range thrash_block(struct thrash *thrash, const struct hl_syscall_record *record);
 
 #endif

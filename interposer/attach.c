@@ -274,6 +274,7 @@ static bool register_process(uint32_t parent_serial, uint64_t fork_id, uint64_t 
 	process->exited = 0;
 	process->policy = attach_mode == HL_MODE_OBSERVE ? 0 : (uint8_t)policy;
 	process->mode = attach_mode;
+	process->caches = address_of(attach_caches);
 	atomic_store_explicit(&process->lost, 0, memory_order_relaxed);
 	for (size_t i = 0; i < sizeof(command); i++)
 		process->command[i] = command[i];

@@ -46,6 +46,10 @@ extern struct attachment attached;
 /* Which library this is, enum hl_mode. */
 extern const uint8_t attach_mode;
 
+/* Its caches, for the collector; NULL: its allocator is not ours. */
+struct hl_caches;
+extern const struct hl_caches *const attach_caches;
+
 /* Points to a word that is 0 when attach_process must run: before the first event, and in a copy
  * of the process that no fork handler saw (_Fork, raw clone), where the kernel has wiped it. */
 extern const uint32_t *attach_token;

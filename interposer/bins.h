@@ -12,13 +12,15 @@
 #ifndef HEAPLEDGER_BINS_H
 #define HEAPLEDGER_BINS_H
 
+#include "heapledger/caches.h"
+
 #include "chunk.h"
 
 #define BINS_COUNT 240
 #define BINS_WORDS 4
 #define BINS_LARGE 64 /* the first list of large chunks */
 #define BINS_UNSORTED 1
-#define BINS_FAST 10
+#define BINS_FAST HL_FAST_BINS
 #define BINS_LARGE_BYTES ((size_t)1024)
 
 struct bins {

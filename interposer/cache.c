@@ -10,7 +10,7 @@
 #include <sys/auxv.h>
 
 uintptr_t cache_key;
-_Atomic unsigned cache_count;
+struct hl_caches caches;
 
 void cache_make_key(void)
 {
@@ -22,14 +22,46 @@ void cache_make_key(void)
 	cache_key = (cache_key ^ (uintptr_t)&cache_key) * UINT64_C(0x9e3779b97f4a7c15) | 1;
 }
 
+/* Beyond the last place there are caches that are counted and not found. */
+static void enlist(uint64_t cache)
+{
+	uint32_t highest = atomic_load_explicit(&caches.highest, memory_order_relaxed);
+
+	for (uint32_t i = 0; i < HL_CACHES_MOST; i++) {
+		uint64_t nobody = atomic_load_explicit(&caches.cache[i], memory_order_relaxed);
+
+		if (nobody != 0 ||
+			!atomic_compare_exchange_strong(&caches.cache[i], &nobody, cache))
+			continue;
+		while (highest <= i &&
+			!atomic_compare_exchange_weak(&caches.highest, &highest, i + 1)) {
+		}
+		return;
+	}
+}
+
+void cache_leave(struct cache *cache)
+{
+	uint32_t highest = atomic_load_explicit(&caches.highest, memory_order_relaxed);
+
+	atomic_fetch_sub(&caches.count, 1);
+	for (uint32_t i = 0; i < highest; i++)
+		if (atomic_load_explicit(&caches.cache[i], memory_order_relaxed) ==
+			(uintptr_t)cache) {
+			atomic_store(&caches.cache[i], 0);
+			return;
+		}
+}
+
 void cache_init(struct cache *cache)
 {
 	size_t bins = tunable(&tunables.cache_bins);
 
-	atomic_fetch_add_explicit(&cache_count, 1, memory_order_relaxed);
 	memset(cache, 0, sizeof(*cache));
 	for (size_t i = 0; i < CACHE_BINS && i < bins; i++)
 		cache->room[i] = (uint16_t)tunable(&tunables.cache_count);
+	atomic_fetch_add(&caches.count, 1);
+	enlist((uintptr_t)cache);
 }
 
 bool cache_widen(struct cache *cache, size_t index)

@@ -12,12 +12,13 @@
 #ifndef HEAPLEDGER_CACHE_H
 #define HEAPLEDGER_CACHE_H
 
+#include "heapledger/caches.h"
+
 #include "chunk.h"
 #include "tunables.h"
 
-#define CACHE_BINS 64
-#define CACHE_SURPLUS_ENTRIES 25
-#define CACHE_SURPLUS_BYTES 4096
+#define CACHE_BINS HL_CACHE_BINS
+#define CACHE_SURPLUS_ENTRIES HL_CACHE_SURPLUS_ENTRIES
 
 struct cache_entry {
 	struct cache_entry *next; /* masked, chunk_mask */
@@ -30,6 +31,10 @@ struct cache {
 	uint64_t widened; /* a set bit: that bin has room for cache_surplus more */
 };
 static_assert(CACHE_BINS == 64, "one word has a bit for each bin");
+static_assert(sizeof(struct cache) == sizeof(struct hl_cache) &&
+		      offsetof(struct cache, first) == offsetof(struct hl_cache, first) &&
+		      offsetof(struct cache, widened) == offsetof(struct hl_cache, widened),
+	"the collector reads it");
 
 /* A secret word of the process: a freed block that still shows it may have been freed twice. */
 extern uintptr_t cache_key;
@@ -37,11 +42,14 @@ extern uintptr_t cache_key;
 void cache_make_key(void);
 
 /* Caches that are there, of all threads; in a forked child those of its parent's threads, too, for
- * what they hold stays where it is. */
-extern _Atomic unsigned cache_count;
+ * what they hold stays where it is. Where they are, and the arenas' fast lists. */
+extern struct hl_caches caches;
 
 /* An empty cache, with the room that the tunables give. */
 void cache_init(struct cache *cache);
+
+/* It is empty, and is about to be given back. */
+void cache_leave(struct cache *cache);
 
 static inline size_t cache_index(size_t chunk_size)
 {
@@ -63,9 +71,7 @@ static inline bool cache_has_room(const struct cache *cache, size_t chunk_size)
 /* Entries a bin gets when it is widened. */
 static inline size_t cache_surplus(size_t index)
 {
-	size_t entries = CACHE_SURPLUS_BYTES / ((index + 2) << 4);
-
-	return entries < CACHE_SURPLUS_ENTRIES ? entries : CACHE_SURPLUS_ENTRIES;
+	return hl_cache_surplus((unsigned)index);
 }
 
 static inline bool cache_is_widened(const struct cache *cache, size_t index)

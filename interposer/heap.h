@@ -33,8 +33,9 @@ int heap_option(int parameter, int value); /* mallopt */
 int heap_trim(size_t pad);                 /* malloc_trim: 1 if memory was returned */
 
 /* Process and thread life; heap_start registers the fork handlers and the thread destructor. */
-/* Logs what the caches of the calling thread and of the arenas hold, at the end of the process. */
-void heap_log_kept(void);
+/* Logs what the caches of the calling thread and of the arenas hold: at the end of the process, or,
+ * if it runs on, as it is now. */
+void heap_log_kept(bool runs_on);
 
 void heap_start(void);
 void heap_thread_begin(void); /* before a thread's first call; may itself allocate */

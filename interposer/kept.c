@@ -2,7 +2,8 @@
  *
  * What the program has freed and the heap still keeps in use: the calling thread's cache, and the
  * fast lists of all arenas. Such a block holds its page, and all that is free below it at the break,
- * though no call of the program made it so. It is told at the end of the process, one record a block.
+ * though no call of the program made it so. It is told at the end of the process, and where the
+ * program says that a phase begins, one record a block.
  *
  * Other threads' caches are theirs alone and are not read; then the list says that it is not whole.
  * Nor is it while other threads live, which may change the fast lists.
@@ -78,7 +79,7 @@ static bool walk(struct kept *kept)
 	bool all = cache != NULL && walk_cache(kept, cache);
 
 	if (!all || !__libc_single_threaded ||
-		atomic_load_explicit(&cache_count, memory_order_relaxed) != 1)
+		atomic_load_explicit(&caches.count, memory_order_relaxed) != 1)
 		return false;
 	do {
 		all = walk_fast(kept, arena);
@@ -87,7 +88,7 @@ static bool walk(struct kept *kept)
 	return all;
 }
 
-void heap_log_kept(void)
+void heap_log_kept(bool runs_on)
 {
 	struct kept counted = {0}, told = {.told = true};
 	bool all;
@@ -97,6 +98,7 @@ void heap_log_kept(void)
 	all = walk(&counted);
 	if (counted.count > KEPT_LIMIT)
 		counted.count = KEPT_LIMIT;
-	if (log_kept(NULL, counted.count, all))
+	if (log_kept(NULL, counted.count,
+		    (all ? HL_KEPT_ALL : 0) | (runs_on ? HL_KEPT_MOMENT : 0)))
 		walk(&told);
 }

@@ -92,8 +92,8 @@ void log_fork_hold(void);    /* before that: other threads' next calls wait, for
 void log_fork_prepare(void); /* in the forking thread, heap locks held: writes the fork mark */
 void log_fork_parent(void);  /* first, while the heap's locks are still held */
 void log_fork_child(bool interrupted); /* in the child: a new stream; as arena_fork_prepare */
-/* What caches still hold, one by one; within a bracket, before log_process_exit. First log_kept(NULL,
- * how many follow, whether that is all). False if there was no room. */
+/* What caches still hold, one by one; within a bracket, before log_process_exit or log_phase. First
+ * log_kept(NULL, how many follow, HL_KEPT_ALL and so on). False if there was no room. */
 bool log_kept(const void *block, size_t bytes, unsigned what);
 
 void log_process_exit(void); /* from the library's destructor: final sample and exit mark */

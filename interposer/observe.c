@@ -34,6 +34,7 @@
 #define EARLY_ALIGN 16
 
 const uint8_t attach_mode = HL_MODE_OBSERVE;
+const struct hl_caches *const attach_caches = NULL;
 __thread struct thread thread_self __attribute__((tls_model("initial-exec")));
 __thread const void *observe_last __attribute__((tls_model("initial-exec")));
 

@@ -32,6 +32,10 @@
 #define CALLER __builtin_return_address(0)
 
 const uint8_t attach_mode = HL_MODE_ALLOCATOR;
+const struct hl_caches *const attach_caches = &caches;
+
+#define PHASES_TOLD 100 /* a report shows the ends of so many */
+static _Atomic unsigned phases;
 
 static inline unsigned enter(enum hl_kind kind, size_t size, const void *caller)
 {
@@ -375,11 +379,13 @@ EXPORT void malloc_stats(void)
 	guard_leave();
 }
 
-/* heapledger/mark.h: the stream is a name. */
+/* heapledger/mark.h: the stream is a name. What the caches hold belongs to the phase that ends. */
 static int mark_phase(const char *name)
 {
 	if (name != NULL && !log_is_off()) {
-		enter(HL_KIND_FILLER, 0, CALLER);
+		if (enter(HL_KIND_FILLER, 0, CALLER) == 0 &&
+			atomic_fetch_add(&phases, 1) < PHASES_TOLD)
+			heap_log_kept(true);
 		log_phase(name);
 		guard_leave();
 	}
@@ -411,7 +417,7 @@ static __attribute__((destructor)) void preload_end(void)
 {
 	if (enter(HL_KIND_FILLER, 0, NULL) == 0) {
 		watch_check();
-		heap_log_kept();
+		heap_log_kept(false);
 	}
 	guard_leave();
 	log_process_exit();

@@ -31,6 +31,18 @@ static bool process_begun;
 static bool key_made;
 static pthread_key_t key;
 
+/* What the collector needs to find its way; the key last. */
+static void publish_caches(void)
+{
+	caches.arena = (uintptr_t)&arena_main;
+	caches.arena_next = offsetof(struct arena, next);
+	caches.arena_deferred = offsetof(struct arena, deferred);
+	caches.arena_fast = offsetof(struct arena, bins.fast);
+	caches.bins = (uint32_t)tunable(&tunables.cache_bins);
+	caches.entries = (uint32_t)tunable(&tunables.cache_count);
+	__atomic_store_n(&caches.key, cache_key, __ATOMIC_RELEASE);
+}
+
 static void process_begin(void)
 {
 	process_begun = true;
@@ -39,6 +51,7 @@ static void process_begin(void)
 		tunables.huge_bytes = os_huge_page_bytes();
 	cache_make_key();
 	arena_start();
+	publish_caches();
 	arena_attach_main();
 	thread_self.arena = &arena_main;
 	home_enter(&arena_main);
@@ -102,8 +115,8 @@ static void cache_flush(struct cache *cache)
 	for (size_t i = 0; i < CACHE_BINS; i++)
 		while ((chunk = cache_get(cache, i)) != NULL)
 			give_one(chunk);
+	cache_leave(cache);
 	give_one(chunk_of(cache));
-	atomic_fetch_sub_explicit(&cache_count, 1, memory_order_relaxed);
 }
 
 static void thread_end(void)

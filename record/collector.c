@@ -189,6 +189,20 @@ static void close_gone(struct collector *collector)
 	}
 }
 
+/* What the caches hold when a phase begins, so that how the one before ended is known with it.
+ * Returns when that is. */
+static uint64_t put_caches(struct collector *collector, struct process *process)
+{
+	struct caches_held *held = &collector->caches;
+	struct caches_source source =
+		caches_source(&collector->session, process->pid, process->caches);
+
+	if (process->hidden || caches_take(held, &source) != 0)
+		return session_tick(&collector->session);
+	processes_put(&collector->processes, process, held->record, (unsigned)held->count);
+	return held->tick;
+}
+
 /* Returns in how many processes the phase has begun. */
 static uint32_t mark_all(struct collector *collector, const char *name)
 {
@@ -202,7 +216,7 @@ static uint32_t mark_all(struct collector *collector, const char *name)
 	for (struct process *p = collector->processes.alive; p != NULL; p = p->next) {
 		if (p->gone || p->replaced != 0 || p->stream == NULL)
 			continue;
-		record.tick = session_tick(&collector->session);
+		record.tick = put_caches(collector, p);
 		processes_put(&collector->processes, p, &record, hl_kind_slots(HL_KIND_phase));
 		residency_want(collector->processes.residency, p, HL_RESIDENT_phase);
 		count++;
@@ -553,6 +567,7 @@ void collector_close(struct collector *collector)
 	ring_close(collector->ring);
 	residency_close(collector->processes.residency);
 	processes_free(&collector->processes);
+	caches_free(&collector->caches);
 	free(collector->batch);
 	mark_close(collector->mark_fd, collector->dirfd);
 	if (collector->poll_fd >= 0)

@@ -7,6 +7,7 @@
 #ifndef HEAPLEDGER_RECORD_COLLECTOR_H
 #define HEAPLEDGER_RECORD_COLLECTOR_H
 
+#include "caches.h"
 #include "live.h"
 #include "processes.h"
 #include "session.h"
@@ -37,6 +38,7 @@ struct collector {
 	int poll_fd;
 	int mark_fd; /* -1: the directory cannot hold the socket */
 	uint32_t signal_marks;
+	struct caches_held caches; /* of a process, when a phase begins in it */
 	struct ring *ring; /* NULL: everything is kept */
 	struct probe *probe;
 	bool child_ended;

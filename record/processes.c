@@ -284,6 +284,7 @@ static void add(struct processes *all, uint32_t number)
 	process->slot = number;
 	process->serial = serial;
 	process->pid = (pid_t)slot->pid;
+	process->caches = slot->caches;
 	fill_header(process, slot);
 	watch(all, process);
 	enlist(all, process);

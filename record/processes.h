@@ -36,6 +36,7 @@ struct process {
 	bool alive;       /* not closed yet */
 	bool gone;        /* dead, not closed yet */
 	bool hidden;      /* in another pid namespace: its pid says nothing here */
+	uint64_t caches;  /* hl_process.caches */
 	uint8_t replaced; /* 1: another image runs under this pid; 2: and its pages are in */
 	struct stream *stream;
 	struct hl_trace_header header;

@@ -144,6 +144,9 @@ static void put_snapshot(struct residency *residency, struct process *process)
 	struct resident_snapshot *snapshot = &residency->snapshot;
 
 	put_sample(residency, process, &snapshot->before);
+	if (snapshot->caches.count > 0)
+		processes_put(residency->all, process, snapshot->caches.record,
+			(unsigned)snapshot->caches.count);
 	processes_put(residency->all, process, snapshot->record, (unsigned)snapshot->count);
 	put_sample(residency, process, &snapshot->after);
 	state->snapshots++;
@@ -230,6 +233,7 @@ static void ask(struct residency *residency, struct process *process, unsigned r
 		.session = residency->all->session,
 		.pid = process->pid,
 		.pidfd = process->pidfd,
+		.caches = process->caches,
 		.reason = (enum hl_resident)reason,
 		.rollup = now >= state->rollup_due_ns,
 		.most_runs = residency->runs_most,

@@ -119,6 +119,15 @@ static int take_first(struct resident_snapshot *snapshot, const struct resident_
 	return rc;
 }
 
+/* What could not be read is not told. */
+static int take_caches(struct caches_held *caches, const struct resident_request *request)
+{
+	struct caches_source source =
+		caches_source(request->session, request->pid, request->caches);
+
+	return caches_take(caches, &source) == -ENOMEM ? -ENOMEM : 0;
+}
+
 static int begin(struct resident_snapshot *snapshot, const struct resident_request *request)
 {
 	int rc;
@@ -132,9 +141,11 @@ static int begin(struct resident_snapshot *snapshot, const struct resident_reque
 	rc = take_first(snapshot, request);
 	if (rc != 0)
 		return rc;
-	snapshot->record[snapshot->count++] =
-		(struct hl_mark_record){.tick = session_tick(request->session)};
-	return 0;
+	rc = take_caches(&snapshot->caches, request);
+	snapshot->record[snapshot->count++] = (struct hl_mark_record){
+		.tick = snapshot->caches.count > 0 ? snapshot->caches.tick
+						   : session_tick(request->session)};
+	return rc;
 }
 
 static void end(struct resident_snapshot *snapshot, const struct resident_request *request)
@@ -176,5 +187,6 @@ int resident_take(struct resident_snapshot *snapshot, const struct resident_requ
 void resident_free(struct resident_snapshot *snapshot)
 {
 	free(snapshot->record);
+	caches_free(&snapshot->caches);
 	*snapshot = (struct resident_snapshot){0};
 }

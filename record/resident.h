@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
  * One snapshot of the pages that a process has in memory: the records resident_begin and
- * resident_run of a trace, between two samples, of which the first now and then has what
- * smaps_rollup says. Called by residency.c in a thread of its own; writes nothing.
+ * resident_run of a trace, with what its caches held then, between two samples, of which the first
+ * now and then has what smaps_rollup says. Called by residency.c in a thread of its own; writes
+ * nothing.
  */
 #ifndef HEAPLEDGER_RECORD_RESIDENT_H
 #define HEAPLEDGER_RECORD_RESIDENT_H
 
+#include "caches.h"
 #include "session.h"
 
 #include "heapledger/record.h"
@@ -20,6 +22,7 @@ struct resident_request {
 	const struct session *session;
 	pid_t pid;
 	int pidfd;
+	uint64_t caches; /* hl_process.caches */
 	enum hl_resident reason;
 	bool rollup;
 	size_t most_runs;
@@ -31,6 +34,7 @@ struct resident_snapshot {
 	size_t count;                  /* ... all of them */
 	size_t capacity;
 	bool cut;
+	struct caches_held caches;      /* just before the pages; none: they could not be read */
 	struct hl_sample_record before; /* what the kernel counts, just before ... */
 	struct hl_sample_record after;  /* ... and after; tick 0: the process was gone */
 	uint64_t rollup_ns;             /* what smaps_rollup took of this thread's time */

@@ -101,13 +101,16 @@ struct hl_call_record {
 };
 
 /* What `kept` says: addr = block, size = bytes of its chunk, chunk = one of these. With addr 0 the
- * list begins anew: size = how many blocks follow, chunk = 1 if no cache is missing in it. */
+ * list begins anew: size = how many blocks follow, chunk = the flags below. */
 enum hl_kept {
 	HL_KEPT_CACHE = 1, /* in a thread's cache */
 	HL_KEPT_FAST = 2,  /* in a fast list of its arena */
 	HL_KEPT_TABLE = 3, /* the allocator's own: a thread's cache itself */
 	HL_KEPT_LENT = 4   /* in a thread's cache, beyond what glibc's would hold: until the next trim */
 };
+
+#define HL_KEPT_ALL 1u    /* no cache is missing in it */
+#define HL_KEPT_MOMENT 2u /* the process runs on: it holds until the next call */
 
 /* All marks but `realloc_begin`, `sample`, `phase` and those of kernel streams: one slot. */
 struct hl_mark_record {

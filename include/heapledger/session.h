@@ -23,12 +23,12 @@
 #include <stdint.h>
 
 #define HL_SESSION_MAGIC UINT64_C(0x315345534c504c48) /* "HLPLSES1" */
-#define HL_SESSION_VERSION 7
+#define HL_SESSION_VERSION 8
 #define HL_SESSION_ENV "HEAPLEDGER_SESSION"
 
 #define HL_PAGE_BYTES 16384
 #define HL_PAGE_SLOTS ((HL_PAGE_BYTES - sizeof(struct hl_page)) / sizeof(struct hl_packed))
-#define HL_COMMAND_BYTES 456
+#define HL_COMMAND_BYTES 448
 
 /* In hl_page.tid and in the trace, bits 24.. of a thread id are the depth: 0, or 1 and 2 for calls
  * made by a signal handler that interrupted the allocator. Each is a sequence of its own. Linux
@@ -66,6 +66,7 @@ struct hl_process {
 	uint8_t mode;            /* enum hl_mode: which library is in it */
 	uint64_t pid_namespace;  /* inode of the pid namespace that pid is of, 0 = unknown */
 	char command[HL_COMMAND_BYTES]; /* argv joined by NUL, cut to fit, last byte NUL */
+	uint64_t caches; /* address of its struct hl_caches; 0 = its allocator is not ours */
 };
 static_assert(sizeof(struct hl_process) == 512, "a process takes 512 bytes");
 

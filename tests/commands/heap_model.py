@@ -18,6 +18,7 @@ DONTNEED = 4
 ALLOCATIONS = {'malloc', 'calloc', 'realloc', 'aligned_alloc', 'memalign', 'posix_memalign', 'valloc',
                'pvalloc'}
 FREES = {'free', 'cfree', 'free_sized', 'free_aligned_sized'}
+CALLS = ALLOCATIONS | FREES | {'realloc_begin', 'malloc_trim', 'mallopt'}
 SYSCALLS = {'brk', 'mmap', 'munmap', 'mremap', 'madvise', 'mprotect'}
 
 
@@ -138,6 +139,7 @@ class Heap:
         self.resized = {}     # thread -> block that its realloc took away
         self.kept = None      # what the caches hold, and whether that is all
         self.kept_all = False
+        self.kept_moment = False   # it holds until the next call
         self.page = {}        # page -> 'touched' or 'purged'
         self.segments = {}    # start -> number of the arena; the newest last
         self.requested = 0
@@ -218,6 +220,9 @@ class Heap:
 
     def apply(self, event):
         kind = event.kind
+        if self.kept_moment and (kind in CALLS or (kind in SYSCALLS and
+                                                   event.named.get('region') != 'recorder')):
+            self.kept, self.kept_all, self.kept_moment = None, False, False
         if kind in SYSCALLS:
             self.syscall(event)
         elif kind in FREES:
@@ -233,8 +238,11 @@ class Heap:
             elif old and event.number('size'):
                 self.put(*old)
         elif kind == 'kept' and 'blocks' in event.named:
-            self.kept, self.kept_all = [], 'all' in event.plain
-        elif kind == 'kept':
+            self.kept_less = self.kept_all and 'all' not in event.plain
+            if not self.kept_less:
+                self.kept, self.kept_all = [], 'all' in event.plain
+                self.kept_moment = 'now' in event.plain
+        elif kind == 'kept' and not self.kept_less:
             self.kept.append(Block(int(event.plain[0], 0), 0, event.number('chunk'),
                                    kept=event.plain[1]))
 

@@ -134,6 +134,81 @@ def test_what_was_not_recorded_whole_is_not_told(heapledger, trace, victim, tmp_
     assert root['faults'] is None and not any('page faults' in note for note in root['notes'])
 
 
+class Again:
+    """Faults on pages of the break that had just gone back and were taken again, by the kernel's record
+    alone: page by page, each until it goes back once more."""
+
+    def __init__(self):
+        self.back, self.counted, self.at = (0, 0), False, 0
+        self.pages, self.cycles, self.faults = set(), 0, 0
+
+    def shrunk(self, start, end, at):
+        self.pages -= set(range(start // PAGE, end // PAGE))
+        joined = end == self.back[0] and not self.counted and at - self.at <= 1
+        self.back, self.counted, self.at = (start, self.back[1] if joined else end), False, at
+
+    def grown(self, start, end, at):
+        if not self.back[0] <= start < self.back[1] or at - self.at > 1:
+            return
+        self.cycles += not self.counted
+        self.counted = True
+        end = min(end, self.back[1])
+        self.pages |= set(range(start // PAGE, end // PAGE))
+        if end == self.back[1]:
+            self.back = 0, 0
+
+
+def faults_on_what_came_again(heapledger, trace):
+    again = Again()
+    for line in run([heapledger, 'dump', '--kind', 'brk,fault', trace]).stdout.decode().splitlines():
+        stream, second, _, kind, *words = line.split()
+        named = dict(word.split('=') for word in words if '=' in word)
+        if not stream.endswith('.kernel'):
+            continue
+        if kind == 'fault':
+            again.faults += int(words[0], 16) // PAGE in again.pages and 'large' not in words
+            continue
+        start, end = int(named['from'], 16), int(words[words.index('=') + 1], 16)
+        if end < start:
+            again.shrunk(end, start, float(second))
+        elif end > start:
+            again.grown(start, end, float(second))
+    return again
+
+
+def test_what_thrashing_costs_in_faults(heapledger, build, trace):
+    """200 times a block of 1 MiB with a mapping of its own, all of it filled: 257 pages, but for the first
+    time."""
+    trimmed = build / 'tests' / 'victims' / 'victim_trimmed'
+    record(heapledger, trace, trimmed, 'remap', '200', env={'MALLOC_MMAP_THRESHOLD_': '131072'})
+    root = analyze(heapledger, trace)
+    cycles = root['thrash']['block']
+    assert cycles['cycles'] == 199 and cycles['bytes'] == 199 * 257 * PAGE
+    assert cycles['faults'] == 199 * 257
+    assert root['faults']['count'] >= 200 * 257
+    finding, = [one for one in root['findings'] if one['kind'] == 'thrash']
+    assert finding['sentence'].endswith(f', and {199 * 257} page faults.')
+
+
+def test_what_a_break_that_thrashes_costs_in_faults(heapledger, build, trace):
+    record(heapledger, trace, build / 'tests' / 'victims' / 'victim_trimmed', 'thrash', '50')
+    root = analyze(heapledger, trace)
+    again = faults_on_what_came_again(heapledger, trace)
+    cycles = root['thrash']['break']
+    assert cycles['cycles'] == again.cycles >= 40
+    assert cycles['faults'] == again.faults > 0 == root['thrash']['block']['faults']
+    assert cycles['faults'] <= root['faults']['count'] and cycles['faults'] <= cycles['bytes'] // PAGE
+
+
+def test_without_faults_their_number_is_unknown(heapledger, build, trace):
+    trimmed = build / 'tests' / 'victims' / 'victim_trimmed'
+    assert run([heapledger, 'record', '-q', '-o', trace, '--', trimmed, 'thrash', '50']).status == 0
+    root = analyze(heapledger, trace)
+    assert root['thrash']['break']['cycles'] >= 40 and root['thrash']['break']['faults'] is None
+    finding, = [one for one in root['findings'] if one['kind'] == 'thrash']
+    assert ', and up to ' in finding['sentence']
+
+
 @pytest.mark.parametrize('options, env, status, said', [
     (['--kernel', 'off'], {}, 2, '--faults is part of the kernel\'s record'),
     (['--duration', '1s'], {}, 2, '--faults: the kernel\'s record is of whole runs only'),

@@ -128,7 +128,8 @@ def test_kept_blocks_are_those_that_were_freed(heapledger, victim, trace):
             live.discard(words[words.index('free') + 1])
             freed.add(words[words.index('free') + 1])
         elif 'kept' in words:
-            kept.append(words[words.index('kept') + 1:])
+            told = words[words.index('kept') + 1:]
+            kept = [told] if told[0].startswith('blocks=') else [*kept, told]
     (count, whole), *blocks = kept
     assert int(count.split('=')[1]) == len(blocks) and whole == 'all'
     by_size = {}

@@ -91,8 +91,26 @@ class Close:
         assert all(self.near(site['pinned_byte_seconds'] + site['policy_byte_seconds'], most)
                    for site, most in zip(said['sites'], waited, strict=True))
 
+    def same_incidence(self, said, waits):
+        """All rows and fields of the three. The clock's rate at the end follows from the sums of the times;
+        what lies so close to another eighth that it may be in it counts as not known."""
+        ours = waits_model.seconds(waits, 'pinned') + waits_model.seconds(waits, 'policy')
+        theirs = said['pinned']['byte_seconds'] + said['policy']['byte_seconds']
+        scale = theirs / ours if self.rate > 1e-9 and ours else 1
+        for part, (rows, unsure) in waits_model.incidences(
+                waits, scale, self.rate / 100 if self.rate > 1e-9 else 0).items():
+            found = {row['up_to_ns']: row for row in (said[part] if part else said)['incidence']}
+            assert len(found.keys() ^ rows.keys()) <= bool(unsure), (part, found, rows)
+            for end in found.keys() & rows.keys():
+                all_ = sum(bytes_ for _, bytes_, _ in waits_model.outcomes(waits, part))
+                assert found[end].keys() == rows[end].keys()
+                for name, value in rows[end].items():
+                    near = unsure if isinstance(value, int) else 1e-9 + 8 * unsure / all_
+                    assert abs(found[end][name] - value) <= near, (part, end, name, found, rows)
+
     def same_waits(self, said, model):
         waits = model.waits
+        self.same_incidence(said, waits)
         for part, row in waits_model.split(waits).items():
             assert not self.differences(said[part], row)
             gone = [wait for wait in waits if not wait.held]

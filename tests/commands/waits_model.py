@@ -7,6 +7,7 @@ For streams whose process was not forked and was recorded from its start.
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from heap_model import (ALLOCATIONS, DONTNEED, FREES, PAGE, SYSCALLS, Block, page_down, page_up, pages_of,
                         parse)
@@ -348,3 +349,58 @@ def percentile(waits, part, percent):
         if seen >= wanted:
             return getattr(wait, part)
     return None
+
+
+# ---- cumulative incidence (Aalen and Johansen 1978) --------------------------------------------
+
+
+def last_of_eighth(ns):
+    """The last ns of the eighth of a doubling that it lies in; up to 15 each is one of its own."""
+    width = 1 << max(ns.bit_length() - 4, 0)
+    return ns // width * width + width - 1
+
+
+def incidence(outcomes, names):
+    """Of (ns, bytes, what), where what is 0 or 1, the events of these names, or None: seen up to then.
+    Whoever is in an eighth is at risk in all of it. The end of each doubling in which there is anything -> its
+    row."""
+    at = defaultdict(lambda: [0, 0, 0])
+    for ns, bytes_, what in outcomes:
+        at[last_of_eighth(round(ns))][2 if what is None else what] += bytes_
+    rows, cumulative, survived = {}, [Fraction(0), Fraction(0)], Fraction(1)
+    for end in sorted(at):
+        at_risk = sum(sum(ended) for other, ended in at.items() if other >= end)
+        cumulative = [share + survived * ended / at_risk for share, ended in zip(cumulative, at[end])]
+        survived *= 1 - Fraction(at[end][0] + at[end][1], at_risk)
+        assert sum(cumulative) + survived == 1
+        limit = (1 << max(end.bit_length(), 3)) - 1
+        rows[limit] = {'up_to_ns': limit, 'at_risk_bytes': at_risk - sum(at[end]),
+                       **{name: float(share) for name, share in zip(names, cumulative)}}
+    return rows
+
+
+def outcomes(waits, part, scale=1):
+    """What can become of freed bytes, and when: of whole waits (None), or of a part of them."""
+    what = {'returned': 0, 'reused': 1, 'never': None}
+    for wait in waits:
+        ns = {None: wait.pinned + wait.policy, 'pinned': wait.pinned, 'policy': wait.policy}[part]
+        if part == 'pinned':
+            ended = 0 if not wait.held else None if wait.end == 'never' else 1
+        else:
+            ended = what[wait.end]
+        if part != 'policy' or not wait.held:
+            yield ns * scale, wait.bytes, ended
+
+
+def unsure(outcomes, rate):
+    """Bytes that lie in another eighth if the times are wrong by this share and by the 1 ns of rounding."""
+    return sum(bytes_ for ns, bytes_, _ in outcomes if last_of_eighth(
+        round(max(ns * (1 - rate) - 1, 0))) != last_of_eighth(round(ns * (1 + rate) + 1)))
+
+
+def incidences(waits, scale, rate):
+    """`free_to_return` itself (None) and its parts -> their rows, and how many bytes are not sure; with times
+    that are to be so much longer, and known but for a share of `rate`, or exactly where there is none."""
+    names = {None: ('returned', 'reused'), 'pinned': ('cleared', 'ended'), 'policy': ('returned', 'reused')}
+    return {part: (incidence(outcomes(waits, part, scale), names[part]),
+                   unsure(outcomes(waits, part, scale), rate) if rate else 0) for part in names}

@@ -1,0 +1,560 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See caches.h. The process runs on, and nothing that is read is trusted. All is read twice: lists
+ * link by link, all of them one step in one call, then once more what was found. Whose cache or
+ * lists were the same both times had them so in between; of the others nothing is said. In between
+ * the recording's coarse clock moves, so that whatever a thread does after the second reading gets
+ * a time after that, and whatever the first one has seen was logged with a time before.
+ */
+#include "caches.h"
+
+#include "heapledger/caches.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TRIES 3
+#define BLOCKS_MOST 65536 /* as the process itself tells at its end */
+#define ARENAS_MOST 4096
+#define AT_ONCE 1024 /* pieces that a call reads: UIO_MAXIOV */
+
+struct piece {
+	uint64_t from;
+	void *to;
+	size_t bytes;
+	bool missing; /* it could not be read */
+};
+
+struct arena_lists {
+	uint64_t next;
+	uint64_t deferred;
+	uint64_t fast[HL_FAST_BINS];
+};
+
+/* A thread's cache, from the head of its own chunk on, or an arena. */
+struct owner {
+	uint64_t address;
+	bool is_arena;
+	bool torn; /* what it has is not known */
+	union {
+		struct {
+			uint64_t head;
+			struct hl_cache cache;
+		};
+		struct arena_lists lists;
+	} once, twice;
+};
+
+/* A block that was found, or is about to be read. */
+struct found {
+	uint64_t block;
+	uint32_t owner;
+	uint8_t bin;
+	uint8_t what; /* enum hl_kept */
+	struct hl_kept_block once, twice;
+};
+
+/* A list that is followed. */
+struct chain {
+	uint32_t owner;
+	uint8_t bin;
+	uint64_t next; /* block, or chunk of a fast list; 0 = its end */
+	uint32_t left; /* blocks that there must be, of a cache */
+	uint32_t lent; /* of them, the first so many */
+};
+
+struct caches_scratch {
+	struct hl_caches caches, again;
+	struct owner *owner;
+	size_t owners, owner_room;
+	struct found *found;
+	size_t founds, found_room;
+	struct chain *chain;
+	size_t chains, chain_room;
+	struct piece *piece;
+	size_t pieces, piece_room;
+};
+
+static int make_room(void **list, size_t *room, size_t wanted, size_t bytes)
+{
+	size_t more = *room == 0 ? 256 : *room;
+	void *grown;
+
+	while (more < wanted)
+		more *= 2;
+	if (more == *room)
+		return 0;
+	grown = realloc(*list, more * bytes);
+	if (grown == NULL)
+		return -ENOMEM;
+	*list = grown;
+	*room = more;
+	return 0;
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+/* The first piece that cannot be read ends a call. */
+static void read_some(const struct caches_source *source, struct piece *piece, size_t count)
+{
+	struct iovec local[AT_ONCE], remote[AT_ONCE];
+
+	for (size_t i = 0; i < count; i++) {
+		local[i] = (struct iovec){piece[i].to, piece[i].bytes};
+		remote[i] = (struct iovec){(void *)(uintptr_t)piece[i].from, piece[i].bytes};
+	}
+	for (size_t i = 0; i < count;) {
+		ssize_t got = source->read(source, local + i, remote + i, count - i);
+
+		while (i < count && got >= (ssize_t)piece[i].bytes) {
+			got -= (ssize_t)piece[i].bytes;
+			piece[i++].missing = false;
+		}
+		if (i < count)
+			piece[i++].missing = true;
+	}
+}
+
+static void read_pieces(const struct caches_source *source, struct piece *piece, size_t count)
+{
+	for (size_t i = 0; i < count; i += AT_ONCE)
+		read_some(source, piece + i, count - i < AT_ONCE ? count - i : AT_ONCE);
+}
+
+static bool read_one(const struct caches_source *source, uint64_t from, void *to, size_t bytes)
+{
+	struct piece piece = {from, to, bytes, true};
+
+	read_some(source, &piece, 1);
+	return !piece.missing;
+}
+
+static bool read_caches(const struct caches_source *source, struct hl_caches *caches)
+{
+	size_t head = offsetof(struct hl_caches, cache);
+
+	if (!read_one(source, source->address, caches, head) || caches->key == 0 ||
+		caches->highest > HL_CACHES_MOST)
+		return false;
+	return caches->highest == 0 ||
+	       read_one(source, source->address + head, (void *)caches->cache,
+		       caches->highest * sizeof(caches->cache[0]));
+}
+
+static int add_piece(struct caches_scratch *scratch, uint64_t from, void *to, size_t bytes)
+{
+	int rc = make_room((void **)&scratch->piece, &scratch->piece_room, scratch->pieces + 1,
+		sizeof(*scratch->piece));
+
+	if (rc == 0)
+		scratch->piece[scratch->pieces++] = (struct piece){from, to, bytes, false};
+	return rc;
+}
+
+static int add_owner_pieces(struct caches_scratch *scratch, struct owner *owner, bool twice)
+{
+	const struct hl_caches *caches = &scratch->caches;
+	struct arena_lists *lists = twice ? &owner->twice.lists : &owner->once.lists;
+	int rc;
+
+	if (!owner->is_arena)
+		return add_piece(scratch, owner->address - sizeof(owner->once.head),
+			twice ? (void *)&owner->twice : (void *)&owner->once,
+			sizeof(owner->once.head) + sizeof(owner->once.cache));
+	rc = add_piece(scratch, owner->address + caches->arena_next, &lists->next, 8);
+	if (rc == 0)
+		rc = add_piece(
+			scratch, owner->address + caches->arena_deferred, &lists->deferred, 8);
+	if (rc == 0)
+		rc = add_piece(scratch, owner->address + caches->arena_fast, lists->fast,
+			sizeof(lists->fast));
+	return rc;
+}
+
+static int read_owner_pieces(
+	const struct caches_source *source, struct caches_scratch *scratch, size_t from, bool twice)
+{
+	int rc = 0;
+
+	scratch->pieces = 0;
+	for (size_t i = from; rc == 0 && i < scratch->owners; i++)
+		rc = add_owner_pieces(scratch, &scratch->owner[i], twice);
+	if (rc != 0)
+		return rc;
+	read_pieces(source, scratch->piece, scratch->pieces);
+	for (size_t i = from, at = 0; i < scratch->owners; i++)
+		for (int parts = scratch->owner[i].is_arena ? 3 : 1; parts > 0; parts--)
+			scratch->owner[i].torn |= scratch->piece[at++].missing;
+	return 0;
+}
+
+/* ---- the first reading ----------------------------------------------------------------------- */
+
+static struct owner *add_owner(struct caches_scratch *scratch, uint64_t address, bool is_arena)
+{
+	struct owner *owner;
+
+	if (make_room((void **)&scratch->owner, &scratch->owner_room, scratch->owners + 1,
+		    sizeof(*scratch->owner)) != 0)
+		return NULL;
+	owner = &scratch->owner[scratch->owners++];
+	*owner = (struct owner){.address = address, .is_arena = is_arena};
+	return owner;
+}
+
+static int add_caches(const struct caches_source *source, struct caches_scratch *scratch)
+{
+	scratch->owners = 0;
+	for (uint32_t i = 0; i < scratch->caches.highest; i++)
+		if (scratch->caches.cache[i] != 0 &&
+			add_owner(scratch, scratch->caches.cache[i], false) == NULL)
+			return -ENOMEM;
+	return read_owner_pieces(source, scratch, 0, false);
+}
+
+/* One after the other: each names the next one. A ring that is none is torn where it ends. */
+static int add_arenas(const struct caches_source *source, struct caches_scratch *scratch)
+{
+	uint64_t address = scratch->caches.arena;
+
+	for (unsigned i = 0; address != 0; i++) {
+		struct owner *owner = add_owner(scratch, address, true);
+		int rc = owner == NULL
+				 ? -ENOMEM
+				 : read_owner_pieces(source, scratch, scratch->owners - 1, false);
+
+		if (rc != 0)
+			return rc;
+		owner->torn = owner->torn || i == ARENAS_MOST || owner->once.lists.next == 0;
+		address = owner->torn || owner->once.lists.next == scratch->caches.arena
+				  ? 0
+				  : owner->once.lists.next;
+	}
+	return 0;
+}
+
+static int add_chain(struct caches_scratch *scratch, const struct chain *chain)
+{
+	int rc = make_room((void **)&scratch->chain, &scratch->chain_room, scratch->chains + 1,
+		sizeof(*scratch->chain));
+
+	if (rc == 0)
+		scratch->chain[scratch->chains++] = *chain;
+	return rc;
+}
+
+/* It is a block of the heap itself, which may take a little more than it needs. */
+static bool is_cache(const struct owner *owner)
+{
+	uint64_t bytes = owner->once.head & HL_CHUNK_BYTES_MASK;
+	uint64_t least = (sizeof(struct hl_cache) + sizeof(owner->once.head) + 15) / 16 * 16;
+
+	return owner->address % HL_CHUNK_BLOCK == 0 && owner->address <= HL_ADDRESS_MASK >> 9 &&
+	       (bytes == least || bytes == least + 16);
+}
+
+/* How many blocks there must be follows from the room that is left. */
+static int add_cache_chains(struct caches_scratch *scratch, uint32_t index)
+{
+	struct owner *owner = &scratch->owner[index];
+	const struct hl_cache *cache = &owner->once.cache;
+	int rc = 0;
+
+	owner->torn = !is_cache(owner);
+	for (uint8_t bin = 0; rc == 0 && bin < HL_CACHE_BINS; bin++) {
+		bool widened = cache->widened >> bin & 1;
+		uint32_t entries = bin < scratch->caches.bins ? scratch->caches.entries : 0;
+		uint32_t surplus = widened ? hl_cache_surplus(bin) : 0, room = cache->room[bin];
+		struct chain chain = {index, bin, cache->first[bin], entries + surplus - room,
+			surplus > room ? surplus - room : 0};
+
+		if (entries + surplus < room || (chain.next == 0) != (chain.left == 0))
+			owner->torn = true;
+		else if (chain.next != 0)
+			rc = add_chain(scratch, &chain);
+	}
+	return rc;
+}
+
+static int add_fast_chains(struct caches_scratch *scratch, uint32_t index)
+{
+	struct owner *owner = &scratch->owner[index];
+	int rc = 0;
+
+	owner->torn = owner->torn || owner->once.lists.deferred != 0;
+	for (uint8_t bin = 0; rc == 0 && !owner->torn && bin < HL_FAST_BINS; bin++)
+		if (owner->once.lists.fast[bin] != 0)
+			rc = add_chain(
+				scratch, &(struct chain){index, bin, owner->once.lists.fast[bin],
+						 BLOCKS_MOST, 0});
+	return rc;
+}
+
+static int add_chains(struct caches_scratch *scratch)
+{
+	int rc = 0;
+
+	scratch->chains = 0;
+	for (uint32_t i = 0; rc == 0 && i < scratch->owners; i++) {
+		if (scratch->owner[i].torn)
+			continue;
+		rc = scratch->owner[i].is_arena ? add_fast_chains(scratch, i)
+						: add_cache_chains(scratch, i);
+	}
+	return rc;
+}
+
+/* The next block of a chain; false: it has ended, or cannot be true. */
+static bool step(struct caches_scratch *scratch, struct chain *chain, struct found *found)
+{
+	struct owner *owner = &scratch->owner[chain->owner];
+
+	if (owner->torn || (chain->next == 0 && (owner->is_arena || chain->left == 0)))
+		return false;
+	if (chain->left == 0 || chain->next == 0 || chain->next % HL_CHUNK_BLOCK != 0 ||
+		chain->next > HL_ADDRESS_MASK >> 9) {
+		owner->torn = true;
+		return false;
+	}
+	*found = (struct found){
+		.block = chain->next + (owner->is_arena ? HL_CHUNK_BLOCK : 0),
+		.owner = chain->owner,
+		.bin = chain->bin,
+		.what = owner->is_arena ? HL_KEPT_FAST
+			: chain->lent   ? HL_KEPT_LENT
+					: HL_KEPT_CACHE,
+	};
+	chain->left--;
+	chain->lent -= chain->lent > 0;
+	return true;
+}
+
+/* It has been read: where does it lead to? */
+static void follow(struct caches_scratch *scratch, struct chain *chain, const struct found *found)
+{
+	const struct hl_kept_block *read = &found->once;
+	struct owner *owner = &scratch->owner[chain->owner];
+
+	if ((read->head & HL_CHUNK_BYTES_MASK) != hl_bin_bytes(found->bin) ||
+		(!owner->is_arena && read->key != scratch->caches.key))
+		owner->torn = true;
+	chain->next = hl_unmask(found->block, read->next);
+}
+
+/* All lists one block further. */
+static int read_level(const struct caches_source *source, struct caches_scratch *scratch)
+{
+	size_t left = 0, first = scratch->founds;
+	int rc = make_room((void **)&scratch->found, &scratch->found_room, first + scratch->chains,
+		sizeof(*scratch->found));
+
+	scratch->pieces = 0;
+	for (size_t i = 0; rc == 0 && i < scratch->chains; i++) {
+		struct chain *chain = &scratch->chain[i];
+		struct found *found = &scratch->found[scratch->founds];
+
+		if (!step(scratch, chain, found))
+			continue;
+		scratch->founds++;
+		scratch->chain[left++] = *chain;
+		rc = add_piece(scratch, found->block - sizeof(found->once.head), &found->once,
+			sizeof(found->once));
+	}
+	if (rc != 0)
+		return rc;
+	scratch->chains = left;
+	read_pieces(source, scratch->piece, scratch->pieces);
+	for (size_t i = 0; i < left; i++) {
+		const struct found *found = &scratch->found[first + i];
+
+		scratch->owner[found->owner].torn |= scratch->piece[i].missing;
+		follow(scratch, &scratch->chain[i], found);
+	}
+	return 0;
+}
+
+static void tear_what_is_left(struct caches_scratch *scratch)
+{
+	for (size_t i = 0; i < scratch->chains; i++)
+		scratch->owner[scratch->chain[i].owner].torn = true;
+}
+
+static int read_once(const struct caches_source *source, struct caches_scratch *scratch)
+{
+	int rc = read_caches(source, &scratch->caches) ? add_caches(source, scratch) : -ESRCH;
+
+	if (rc == 0)
+		rc = add_arenas(source, scratch);
+	if (rc == 0)
+		rc = add_chains(scratch);
+	scratch->founds = 0;
+	while (rc == 0 && scratch->chains > 0 && scratch->founds < BLOCKS_MOST)
+		rc = read_level(source, scratch);
+	if (rc == 0)
+		tear_what_is_left(scratch);
+	return rc;
+}
+
+/* ---- the second reading ---------------------------------------------------------------------- */
+
+/* The flags of a head may change: they are about the chunk below. */
+static bool same_block(const struct hl_kept_block *a, const struct hl_kept_block *b)
+{
+	return ((a->head ^ b->head) & HL_CHUNK_BYTES_MASK) == 0 && a->next == b->next &&
+	       a->key == b->key;
+}
+
+static bool same_owner(const struct owner *owner)
+{
+	if (owner->is_arena)
+		return memcmp(&owner->once.lists, &owner->twice.lists, sizeof(owner->once.lists)) ==
+		       0;
+	return ((owner->once.head ^ owner->twice.head) & HL_CHUNK_BYTES_MASK) == 0 &&
+	       memcmp(&owner->once.cache, &owner->twice.cache, sizeof(owner->once.cache)) == 0;
+}
+
+static int read_twice(const struct caches_source *source, struct caches_scratch *scratch)
+{
+	int rc = 0;
+
+	scratch->pieces = 0;
+	for (size_t i = 0; rc == 0 && i < scratch->founds; i++) {
+		struct found *found = &scratch->found[i];
+
+		rc = add_piece(scratch, found->block - sizeof(found->twice.head), &found->twice,
+			sizeof(found->twice));
+	}
+	if (rc != 0)
+		return rc;
+	read_pieces(source, scratch->piece, scratch->pieces);
+	for (size_t i = 0; i < scratch->founds; i++) {
+		struct found *found = &scratch->found[i];
+
+		scratch->owner[found->owner].torn |=
+			scratch->piece[i].missing || !same_block(&found->once, &found->twice);
+	}
+	rc = read_owner_pieces(source, scratch, 0, true);
+	for (size_t i = 0; rc == 0 && i < scratch->owners; i++)
+		scratch->owner[i].torn |= !same_owner(&scratch->owner[i]);
+	return rc;
+}
+
+/* Whether no cache has come or gone, or was not found. */
+static bool is_all(const struct caches_source *source, struct caches_scratch *scratch)
+{
+	const struct hl_caches *once = &scratch->caches;
+	uint32_t count = 0;
+
+	if (!read_caches(source, &scratch->again) ||
+		memcmp(once, &scratch->again,
+			offsetof(struct hl_caches, cache) +
+				once->highest * sizeof(once->cache[0])) != 0)
+		return false;
+	for (size_t i = 0; i < scratch->owners; i++) {
+		count += !scratch->owner[i].is_arena;
+		if (scratch->owner[i].torn)
+			return false;
+	}
+	return count == once->count;
+}
+
+/* ---- records --------------------------------------------------------------------------------- */
+
+static void put(struct caches_held *held, uint64_t addr, uint64_t size, uint64_t chunk)
+{
+	held->record[held->count++] = (struct hl_mark_record){
+		.tick = held->tick,
+		.kind_addr = hl_kind_addr(HL_KIND_kept, addr),
+		.size = size,
+		.chunk = chunk,
+	};
+}
+
+static int put_all(struct caches_held *held)
+{
+	const struct caches_scratch *scratch = held->scratch;
+	int rc = make_room((void **)&held->record, &held->capacity,
+		1 + scratch->founds + scratch->owners, sizeof(*held->record));
+
+	if (rc != 0)
+		return rc;
+	put(held, 0, 0, HL_KEPT_MOMENT | (held->all ? HL_KEPT_ALL : 0));
+	for (size_t i = 0; i < scratch->founds; i++) {
+		const struct found *found = &scratch->found[i];
+
+		if (!scratch->owner[found->owner].torn)
+			put(held, found->block, hl_bin_bytes(found->bin), found->what);
+	}
+	for (size_t i = 0; i < scratch->owners; i++) {
+		const struct owner *owner = &scratch->owner[i];
+
+		if (!owner->torn && !owner->is_arena)
+			put(held, owner->address, owner->once.head & HL_CHUNK_BYTES_MASK,
+				HL_KEPT_TABLE);
+	}
+	held->record[0].size = held->count - 1;
+	return 0;
+}
+
+/* ---- a process ------------------------------------------------------------------------------- */
+
+static ssize_t read_process(const struct caches_source *source, const struct iovec *local,
+	const struct iovec *remote, size_t count)
+{
+	return process_vm_readv(source->pid, local, count, remote, count, 0);
+}
+
+/* 0 is no time of the recorded threads. */
+static uint64_t divide_time(const struct caches_source *source)
+{
+	if (atomic_fetch_add(&source->session->map->round, 1) == UINT32_MAX)
+		atomic_fetch_add(&source->session->map->round, 1);
+	return session_tick(source->session);
+}
+
+struct caches_source caches_source(const struct session *session, pid_t pid, uint64_t address)
+{
+	return (struct caches_source){
+		.session = session,
+		.pid = pid,
+		.address = address,
+		.read = read_process,
+		.divide = divide_time,
+	};
+}
+
+int caches_take(struct caches_held *held, const struct caches_source *source)
+{
+	int rc = 0;
+
+	held->count = 0;
+	held->all = false;
+	if (source->address == 0)
+		return -ESRCH;
+	if (held->scratch == NULL)
+		held->scratch = calloc(1, sizeof(*held->scratch));
+	if (held->scratch == NULL)
+		return -ENOMEM;
+	for (held->tries = 0; rc == 0 && !held->all && held->tries < TRIES; held->tries++) {
+		rc = read_once(source, held->scratch);
+		held->tick = source->divide(source);
+		if (rc == 0)
+			rc = read_twice(source, held->scratch);
+		held->all = rc == 0 && is_all(source, held->scratch);
+	}
+	return rc == 0 ? put_all(held) : rc;
+}
+
+void caches_free(struct caches_held *held)
+{
+	if (held->scratch != NULL) {
+		free(held->scratch->owner);
+		free(held->scratch->found);
+		free(held->scratch->chain);
+		free(held->scratch->piece);
+	}
+	free(held->scratch);
+	free(held->record);
+	*held = (struct caches_held){0};
+}

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""What thread caches and fast lists hold while the program runs: of programs that keep still it is what
+they put there, block by block, of all threads; of threads that never rest no live block is told, or
+nothing. And what the heap keeps for it is said of the moment, not only of the end."""
+
+import json
+import subprocess
+
+import pytest
+
+from conftest import CLEAN_ENVIRONMENT, analyze, ledger_adds_up, run
+
+
+@pytest.fixture
+def victim(build):
+    return build / 'tests' / 'victims' / 'victim_cached'
+
+
+@pytest.fixture
+def trace(tmp_path):
+    return tmp_path / 'trace'
+
+
+class Recording:
+    def __init__(self, heapledger, trace, *command, options=()):
+        words = [heapledger, 'record', '-q', '-o', trace, '--kernel', 'off', *options, '--', *command]
+        self.process = subprocess.Popen([str(word) for word in words], env=CLEAN_ENVIRONMENT, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.heapledger, self.trace = heapledger, trace
+
+    def lines(self):
+        """Up to the one that says that it is still."""
+        while True:
+            what, word = self.process.stdout.readline().split()
+            if what == 'still':
+                return
+            yield what, int(word, 16)
+
+    def mark(self, name):
+        outcome = run([self.heapledger, 'mark', self.trace, name])
+        assert outcome.status == 0, outcome
+
+    def end(self):
+        self.process.stdin.close()
+        assert self.process.wait(120) == 0
+        self.process.stdout.close()
+
+
+def number(text):
+    return int(text, 16)
+
+
+def follow(heapledger, trace):
+    """Each list of what caches held: who told it, its flags, its blocks as (address, chunk, what), the
+    blocks that were live then, and whether a phase or a snapshot came at once after it."""
+    live, lists = set(), []
+    outcome = run([heapledger, 'dump', trace])
+    assert outcome.status == 0, outcome
+    for line in outcome.stdout.decode().splitlines():
+        _, _, tid, kind, *words = line.split()
+        if kind == 'kept' and words[0].startswith('blocks='):
+            lists.append({'tid': tid, 'flags': words[1:], 'live': set(live), 'blocks': [],
+                          'count': int(words[0].split('=')[1]), 'next': None})
+        elif kind == 'kept':
+            lists[-1]['blocks'].append((number(words[0]), int(words[1].split('=')[1]), words[2]))
+        elif kind in ('free', 'realloc_begin'):
+            live.discard(number(words[0]))
+        elif '=' in words and 'recorder' not in line:
+            live.add(number(words[words.index('=') + 1]))
+        if lists and kind != 'kept' and lists[-1]['next'] is None:
+            lists[-1]['next'] = kind
+    assert all(len(each['blocks']) == each['count'] for each in lists)
+    return lists
+
+
+def of_phase(data, name):
+    return next(m for m in data['moments'] if m['moment'] == 'phase' and m['phase'] == name)
+
+
+@pytest.mark.parametrize('threads', [1, 4])
+def test_at_rest_all_is_told(heapledger, trace, victim, threads):
+    """By a mark from outside: exactly the blocks that each thread has put there."""
+    recording = Recording(heapledger, trace, victim, 'still', threads)
+    put = list(recording.lines())
+    recording.mark('rest')
+    recording.mark('over')
+    recording.end()
+    small = {at for what, at in put if what == 'small'}
+    large = {at for what, at in put if what == 'large'}
+    assert len(small) == 100 * threads and len(large) == 5 * threads
+    first, second = [each for each in follow(heapledger, trace) if each['next'] == 'phase']
+    assert first['tid'] == second['tid'] == '0' and first['flags'] == second['flags'] == ['all', 'now']
+    assert first['blocks'] == second['blocks']
+    blocks = first['blocks']
+    assert not {at for at, _, _ in blocks} & first['live'] and len(set(blocks)) == len(blocks)
+    cached = [(at, chunk, what) for at, chunk, what in blocks if what != 'table']
+    assert {at for at, chunk, _ in cached if chunk == 112} == small
+    assert {at for at, chunk, _ in cached if chunk > 704} == large
+    assert all(what == 'cache' for at, _, what in cached if at in large)
+    for thread in range(threads):
+        mine = {at for what, at in put[thread * 105:thread * 105 + 100]}
+        kinds = [what for at, _, what in cached if at in mine]
+        assert kinds.count('cache') == 7 and kinds.count('fast') > 50
+    assert sum(what == 'table' for _, _, what in blocks) == threads
+    data = analyze(heapledger, trace)
+    moment = of_phase(data, 'rest')
+    ledger_adds_up(moment)
+    assert moment['caches_known'] is True and moment['strays'] == 0
+    assert moment['ledger']['cached_bytes'] == sum(chunk for _, chunk, _ in cached)
+    assert moment['ledger']['table_bytes'] == sum(c for _, c, what in blocks if what == 'table')
+    assert {site['kept'] for site in moment['sites']} >= {'cache', 'fast', 'table'}
+
+
+def rows(heapledger, trace, folder):
+    assert run([heapledger, 'analyze', '--csv', folder, trace]).status == 0
+    head, *lines = (folder / 'fragmentation.csv').read_text().splitlines()
+    return [dict(zip(head.split(','), line.split(','))) for line in lines]
+
+
+def test_a_snapshot_tells_until_the_next_call(heapledger, trace, victim, tmp_path):
+    """Rows of the time at rest, from the first snapshot in it, know it; those before do not."""
+    recording = Recording(heapledger, trace, victim, 'still', 4, options=['--residency', '20ms'])
+    list(recording.lines())
+    with pytest.raises(subprocess.TimeoutExpired):
+        recording.process.wait(2)
+    recording.end()
+    lists = [each for each in follow(heapledger, trace) if each['next'] == 'resident_begin']
+    whole = [each for each in lists if each['flags'] == ['all', 'now']]
+    assert len(whole) >= 2
+    known = [row for row in rows(heapledger, trace, tmp_path / 'csv') if row['cached_bytes'] != '']
+    last = whole[-1]['blocks']
+    told = {sum(chunk for _, chunk, what in each['blocks'] if what != 'table')
+            for each in follow(heapledger, trace)}
+    assert len(known) > 40 and {int(row['cached_bytes']) for row in known} <= told
+    assert sum(int(row['cached_bytes']) == sum(c for _, c, w in last if w != 'table') for row in known) > 40
+    for row in known:
+        assert int(row['mapped_bytes']) == sum(int(row[name]) for name in (
+            'requested_bytes', 'slack_bytes', 'cached_bytes', 'table_bytes', 'partial_bytes',
+            'whole_touched_bytes', 'whole_purged_bytes', 'whole_untouched_bytes', 'top_bytes',
+            'between_bytes', 'metadata_bytes'))
+    resident = next(m for m in analyze(heapledger, trace)['moments'] if m['moment'] == 'resident_peak')
+    assert resident['strays'] == 0 and resident['resident']['residual_bytes'] is not None
+
+
+def test_threads_that_never_rest(heapledger, trace, victim):
+    """Some are in the middle of a call, on a processor or off it; some pause."""
+    recording = Recording(heapledger, trace, victim, 'wild', 8, options=['--residency', '1ms'])
+    list(recording.lines())
+    for i in range(40):
+        recording.mark(f'phase {i}')
+    recording.end()
+    lists = [each for each in follow(heapledger, trace) if each['tid'] == '0']
+    assert len(lists) >= 40 and any(each['blocks'] for each in lists)
+    for each in lists:
+        kept = {at for at, _, what in each['blocks']}
+        assert len(kept) == len(each['blocks'])
+        assert not kept & each['live'], (each['flags'], each['next'])
+    data = analyze(heapledger, trace)
+    assert all(moment['strays'] == 0 for moment in data['moments'])
+
+
+def test_what_holds_the_break_is_said_where_a_phase_ends(heapledger, trace, victim):
+    """200,000 mixed blocks, all freed, and the heap keeps nearly all for some cached ones: at the mark as
+    at the end, and by what malloc_trim would return then."""
+    outcome = run([heapledger, 'record', '-q', '-o', trace, '--kernel', 'off', '--', victim, 'marked',
+                   200000])
+    assert outcome.status == 0, outcome
+    data = analyze(heapledger, trace)
+    start, freed, end = of_phase(data, None), of_phase(data, 'first'), data['moments'][-1]
+    assert start['caches_known'] is True and freed['caches_known'] is True
+    ledger_adds_up(freed)
+    assert freed['ledger']['mapped_bytes'] > 600 << 20
+    assert freed['ledger']['requested_bytes'] < 2 << 20 < freed['ledger']['whole_pages']['touched_bytes']
+    assert freed['trim_bytes'] + freed['trim_top_bytes'] > 600 << 20
+    assert {holder['kept'] for holder in freed['break']['holders']} <= {'cache', 'fast', 'lent'}
+    assert freed['ledger']['cached_bytes'] > 10000 and end['moment'] == 'end'
+    assert end['caches_known'] is True
+    lists = [each for each in follow(heapledger, trace) if each['next'] == 'phase']
+    assert [each['flags'] for each in lists] == [['all', 'now']] * 2
+    for each, moment in zip(lists, (start, freed)):
+        assert not {at for at, _, _ in each['blocks']} & each['live']
+        assert moment['ledger']['cached_bytes'] == sum(c for _, c, w in each['blocks'] if w != 'table')

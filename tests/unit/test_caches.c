@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Reads the caches of a process that is made up here: what is whole is told exactly, and what
+ * changes while it is read, or is no list at all, is left out and said to be missing.
+ */
+#include "caches.h"
+
+#include "heapledger/caches.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#define TICK 1234
+#define BLOCKS 64
+#define BYTES 1024 /* of a place for a block */
+#define ENTRIES 7
+#define BIN 3 /* of 80 bytes */
+#define TABLE 656
+
+struct arena {
+	uint64_t fast[HL_FAST_BINS];
+	uint64_t deferred;
+	uint64_t next;
+};
+
+/* The process: its own addresses, read by its own pid. */
+static struct {
+	struct hl_caches caches;
+	struct {
+		_Alignas(16) uint64_t below;
+		uint64_t head;
+		struct hl_cache cache;
+	} cache[2];
+	struct arena arena[2];
+	_Alignas(16) unsigned char place[BLOCKS][BYTES];
+} image;
+
+static unsigned calls; /* of read, up to now */
+static void (*meddle)(unsigned call);
+
+static ssize_t read_image(const struct caches_source *source, const struct iovec *local,
+	const struct iovec *remote, size_t count)
+{
+	(void)source;
+	calls++;
+	if (meddle != NULL)
+		meddle(calls);
+	return process_vm_readv(getpid(), local, count, remote, count, 0);
+}
+
+static uint64_t divide(const struct caches_source *source)
+{
+	(void)source;
+	return TICK;
+}
+
+static const struct caches_source source = {.address = 0, .read = read_image, .divide = divide};
+
+static uint64_t address(const void *pointer)
+{
+	return (uint64_t)(uintptr_t)pointer;
+}
+
+static uint64_t block(unsigned number)
+{
+	return address(image.place[number]) + 16;
+}
+
+static struct hl_kept_block *words(unsigned number)
+{
+	return (struct hl_kept_block *)(void *)(image.place[number] + 8);
+}
+
+static void put_block(unsigned number, unsigned bin, uint64_t next, uint64_t key)
+{
+	*words(number) =
+		(struct hl_kept_block){hl_bin_bytes(bin) | 1, hl_unmask(block(number), next), key};
+}
+
+static void push(unsigned cache, unsigned bin, unsigned number)
+{
+	struct hl_cache *to = &image.cache[cache].cache;
+
+	put_block(number, bin, to->first[bin], image.caches.key);
+	to->first[bin] = block(number);
+	to->room[bin]--;
+}
+
+static void push_fast(unsigned arena, unsigned bin, unsigned number)
+{
+	put_block(number, bin, image.arena[arena].fast[bin], 77);
+	image.arena[arena].fast[bin] = block(number) - 16;
+}
+
+static void begin(void)
+{
+	memset(&image, 0, sizeof(image));
+	meddle = NULL;
+	calls = 0;
+	image.caches.key = 0x1234567890abcdef;
+	image.caches.arena = address(&image.arena[0]);
+	image.caches.arena_next = offsetof(struct arena, next);
+	image.caches.arena_deferred = offsetof(struct arena, deferred);
+	image.caches.arena_fast = offsetof(struct arena, fast);
+	image.caches.bins = HL_CACHE_BINS;
+	image.caches.entries = ENTRIES;
+	image.caches.count = 2;
+	image.caches.highest = 4;
+	for (unsigned i = 0; i < 2; i++) {
+		image.caches.cache[2 * i + 1] = address(&image.cache[i].cache);
+		image.arena[i].next = address(&image.arena[1 - i]);
+		image.cache[i].head = TABLE | 5;
+		for (unsigned bin = 0; bin < HL_CACHE_BINS; bin++)
+			image.cache[i].cache.room[bin] = ENTRIES;
+	}
+	for (unsigned i = 0; i < 5; i++)
+		push(0, BIN, i);
+	push(1, 0, 10);
+	push_fast(0, 1, 20);
+	push_fast(0, 1, 21);
+	push_fast(1, 6, 22);
+}
+
+static void take(struct caches_held *held)
+{
+	struct caches_source from = source;
+
+	from.address = address(&image.caches);
+	assert_int_equal(caches_take(held, &from), 0);
+	assert_int_equal(held->record[0].size, held->count - 1);
+	assert_int_equal(hl_addr_of(held->record[0].kind_addr), 0);
+	assert_int_equal(held->record[0].chunk, HL_KEPT_MOMENT | (held->all ? HL_KEPT_ALL : 0));
+	for (size_t i = 0; i < held->count; i++) {
+		assert_int_equal(held->record[i].tick, TICK);
+		assert_int_equal(hl_kind_of(held->record[i].kind_addr), HL_KIND_kept);
+	}
+}
+
+static unsigned found(const struct caches_held *held, uint64_t addr, uint64_t bytes, unsigned what)
+{
+	unsigned count = 0;
+
+	for (size_t i = 1; i < held->count; i++)
+		count += hl_addr_of(held->record[i].kind_addr) == addr &&
+			 held->record[i].size == bytes && held->record[i].chunk == what;
+	return count;
+}
+
+static void expect_first_cache(const struct caches_held *held, unsigned times)
+{
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(found(held, block(i), hl_bin_bytes(BIN), HL_KEPT_CACHE), times);
+	assert_int_equal(found(held, address(&image.cache[0].cache), TABLE, HL_KEPT_TABLE), times);
+}
+
+static void expect_others(const struct caches_held *held)
+{
+	assert_int_equal(found(held, block(10), 32, HL_KEPT_CACHE), 1);
+	assert_int_equal(found(held, address(&image.cache[1].cache), TABLE, HL_KEPT_TABLE), 1);
+	assert_int_equal(found(held, block(20), 48, HL_KEPT_FAST), 1);
+	assert_int_equal(found(held, block(21), 48, HL_KEPT_FAST), 1);
+	assert_int_equal(found(held, block(22), hl_bin_bytes(6), HL_KEPT_FAST), 1);
+}
+
+static void test_what_is_there_is_told(void **state)
+{
+	struct caches_held held = {0};
+
+	(void)state;
+	begin();
+	for (int again = 0; again < 2; again++) {
+		take(&held);
+		assert_true(held.all);
+		assert_int_equal(held.tries, 1);
+		assert_int_equal(held.count, 1 + 5 + 1 + 3 + 2);
+		expect_first_cache(&held, 1);
+		expect_others(&held);
+	}
+	caches_free(&held);
+}
+
+static void test_the_newest_beyond_the_count_are_lent(void **state)
+{
+	struct caches_held held = {0};
+	struct hl_cache *cache = &image.cache[0].cache;
+
+	(void)state;
+	begin();
+	cache->widened = UINT64_C(1) << BIN;
+	cache->room[BIN] = (uint16_t)(cache->room[BIN] + hl_cache_surplus(BIN));
+	for (unsigned i = 30; i < 36; i++)
+		push(0, BIN, i);
+	take(&held);
+	assert_true(held.all);
+	for (unsigned i = 0; i < 5; i++)
+		assert_int_equal(found(&held, block(i), hl_bin_bytes(BIN), HL_KEPT_CACHE), 1);
+	for (unsigned i = 30; i < 36; i++)
+		assert_int_equal(found(&held, block(i), hl_bin_bytes(BIN),
+					 i < 32 ? HL_KEPT_CACHE : HL_KEPT_LENT),
+			1);
+	caches_free(&held);
+}
+
+/* Whatever is wrong with the first cache: it is left out, the others are told. */
+static void expect_torn(void)
+{
+	struct caches_held held = {0};
+
+	take(&held);
+	assert_false(held.all);
+	assert_int_equal(held.tries, 3);
+	expect_first_cache(&held, 0);
+	expect_others(&held);
+	assert_int_equal(held.count, 1 + 1 + 3 + 1);
+	caches_free(&held);
+}
+
+static void test_what_is_no_list_is_left_out(void **state)
+{
+	struct hl_cache *cache = &image.cache[0].cache;
+
+	(void)state;
+	begin();
+	words(2)->key ^= 16;
+	expect_torn();
+	begin();
+	words(2)->head += 16;
+	expect_torn();
+	begin();
+	words(2)->next ^= 8; /* not at a multiple of 16 */
+	expect_torn();
+	begin();
+	words(2)->next = hl_unmask(block(2), block(4)); /* round and round */
+	expect_torn();
+	begin();
+	words(2)->next = hl_unmask(block(2), 0); /* too short */
+	expect_torn();
+	begin();
+	words(2)->next = hl_unmask(block(2), 4096); /* where nothing is */
+	expect_torn();
+	begin();
+	words(2)->next = hl_unmask(block(2), UINT64_MAX - 15);
+	expect_torn();
+	begin();
+	cache->room[BIN] = ENTRIES + 1;
+	expect_torn();
+	begin();
+	cache->room[BIN + 1]--; /* of an empty bin */
+	expect_torn();
+	begin();
+	cache->first[BIN] = 0;
+	expect_torn();
+}
+
+static void pop_and_push(unsigned call)
+{
+	struct hl_cache *cache = &image.cache[0].cache;
+
+	/* Before each reading, another number of blocks; after five it is the same again. */
+	cache->first[BIN] = block(call % 5);
+	cache->room[BIN] = (uint16_t)(ENTRIES - 1 - call % 5);
+}
+
+static void test_what_changes_is_left_out(void **state)
+{
+	(void)state;
+	begin();
+	meddle = pop_and_push;
+	expect_torn();
+}
+
+static unsigned change_at;
+
+static void change_once(unsigned call)
+{
+	struct hl_cache *cache = &image.cache[0].cache;
+
+	if (call != change_at)
+		return;
+	cache->first[BIN] = block(3);
+	cache->room[BIN]++;
+	words(4)->key = 0;
+}
+
+/* At whichever step of the reading: what is told in the end is how it is then. */
+static void test_a_change_is_read_again(void **state)
+{
+	struct caches_held held = {0};
+	unsigned last, again = 0;
+
+	(void)state;
+	begin();
+	take(&held);
+	last = calls;
+	for (change_at = 1; change_at <= last; change_at++) {
+		begin();
+		meddle = change_once;
+		take(&held);
+		assert_true(held.all);
+		again += held.tries > 1;
+		assert_int_equal(found(&held, block(3), hl_bin_bytes(BIN), HL_KEPT_CACHE), 1);
+		/* After the last word was read twice it may change. */
+		if (held.tries > 1)
+			assert_int_equal(held.count, 1 + 4 + 1 + 3 + 2);
+	}
+	assert_true(again > 3 && again < last);
+	caches_free(&held);
+}
+
+static void test_other_caches_that_are_not_all(void **state)
+{
+	struct caches_held held = {0};
+
+	(void)state;
+	begin();
+	image.caches.count = 3; /* of one there was no room for */
+	take(&held);
+	assert_false(held.all);
+	expect_first_cache(&held, 1);
+	expect_others(&held);
+	begin();
+	image.arena[1].deferred = block(30) - 16;
+	take(&held);
+	assert_false(held.all);
+	expect_first_cache(&held, 1);
+	assert_int_equal(found(&held, block(21), 48, HL_KEPT_FAST), 1);
+	assert_int_equal(found(&held, block(22), hl_bin_bytes(6), HL_KEPT_FAST), 0);
+	begin();
+	put_block(20, 1, block(21) - 16, 77); /* a fast list without end */
+	take(&held);
+	assert_false(held.all);
+	assert_int_equal(found(&held, block(20), 48, HL_KEPT_FAST), 0);
+	caches_free(&held);
+}
+
+static void test_nothing_to_read(void **state)
+{
+	struct caches_held held = {0};
+	struct caches_source from = source;
+
+	(void)state;
+	begin();
+	assert_int_equal(caches_take(&held, &from), -ESRCH);
+	from.address = 4096;
+	assert_int_equal(caches_take(&held, &from), -ESRCH);
+	from.address = address(&image.caches);
+	image.caches.key = 0;
+	assert_int_equal(caches_take(&held, &from), -ESRCH);
+	begin();
+	image.caches.highest = HL_CACHES_MOST + 1;
+	assert_int_equal(caches_take(&held, &from), -ESRCH);
+	assert_int_equal(held.count, 0);
+	caches_free(&held);
+}
+
+static uint64_t seed;
+
+static uint64_t chance(uint64_t below)
+{
+	seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+	return (seed >> 33) % below;
+}
+
+/* A word anywhere becomes another one: often one that was somewhere else, or nearly what it was. */
+static void spoil(unsigned call)
+{
+	uint64_t *word = (uint64_t *)&image + chance(sizeof(image) / 8);
+
+	(void)call;
+	if (chance(4) == 0)
+		word = (uint64_t *)(void *)words((unsigned)chance(32)) + chance(3);
+	if (chance(3) == 0)
+		*word = ((uint64_t *)&image)[chance(sizeof(image) / 8)];
+	else
+		*word ^= UINT64_C(1) << chance(64);
+}
+
+static void test_garbage_is_survived(void **state)
+{
+	struct caches_held held = {0};
+	struct caches_source from = source;
+	unsigned told = 0, whole = 0;
+
+	(void)state;
+	from.address = address(&image.caches);
+	for (unsigned run = 0; run < 3000; run++) {
+		seed = run;
+		begin();
+		for (uint64_t i = chance(6); i > 0; i--)
+			spoil(0);
+		meddle = chance(2) != 0 ? spoil : NULL;
+		if (caches_take(&held, &from) != 0)
+			continue;
+		told++;
+		whole += held.all;
+		assert_int_equal(held.record[0].size, held.count - 1);
+		for (size_t i = 1; i < held.count; i++) {
+			assert_int_equal(held.record[i].kind_addr % 16, 0);
+			assert_int_equal(held.record[i].size % 16, 0);
+			assert_in_range(held.record[i].chunk, HL_KEPT_CACHE, HL_KEPT_LENT);
+		}
+	}
+	assert_true(told > 500 && whole > 20 && whole < told);
+	caches_free(&held);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_what_is_there_is_told),
+		cmocka_unit_test(test_the_newest_beyond_the_count_are_lent),
+		cmocka_unit_test(test_what_is_no_list_is_left_out),
+		cmocka_unit_test(test_what_changes_is_left_out),
+		cmocka_unit_test(test_a_change_is_read_again),
+		cmocka_unit_test(test_other_caches_that_are_not_all),
+		cmocka_unit_test(test_nothing_to_read),
+		cmocka_unit_test(test_garbage_is_survived),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
