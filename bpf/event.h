@@ -63,6 +63,8 @@ struct event_allocating {
 	__u64 result; /* posix_memalign: where it puts the block */
 	__u32 kind;   /* 0 between calls */
 	__u32 lost;   /* events since the last one that there was room for */
+	__u32 throws; /* EVENT_COOKIE_THROWS, of the call */
+	__u32 padding;
 };
 
 /* What allocator.bpf.c hands to allocator.c. */
@@ -81,9 +83,17 @@ struct event_allocation {
 /* The cookie of a probe: the kind of call in the low byte, and what else is known of its place. */
 #define EVENT_COOKIE_STEPPED 0x100
 #define EVENT_COOKIE_SHARED 0x200
+#define EVENT_COOKIE_THROWS 0x400 /* it returns by an instruction that is probed, or not at all */
 #define EVENT_COOKIE_SKIPPED_SHIFT 16
 
-#define EVENT_REALLOCARRAY 0x83 /* a realloc with the size in two arguments; no kind of record */
+/* No kinds of record: a realloc with the size in two arguments; operator new, which is told as a
+ * malloc, and with an alignment, as an aligned_alloc whose arguments are the other way round; an
+ * instruction by which functions return; the beginning of an exception. */
+#define EVENT_REALLOCARRAY 0x83
+#define EVENT_NEW 0x84
+#define EVENT_NEW_ALIGNED 0x85
+#define EVENT_RETURNING 0x86
+#define EVENT_UNWINDING 0x87
 
 /* Probe hits by what they cost (allocator.h). */
 #define EVENT_HIT_EMULATED 0 /* the kernel does the instruction's work itself ... */

@@ -306,6 +306,8 @@ static int load_typed(struct probe *probe)
 	probe->object = probe->bpf->obj;
 	probe->bpf->rodata->with_allocator = probe->sink.with_allocator;
 	rc = set_ring(probe->bpf->maps.ring);
+	if (rc == 0 && !probe->sink.with_allocator)
+		rc = bpf_map__set_max_entries(probe->bpf->maps.allocating, 1);
 	if (rc != 0)
 		return rc;
 	bpf_object__for_each_program(program, probe->bpf->obj)
