@@ -40,6 +40,7 @@ enum {
 	REALLOCARRAY = EVENT_REALLOCARRAY,
 	NEW = EVENT_NEW,
 	NEW_ALIGNED = EVENT_NEW_ALIGNED,
+	UNWINDING = EVENT_UNWINDING,
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -346,8 +347,8 @@ int unwinding(struct pt_regs *regs)
 	struct event_allocating *call = bpf_map_lookup_elem(&allocating, &tid);
 
 	count_hit(bpf_get_attach_cookie(regs));
-	if (!is_wanted(tid) || !call || !call->kind || !call->throws ||
-		PT_REGS_SP(regs) >= call->stack)
+	if (!is_wanted(tid) || !call || !call->throws ||
+		!is_within(call, PT_REGS_SP(regs), 0, UNWINDING))
 		return 0;
 	tell(call->kind, 0, call, call);
 	call->kind = 0;

@@ -342,7 +342,7 @@ def test_nothing_is_left_by_an_attach_that_is_killed(attach, victim):
     before = Footprint(victim)
     attached = attach(victim.pid, '--malloc')
     victim.order('calls 1 2')
-    before.assert_probed()
+    assert victim.copies() > before.copies  # nobody reads the code, which would keep the copies
     attached.end(signal.SIGKILL)
     before.assert_left()
     victim.order('calls 1 2')
