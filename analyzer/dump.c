@@ -227,6 +227,14 @@ static void put_kernel_words(
 	put_number(out, " sequence=", record->mmap_threshold);
 }
 
+static void put_faults(struct writer *out, uint64_t faults)
+{
+	if (faults == UINT64_MAX)
+		writer_text(out, " faults=unknown");
+	else
+		put_number(out, " faults=", faults);
+}
+
 /* Forks, execs, exits and memory, by the kernel. */
 static void put_kernel_mark(
 	struct writer *out, unsigned kind, const struct hl_syscall_record *record)
@@ -240,10 +248,13 @@ static void put_kernel_mark(
 			writer_text(out, " wait_status=unknown");
 		else
 			put_number(out, " wait_status=", record->argument);
-		put_number(out, " faults=", record->length);
+		if (record->length == UINT64_MAX && record->result)
+			put_number(out, " user_faults=", (uint64_t)record->result);
+		else
+			put_faults(out, record->length);
 		break;
 	case HL_KIND_memory:
-		put_number(out, " faults=", record->length);
+		put_faults(out, record->length);
 		put_number(out, " rss_anon=", record->argument);
 		put_number(out, " rss_file=", (uint64_t)record->result);
 		put_number(out, " rss_shmem=", record->cause_size);

@@ -142,16 +142,21 @@ static uint64_t sum_of(const uint64_t kinds[VERIFY_KINDS])
 
 #define KIND(table, name) ((table)[HL_KIND_##name - VERIFY_FIRST_SYSCALL])
 
-/* Of the processes that have ended. */
-static uint64_t page_faults(const struct verify *verify)
+/* Of the processes that have ended; of classic tracepoints those in user mode are known. */
+static void print_page_faults(const struct verify *verify)
 {
 	const struct verify_calls *others = &verify->others;
 	uint64_t sum = 0;
+	bool user = false;
 
-	for (size_t i = 0; i < others->count; i++)
-		if (others->call[i].kind == HL_KIND_process_exit)
-			sum += others->call[i].length;
-	return sum;
+	for (size_t i = 0; i < others->count; i++) {
+		const struct verify_call *call = &others->call[i];
+		if (call->kind != HL_KIND_process_exit)
+			continue;
+		user = user || call->length == UINT64_MAX;
+		sum += call->length == UINT64_MAX ? (uint64_t)call->result : call->length;
+	}
+	printf(", %" PRIu64 " page faults%s\n", sum, user ? " in user mode" : "");
 }
 
 static bool has_unknown_end(const struct verify *verify)
@@ -178,10 +183,10 @@ static void print_account(const struct verify *verify)
 	printf("%zu events + %" PRIu64 " dropped = %" PRIu64 " that the kernel counted%s\n",
 		verify->kernel.count + verify->others.count, sum_of(account->dropped),
 		sum_of(account->ended), account->fewer || account->more ? ": WRONG" : "");
-	printf("%" PRIu64 " forks, %" PRIu64 " execs, %" PRIu64 " exits, %" PRIu64
-	       " page faults in user mode\n",
+	printf("%" PRIu64 " forks, %" PRIu64 " execs, %" PRIu64 " exits",
 		KIND(account->ended, process_fork), KIND(account->ended, process_exec),
-		KIND(account->ended, process_exit), page_faults(verify));
+		KIND(account->ended, process_exit));
+	print_page_faults(verify);
 	if (has_unknown_end(verify))
 		puts("How processes ended is unknown: the probe used classic tracepoints.");
 }

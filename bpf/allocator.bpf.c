@@ -6,6 +6,9 @@
  * An allocation is told after it is made, a free before it is done, a realloc by both. A call
  * within a call is the allocator's own and is not told: its stack pointer lies below that of the
  * call that its thread is in.
+ *
+ * A function that may end by an exception must find its return address as it was, where a probe on
+ * a return puts another. So its return instructions are probed, and where exceptions begin.
  */
 #include <linux/bpf.h>
 #include <linux/types.h>
@@ -35,6 +38,9 @@ enum {
 	FREE = 9,
 	REALLOC_BEGIN = 48,
 	REALLOCARRAY = EVENT_REALLOCARRAY,
+	NEW = EVENT_NEW,
+	NEW_ALIGNED = EVENT_NEW_ALIGNED,
+	UNWINDING = EVENT_UNWINDING,
 };
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -159,14 +165,6 @@ static __always_inline bool is_jump(__u64 return_address)
 	return return_address == BPF_CORE_READ(task, mm, uprobes_state.xol_area, vaddr);
 }
 
-static __always_inline bool is_within(
-	const struct event_allocating *call, __u64 stack, __u64 return_address)
-{
-	if (!call->kind)
-		return false;
-	return stack < call->stack || (stack == call->stack && is_jump(return_address));
-}
-
 static __always_inline __u64 product(__u64 a, __u64 b)
 {
 	/* No division: a carry out of the high halves, or of their products with the low ones. */
@@ -206,6 +204,10 @@ static __always_inline void read_arguments(
 		call->alignment = second;
 		call->size = third;
 		break;
+	case NEW_ALIGNED:
+		call->alignment = second;
+		call->size = first;
+		break;
 	case VALLOC:
 	case PVALLOC:
 		call->alignment = PAGE_BYTES;
@@ -222,6 +224,33 @@ static __always_inline __u64 read_word(__u64 address)
 
 	bpf_probe_read_user(&word, sizeof(word), (const void *)address);
 	return word;
+}
+
+/* While a call is under way the address that it will return to lies where it was: what ended by
+ * another way is over. A function that was jumped to may be another kind of call. */
+static __always_inline bool is_within(
+	const struct event_allocating *call, __u64 stack, __u64 return_address, __u32 kind)
+{
+	if (!call->kind || stack > call->stack)
+		return false;
+	if (call->throws)
+		return stack < call->stack ? read_word(call->stack) == call->caller
+					   : return_address == call->caller && kind != call->kind;
+	return stack < call->stack || is_jump(return_address);
+}
+
+static __always_inline __u32 kind_told(__u32 kind)
+{
+	switch (kind) {
+	case REALLOCARRAY:
+		return REALLOC;
+	case NEW:
+		return MALLOC;
+	case NEW_ALIGNED:
+		return ALIGNED_ALLOC;
+	default:
+		return kind;
+	}
 }
 
 /* Whether an allocator in a library called its own function by the place where it lies, as glibc
@@ -258,13 +287,14 @@ int enter(struct pt_regs *regs)
 		count_lost(NULL);
 		return 0;
 	}
-	if (is_within(call, stack, return_address))
+	if (is_within(call, stack, return_address, kind_told(kind)))
 		return 0;
 	if (call->kind)
 		count_lost(call); /* it has not returned, and will not */
 	call->stack = stack;
 	call->caller = return_address;
-	call->kind = kind == REALLOCARRAY ? REALLOC : kind;
+	call->kind = kind_told(kind);
+	call->throws = cookie & EVENT_COOKIE_THROWS;
 	read_arguments(call, kind, regs);
 	if (call->kind == REALLOC) {
 		begun.caller = return_address;
@@ -293,6 +323,38 @@ int leave(struct pt_regs *regs)
 	return 0;
 }
 
+/* The call may have come here by jumps; others return by this instruction, too. */
+SEC("uprobe")
+int returning(struct pt_regs *regs)
+{
+	__u32 tid = (__u32)bpf_get_current_pid_tgid();
+	struct event_allocating *call = bpf_map_lookup_elem(&allocating, &tid);
+
+	count_hit(bpf_get_attach_cookie(regs));
+	if (!is_wanted(tid) || !call || !call->kind || !call->throws ||
+		PT_REGS_SP(regs) != call->stack)
+		return 0;
+	tell(call->kind, PT_REGS_RC(regs), call, call);
+	call->kind = 0;
+	return 0;
+}
+
+/* An operator new that fails, whether it throws the exception or catches it itself. */
+SEC("uprobe")
+int unwinding(struct pt_regs *regs)
+{
+	__u32 tid = (__u32)bpf_get_current_pid_tgid();
+	struct event_allocating *call = bpf_map_lookup_elem(&allocating, &tid);
+
+	count_hit(bpf_get_attach_cookie(regs));
+	if (!is_wanted(tid) || !call || !call->throws ||
+		!is_within(call, PT_REGS_SP(regs), 0, UNWINDING))
+		return 0;
+	tell(call->kind, 0, call, call);
+	call->kind = 0;
+	return 0;
+}
+
 SEC("uprobe")
 int give_up(struct pt_regs *regs)
 {
@@ -307,7 +369,7 @@ int give_up(struct pt_regs *regs)
 	call = own_call(tid);
 	if (!call)
 		count_lost(NULL);
-	else if (!is_within(call, stack, return_address))
+	else if (!is_within(call, stack, return_address, FREE))
 		tell(FREE, PT_REGS_PARM1(regs), call, &what);
 	return 0;
 }

@@ -11,9 +11,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -31,6 +33,7 @@ struct link {
 	pid_t pid;
 	uint64_t offset;
 	uint64_t cookie;
+	uint64_t address; /* in the process */
 	bool at_return;
 };
 
@@ -39,6 +42,7 @@ struct allocator {
 	struct ring_buffer *ring;
 	struct link links[LINKS];
 	size_t link_count;
+	int memory;           /* of the process, to be read; -1 = that is not allowed */
 	allocator_sink *sink; /* NULL while it is measured */
 	void *context;
 	struct event_allocator_counters before; /* what measuring has counted */
@@ -96,8 +100,42 @@ static int open_links(struct allocator *allocator)
 	return 0;
 }
 
+static void empty_batches(void)
+{
+	static char page[4096] __attribute__((aligned(4096)));
+	cpu_set_t all, one;
+
+	if (sched_getaffinity(0, sizeof(all), &all) != 0)
+		return;
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		if (CPU_ISSET(cpu, &all) && sched_setaffinity(0, sizeof(one), &one) == 0)
+			madvise(page, sizeof(page), MADV_COLD);
+	}
+	sched_setaffinity(0, sizeof(all), &all);
+}
+
+/* The copy of a code page in which probes are goes with the last of them, if nobody else holds it.
+ * But the kernel does so itself: it looks at the page to remove a probe, a page that is looked at
+ * again counts as active, and those that become so wait in a batch of the CPU's. So they become it
+ * before, and the batches are emptied: that is what calling any page cold does. */
+static void let_go_of_copies(const struct allocator *allocator)
+{
+	const struct link *link, *end = allocator->links + allocator->link_count;
+	char byte;
+
+	for (int i = 0; i < 3; i++) {
+		for (link = allocator->links; link < end; link++)
+			(void)!pread(allocator->memory, &byte, 1, (off_t)link->address);
+		empty_batches();
+	}
+}
+
 static void remove_links(struct allocator *allocator)
 {
+	if (allocator->link_count > 0)
+		let_go_of_copies(allocator);
 	while (allocator->link_count > 0)
 		bpf_link__destroy(allocator->links[--allocator->link_count].link);
 }
@@ -116,19 +154,30 @@ static void add_point(struct allocator *allocator, pid_t pid, const char *path,
 	struct allocator_bpf *bpf = allocator->bpf;
 	struct link link = {
 		.pid = pid,
-		.path = path,
+		.path = point->path != NULL ? point->path : path,
 		.offset = point->offset,
+		.address = point->address,
 		.cookie = point->kind | (point->stepped ? EVENT_COOKIE_STEPPED : 0) |
 			  (point->shared ? EVENT_COOKIE_SHARED : 0) |
+			  (point->throws ? EVENT_COOKIE_THROWS : 0) |
 			  (uint64_t)point->skipped << EVENT_COOKIE_SKIPPED_SHIFT,
 	};
 
-	if (point->kind == HL_KIND_free) {
+	switch (point->kind) {
+	case HL_KIND_free:
 		add_link(allocator, bpf->progs.give_up, false, link);
-		return;
+		break;
+	case EVENT_RETURNING:
+		add_link(allocator, bpf->progs.returning, false, link);
+		break;
+	case EVENT_UNWINDING:
+		add_link(allocator, bpf->progs.unwinding, false, link);
+		break;
+	default:
+		if (!point->throws)
+			add_link(allocator, bpf->progs.leave, true, link);
+		add_link(allocator, bpf->progs.enter, false, link);
 	}
-	add_link(allocator, bpf->progs.leave, true, link);
-	add_link(allocator, bpf->progs.enter, false, link);
 }
 
 /* ---- measuring ------------------------------------------------------------------------------ */
@@ -286,6 +335,8 @@ static int load(struct allocator *allocator, struct probe *probe)
 static void unload(struct allocator *allocator)
 {
 	remove_links(allocator);
+	if (allocator->memory >= 0)
+		close(allocator->memory);
 	ring_buffer__free(allocator->ring);
 	allocator_bpf__destroy(allocator->bpf);
 	free(allocator);
@@ -298,7 +349,11 @@ int allocator_open(struct allocator **out, struct probe *probe, pid_t pid, const
 	struct allocator *allocator = calloc(1, sizeof(*allocator));
 	libbpf_print_fn_t print = libbpf_set_print(silent);
 	int rc = allocator == NULL ? -ENOMEM : load(allocator, probe);
+	char memory[64];
 
+	snprintf(memory, sizeof(memory), "/proc/%d/mem", (int)pid);
+	if (allocator != NULL)
+		allocator->memory = open(memory, O_RDONLY | O_CLOEXEC);
 	for (size_t i = 0; rc == 0 && i < count && i < ALLOCATOR_POINTS; i++)
 		add_point(allocator, pid, path, &points[i]);
 	if (rc == 0)

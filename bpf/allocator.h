@@ -20,15 +20,18 @@
 /* Where a probe goes: into the file that holds the allocator, not before the function's arguments
  * are there and not after they are gone. */
 struct allocator_point {
+	const char *path; /* NULL: the allocator's */
 	uint64_t offset;
-	uint8_t kind; /* enum hl_kind, or EVENT_REALLOCARRAY */
+	uint64_t address; /* in the process */
+	uint8_t kind;     /* enum hl_kind, or of event.h from EVENT_REALLOCARRAY on */
+	bool throws;      /* and returns by points of their own, EVENT_RETURNING */
 	bool stepped; /* the kernel cannot do the instruction's work itself (EVENT_HIT_STEPPED) */
 	uint8_t skipped; /* bytes of the function before it */
 	bool shared; /* in a library, which others call by its table of addresses: a direct call is
 			the library's own */
 };
 
-#define ALLOCATOR_POINTS 16
+#define ALLOCATOR_POINTS 80
 
 struct allocator_cost {
 	double hit_ns[EVENT_HITS]; /* measured before the probes were set, in this process */

@@ -20,11 +20,12 @@
 #define PROCESSES 32768
 #define THREADS 16384
 
-/* Of the includer: the break of the current process, the number of its image, and the kind of the
- * allocator call that the thread is in. */
+/* Of the includer: the break of the current process, the number of its image, the kind of the
+ * allocator call that the thread is in, and what it does before a call that it will see end. */
 static __always_inline __u64 break_now(void);
 static __always_inline __u32 image_now(void);
 static __always_inline __u32 allocating_now(__u32 tid);
+static __always_inline void before_call(struct event_process *process, struct event_call *call);
 
 /* The contexts of the classic tracepoints syscalls:sys_enter_* and sys_exit_*. */
 struct enter_context {
@@ -102,21 +103,36 @@ static __always_inline bool is_recorded(__u32 tgid)
 	return bpf_map_lookup_elem(&processes, &tgid) != NULL;
 }
 
-/* Where the calling thread keeps its call; NULL if it is not one of ours or there is no room, and
- * then the end of the call is counted as unpaired. */
-static __always_inline struct event_call *begin(void)
+static __always_inline struct event_process *own_process(void)
 {
-	__u64 id = bpf_get_current_pid_tgid();
-	__u32 tid = (__u32)id;
-	struct event_call *call, none = {.number = EVENT_NO_CALL};
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 
-	if (!is_recorded(id >> 32))
-		return NULL;
-	call = bpf_map_lookup_elem(&calls, &tid);
+	return bpf_map_lookup_elem(&processes, &tgid);
+}
+
+/* Where the calling thread keeps its call; NULL if there is no room. */
+static __always_inline struct event_call *own_call(void)
+{
+	__u32 tid = (__u32)bpf_get_current_pid_tgid();
+	struct event_call *call = bpf_map_lookup_elem(&calls, &tid);
+	struct event_call none = {.number = EVENT_NO_CALL};
+
 	if (call)
 		return call;
 	bpf_map_update_elem(&calls, &tid, &none, BPF_ANY);
 	return bpf_map_lookup_elem(&calls, &tid);
+}
+
+/* NULL if it is not a thread of ours or there is no room, and then the end of the call is counted
+ * as unpaired. */
+static __always_inline struct event_call *begin(void)
+{
+	struct event_process *process = own_process();
+	struct event_call *call = process ? own_call() : NULL;
+
+	if (call)
+		before_call(process, call);
+	return call;
 }
 
 static __always_inline int begun(struct event_call *call, __u64 number)

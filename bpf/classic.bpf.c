@@ -2,8 +2,9 @@
  *
  * The kernel's side without the kernel's types (BTF): what probe.bpf.c tells, as far as tracepoints
  * tell it by themselves. The tracepoints of the calls and task_newtask give their fields; of the
- * raw ones only that they were passed is used. Break, image and the number of threads are kept
- * here; resident memory and wait statuses are not known. Loaded by probe.c.
+ * raw ones only that they were passed is used. Break, image, the number of threads and page faults
+ * in user mode are kept here; resident memory, other faults and wait statuses are not known. Loaded
+ * by probe.c.
  */
 #include "calls.bpf.h"
 
@@ -13,13 +14,6 @@
 /* Of task:task_newtask, from its format in tracefs. */
 const volatile __u32 pid_offset = 0;
 const volatile __u32 flags_offset = 0;
-
-static __always_inline struct event_process *own_process(void)
-{
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-
-	return bpf_map_lookup_elem(&processes, &tgid);
-}
 
 /* What the last call left; 0 before the first one of an image. */
 static __always_inline __u64 break_now(void)
@@ -40,6 +34,11 @@ static __always_inline __u32 allocating_now(__u32 tid)
 {
 	(void)tid;
 	return 0;
+}
+
+static __always_inline void before_call(struct event_process *process, struct event_call *call)
+{
+	(void)process, (void)call;
 }
 
 /* Every result of brk is the break. The first call of an image asks for it, and changes nothing. */
@@ -131,14 +130,14 @@ int forget(void *context)
 	__u64 id = bpf_get_current_pid_tgid();
 	__u32 tgid = id >> 32;
 	struct event_process *process = own_process();
-	struct event_call what = {.argument = {EVENT_UNKNOWN}};
+	struct event_call what = {.argument = {EVENT_UNKNOWN, EVENT_UNKNOWN}};
 
 	(void)context;
 	if (!process)
 		return 0;
 	forget_thread((__u32)id);
 	__sync_fetch_and_add(&process->threads, -1);
-	what.argument[1] = process->faults;
+	what.argument[2] = process->faults;
 	what.image = process->image;
 	if (process->threads <= 0 && bpf_map_delete_elem(&processes, &tgid) == 0)
 		tell(EVENT_PROCESS_EXIT, &what);

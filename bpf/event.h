@@ -16,9 +16,11 @@
 #define EVENT_KINDS 64
 #define EVENT_PROCESS_FORK 58 /* argument: child, 1 if it shares the parent's memory */
 #define EVENT_PROCESS_EXEC 59
-#define EVENT_PROCESS_EXIT 60 /* argument: wait status or EVENT_UNKNOWN, faults */
-#define EVENT_MEMORY 61       /* argument: faults; pages of file, anonymous, swap, shared */
-#define EVENT_FAULT 67        /* argument: address, bytes of the page, EVENT_FAULT_* */
+/* argument: wait status; page faults, and those in user mode where only these are known;
+ * EVENT_UNKNOWN */
+#define EVENT_PROCESS_EXIT 60
+#define EVENT_MEMORY 61 /* argument: faults; pages of file, anonymous, swap, shared */
+#define EVENT_FAULT 67  /* argument: address, bytes of the page, EVENT_FAULT_* */
 #define EVENT_FAULT_WRITE 1
 #define EVENT_FAULT_USER 2  /* by an instruction in user mode, else in a system call */
 #define EVENT_FAULT_LARGE 4 /* the page that the kernel took for it is this large */
@@ -45,7 +47,8 @@ struct event_call {
 	__u64 brk;
 	__u64 argument[EVENT_ARGUMENTS];
 	__u64 number;
-	__u64 image; /* when it began */
+	__u64 image;  /* when it began */
+	__u64 faults; /* of the thread, that its process was told of */
 };
 #define EVENT_NO_CALL (~0ULL)
 #define EVENT_UNKNOWN (~0ULL)
@@ -60,6 +63,8 @@ struct event_allocating {
 	__u64 result; /* posix_memalign: where it puts the block */
 	__u32 kind;   /* 0 between calls */
 	__u32 lost;   /* events since the last one that there was room for */
+	__u32 throws; /* EVENT_COOKIE_THROWS, of the call */
+	__u32 padding;
 };
 
 /* What allocator.bpf.c hands to allocator.c. */
@@ -78,9 +83,17 @@ struct event_allocation {
 /* The cookie of a probe: the kind of call in the low byte, and what else is known of its place. */
 #define EVENT_COOKIE_STEPPED 0x100
 #define EVENT_COOKIE_SHARED 0x200
+#define EVENT_COOKIE_THROWS 0x400 /* it returns by an instruction that is probed, or not at all */
 #define EVENT_COOKIE_SKIPPED_SHIFT 16
 
-#define EVENT_REALLOCARRAY 0x83 /* a realloc with the size in two arguments; no kind of record */
+/* No kinds of record: a realloc with the size in two arguments; operator new, which is told as a
+ * malloc, and with an alignment, as an aligned_alloc whose arguments are the other way round; an
+ * instruction by which functions return; the beginning of an exception. */
+#define EVENT_REALLOCARRAY 0x83
+#define EVENT_NEW 0x84
+#define EVENT_NEW_ALIGNED 0x85
+#define EVENT_RETURNING 0x86
+#define EVENT_UNWINDING 0x87
 
 /* Probe hits by what they cost (allocator.h). */
 #define EVENT_HIT_EMULATED 0 /* the kernel does the instruction's work itself ... */
@@ -102,12 +115,14 @@ struct event_total {
 
 /* A process of the recorded tree. */
 struct event_process {
-	__u64 faults;  /* so far, in user mode */
+	__u64 faults;  /* that its threads have told of */
 	__u64 told_ns; /* the last EVENT_MEMORY */
+	__s32 threads; /* alive */
+	__u32 ran;     /* before it was followed: neither is known of it */
 	/* What classic.bpf.c cannot ask the kernel for. */
 	__u64 brk; /* 0 = not known yet */
 	__u32 image;
-	__s32 threads; /* alive */
+	__u32 padding;
 };
 
 /* One set a CPU. At the end: entered + unpaired + others = sequence + abandoned + under way. */

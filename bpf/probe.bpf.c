@@ -18,10 +18,8 @@
 
 #define TS_COMPAT 2 /* thread_info.status: inside a 32-bit system call */
 
-/* Page faults are many, so there is an event for several of them: not more often than this. */
+/* A process's memory is told not more often than this. */
 #define MEMORY_NS 1000000
-#define MEMORY_FAULTS 16 /* of one process on one CPU, and then it looks at the clock */
-#define CPUS 1024        /* a power of two; beyond, CPUs share a place */
 
 /* Bits of a page fault's error code, which the processor has defined, and of a page's gfp flags. */
 #define FAULT_WRITE 0x2
@@ -73,6 +71,7 @@ struct task_struct {
 	int exit_code;
 	struct task_struct *group_leader;
 	struct signal_struct *signal;
+	unsigned long min_flt, maj_flt;
 	unsigned long long self_exec_id;
 };
 #pragma clang attribute pop
@@ -164,11 +163,29 @@ static __always_inline __u64 not_below_0(__s64 pages)
 	return pages > 0 ? pages : 0;
 }
 
-static __always_inline void tell_memory(struct event_process *process)
+/* Page faults are counted by the kernel anyway, a thread at a time: to read its counts now and then
+ * costs a program nothing, where to be called at each fault would take a twentieth of it. `call` is
+ * NULL if the thread has none yet. */
+static __always_inline void settle(
+	struct event_process *process, struct event_call *call, const struct task_struct *task)
+{
+	__u64 faults = task->min_flt + task->maj_flt;
+
+	__sync_fetch_and_add(&process->faults, faults - (call ? call->faults : 0));
+	if (call)
+		call->faults = faults;
+}
+
+static __always_inline __u64 faults_of(const struct event_process *process)
+{
+	return process->ran ? EVENT_UNKNOWN : process->faults;
+}
+
+static __always_inline __u64 send_memory(__u64 faults)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct mm_struct *mm = BPF_CORE_READ(task, mm);
-	struct event_call what = {.argument = {process->faults}};
+	struct event_call what = {.argument = {faults}};
 
 	if (mm) {
 		what.argument[1] = RESIDENT(mm, 0);
@@ -177,12 +194,25 @@ static __always_inline void tell_memory(struct event_process *process)
 		what.argument[4] = RESIDENT(mm, 3);
 	}
 	tell(EVENT_MEMORY, &what);
-	process->told_ns = what.start_ns;
+	return what.start_ns;
 }
 
-/* ---- page faults, one by one if that is wanted ---------------------------------------------- */
+static __always_inline void tell_memory(struct event_process *process, struct event_call *call)
+{
+	if (!call) /* no room: the next one would count its faults again */
+		return;
+	settle(process, call, bpf_get_current_task_btf());
+	process->told_ns = send_memory(faults_of(process));
+}
 
-const volatile bool with_faults = false;
+/* So that what a call gives back is still there. */
+static __always_inline void before_call(struct event_process *process, struct event_call *call)
+{
+	if (bpf_ktime_get_ns() - process->told_ns >= MEMORY_NS)
+		tell_memory(process, call);
+}
+
+/* ---- page faults, one by one: loaded if that is wanted --------------------------------------- */
 
 /* The fault in user mode that a CPU has seen last. */
 struct last_fault {
@@ -225,75 +255,17 @@ static __always_inline void tell_fault(__u64 address, __u64 error, __u64 ip)
 	tell(EVENT_FAULT, &what);
 }
 
-/* Faults that the process a CPU was last seen to work for had there, and that are not in its count
- * yet: to look the process up at each would take as long as all the rest. */
-struct pending {
-	__u32 tgid;
-	__u32 faults;
-	__u64 padding[7]; /* a cache line each */
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, CPUS);
-	__type(key, __u32);
-	__type(value, struct pending);
-} pendings SEC(".maps");
-
-const volatile __u32 cpus = 1;
-
-static __always_inline struct pending *pending_of(__u32 cpu)
-{
-	cpu &= CPUS - 1;
-	return bpf_map_lookup_elem(&pendings, &cpu);
-}
-
-static __always_inline struct event_process *settle(struct pending *pending)
-{
-	struct event_process *process = bpf_map_lookup_elem(&processes, &pending->tgid);
-
-	if (process)
-		__sync_fetch_and_add(&process->faults, pending->faults);
-	pending->faults = 0;
-	return process;
-}
-
-/* Its last thread is at its end, so nobody adds to them. */
-static __always_inline void settle_all(__u32 tgid)
-{
-	for (__u32 cpu = 0; cpu < CPUS && cpu < cpus; cpu++) {
-		struct pending *pending = pending_of(cpu);
-
-		if (pending && pending->tgid == tgid) {
-			settle(pending);
-			pending->tgid = 0;
-		}
-	}
-}
-
-/* Interrupts are off, as the processor has left them, so that this is alone on its CPU. */
+/* When it begins, so that the count of faults has all before it. */
 SEC("tp_btf/page_fault_user")
 int BPF_PROG(fault, unsigned long address, struct pt_regs *regs, unsigned long error)
 {
-	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
-	struct pending *pending = pending_of(bpf_get_smp_processor_id());
-	struct event_process *process;
+	struct event_process *process = own_process();
 
-	if (!pending)
+	if (!process)
 		return 0;
-	if (pending->tgid != tgid) {
-		if (!is_recorded(tgid))
-			return 0;
-		settle(pending);
-		pending->tgid = tgid;
-	}
-	if (with_faults)
-		tell_fault(address, error, regs->ip);
-	if (++pending->faults < MEMORY_FAULTS)
-		return 0;
-	process = settle(pending);
-	if (process && bpf_ktime_get_ns() - process->told_ns >= MEMORY_NS)
-		tell_memory(process);
+	tell_fault(address, error, regs->ip);
+	if (bpf_ktime_get_ns() - process->told_ns >= MEMORY_NS)
+		tell_memory(process, own_call());
 	return 0;
 }
 
@@ -334,14 +306,19 @@ int BPF_PROG(give, void *page, unsigned int order, unsigned int gfp)
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(follow, struct task_struct *parent, struct task_struct *child)
 {
-	__u32 tgid = child->tgid;
-	struct event_process none = {};
+	__u32 tgid = child->tgid, parent_tgid = parent->tgid;
+	struct event_process *process = bpf_map_lookup_elem(&processes, &parent_tgid);
+	struct event_process alone = {.threads = 1};
 	struct event_call what = {.argument = {tgid, child->mm == parent->mm}};
 	struct event_counters *own;
 
-	if (tgid == (__u32)parent->tgid || !is_recorded(parent->tgid))
+	if (!process)
 		return 0;
-	if (bpf_map_update_elem(&processes, &tgid, &none, BPF_ANY) != 0) {
+	if (tgid == parent_tgid) {
+		__sync_fetch_and_add(&process->threads, 1);
+		return 0;
+	}
+	if (bpf_map_update_elem(&processes, &tgid, &alone, BPF_ANY) != 0) {
 		own = own_counters();
 		if (own)
 			own->unfollowed++;
@@ -350,34 +327,53 @@ int BPF_PROG(follow, struct task_struct *parent, struct task_struct *child)
 	return 0;
 }
 
+/* Of several threads the one that executes goes on under the number of the first. */
 SEC("tp_btf/sched_process_exec")
-int BPF_PROG(replace, struct task_struct *task)
+int BPF_PROG(replace, struct task_struct *task, int old_tid)
 {
-	struct event_call what = {};
+	__u32 old = old_tid, tid = task->pid;
+	struct event_call *call, what = {};
 
-	if (is_recorded(task->tgid))
-		tell(EVENT_PROCESS_EXEC, &what);
+	if (!is_recorded(task->tgid))
+		return 0;
+	call = old == tid ? NULL : bpf_map_lookup_elem(&calls, &old);
+	if (call) {
+		bpf_map_update_elem(&calls, &tid, call, BPF_ANY);
+		bpf_map_delete_elem(&calls, &old);
+	}
+	tell(EVENT_PROCESS_EXEC, &what);
 	return 0;
+}
+
+/* Each thread has told of its faults before it is counted off, so the last one to be so has them
+ * all. That no thread is left to live says the kernel before all of them have come here. */
+static __always_inline bool is_last(struct event_process *process, const struct task_struct *task)
+{
+	if (process->ran)
+		return task->signal->live.counter == 0;
+	__sync_fetch_and_add(&process->threads, -1);
+	return process->threads <= 0;
 }
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(forget, struct task_struct *task)
 {
-	__u32 tgid = task->tgid;
+	__u32 tgid = task->tgid, tid = task->pid;
 	struct event_process *process = bpf_map_lookup_elem(&processes, &tgid);
 	struct event_call what = {};
 
 	if (!process)
 		return 0;
-	forget_thread(task->pid);
-	if (task->signal->live.counter != 0)
+	settle(process, bpf_map_lookup_elem(&calls, &tid), task);
+	forget_thread(tid);
+	if (!is_last(process, task))
 		return 0;
-	settle_all(tgid);
-	tell_memory(process);
 	what.argument[0] = task->group_leader->exit_code;
-	what.argument[1] = process->faults;
+	what.argument[1] = faults_of(process);
+	if (bpf_map_delete_elem(&processes, &tgid) != 0) /* by another that ended just now */
+		return 0;
+	send_memory(what.argument[1]);
 	tell(EVENT_PROCESS_EXIT, &what);
-	bpf_map_delete_elem(&processes, &tgid);
 	return 0;
 }
 

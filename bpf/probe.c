@@ -192,6 +192,7 @@ static void fill_record(struct hl_syscall_record *record, const struct event *ev
 		record->kind_addr = hl_kind_addr((enum hl_kind)event->kind, 0);
 		record->argument = event->argument[0];
 		record->length = event->argument[1];
+		record->result = (int64_t)event->argument[2];
 	} else {
 		fill_call(record, event);
 	}
@@ -305,6 +306,8 @@ static int load_typed(struct probe *probe)
 	probe->object = probe->bpf->obj;
 	probe->bpf->rodata->with_allocator = probe->sink.with_allocator;
 	rc = set_ring(probe->bpf->maps.ring);
+	if (rc == 0 && !probe->sink.with_allocator)
+		rc = bpf_map__set_max_entries(probe->bpf->maps.allocating, 1);
 	if (rc != 0)
 		return rc;
 	bpf_object__for_each_program(program, probe->bpf->obj)
@@ -314,8 +317,7 @@ static int load_typed(struct probe *probe)
 	}
 	bpf_program__set_autoload(probe->bpf->progs.enter_raw, !use_tracefs);
 	bpf_program__set_autoload(probe->bpf->progs.leave_raw, !use_tracefs);
-	probe->bpf->rodata->cpus = (uint32_t)libbpf_num_possible_cpus();
-	probe->bpf->rodata->with_faults = probe->sink.with_faults;
+	bpf_program__set_autoload(probe->bpf->progs.fault, probe->sink.with_faults);
 	bpf_program__set_autoload(probe->bpf->progs.fault_in_call, probe->sink.with_faults);
 	bpf_program__set_autoload(probe->bpf->progs.give, probe->sink.with_faults);
 	return probe_bpf__load(probe->bpf);
@@ -398,9 +400,9 @@ static int attach_typed(struct probe *probe)
 
 	attach_one(&bpf->links.forget, bpf->progs.forget, &rc);
 	attach_one(&bpf->links.replace, bpf->progs.replace, &rc);
-	attach_one(&bpf->links.fault, bpf->progs.fault, &rc);
 	attach_one(&bpf->links.follow, bpf->progs.follow, &rc);
 	if (probe->sink.with_faults) {
+		attach_one(&bpf->links.fault, bpf->progs.fault, &rc);
 		attach_one(&bpf->links.fault_in_call, bpf->progs.fault_in_call, &rc);
 		attach_one(&bpf->links.give, bpf->progs.give, &rc);
 	}
@@ -609,7 +611,7 @@ static int settle(struct probe *probe, struct probe_account *account)
 static int follow(const struct probe *probe, pid_t root)
 {
 	uint32_t tgid = (uint32_t)root;
-	struct event_process alone = {.threads = 1}; /* WAY_CLASSIC: before its exec */
+	struct event_process alone = {.threads = 1, .ran = probe->sink.event != NULL};
 	int fd = map_fd(probe, "processes");
 
 	return bpf_map_update_elem(fd, &tgid, &alone, BPF_ANY) != 0 ? -errno : 0;

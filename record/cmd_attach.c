@@ -48,8 +48,8 @@ static const char usage[] =
 	"      --force         replace DIR if it holds a trace\n"
 	"      --duration TIME ends after this long, as in 500ms, 10s or 2m\n"
 	"      --interval MS   between two samples of resident memory (default: 10)\n"
-	"      --malloc        record the calls of its allocator, too, by probes that\n"
-	"                      cost it time at each call; how much is measured and said\n"
+	"      --malloc        record its allocator's calls (not its children's), too, by\n"
+	"                      probes that cost it time at each; how much is measured\n"
 	"      --kernel MODE   the kernel's record of the system calls: auto (if it can\n"
 	"                      be had), require, off (default: auto)\n"
 	"  -q, --quiet         no live line and no summary\n"
@@ -237,10 +237,10 @@ static void warn(const struct follow *follow)
 	if (!follow->mapped_known)
 		tool_fail(
 			TOOL_OK, COMMAND, "its mappings cannot be read: mapped bytes are unknown");
-	if (follow->target != NULL && follow->target->has_operators)
+	if (follow->target != NULL && follow->target->operators_missing)
 		tool_fail(TOOL_OK, COMMAND,
-			"operator new of %s is not recorded: a probe would be in the way of its "
-			"exception",
+			"operator new of %s is not recorded: where it returns cannot be told from "
+			"its code",
 			base_name(follow->target->name));
 }
 
@@ -323,7 +323,7 @@ static int start(struct follow *follow, struct options *options)
 
 	if (follow->target != NULL) {
 		attach.allocator = follow->target->name;
-		attach.has_operators = follow->target->has_operators;
+		attach.operators_missing = follow->target->operators_missing;
 	}
 	rc = open_output(collector, options, &created);
 	if (rc != 0)

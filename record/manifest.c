@@ -298,11 +298,10 @@ static json_t *note_array(const struct manifest *manifest)
 				(int)all->by_serial[i]->pid);
 	if (manifest->kernel->wanted && !manifest->kernel->recorded)
 		manifest_note(notes, "no kernel side: %s", manifest->kernel->why);
-	if (manifest->attach != NULL && manifest->attach->has_operators)
+	if (manifest->attach != NULL && manifest->attach->operators_missing)
 		manifest_note(notes,
-			"operator new of %s is not recorded: a probe on its return would be in the "
-			"way "
-			"of the exception that it may throw",
+			"operator new of %s is not recorded: where it returns cannot be told from "
+			"its code",
 			manifest->attach->allocator);
 	return notes;
 }

@@ -31,9 +31,9 @@ struct manifest {
 
 /* What is said of a process that ran before. */
 struct manifest_attach {
-	bool calls;            /* of its allocator are recorded, ... */
-	const char *allocator; /* ... which is in this file */
-	bool has_operators;    /* new and delete of its own, which are not */
+	bool calls;                              /* of its allocator are recorded, ... */
+	const char *allocator;                   /* ... which is in this file */
+	bool operators_missing;                  /* new and delete of its own, which are not */
 	const struct allocator_account *account; /* once it is known */
 };
 

@@ -5,6 +5,7 @@
  * when nobody else does. Two such libraries cannot be told apart by that, and it is said.
  */
 #include "target.h"
+#include "returns.h"
 #include "tool.h"
 
 #include "heapledger/record.h"
@@ -249,16 +250,37 @@ static const struct {
 	{"posix_memalign", HL_KIND_posix_memalign},
 	{"valloc", HL_KIND_valloc},
 	{"pvalloc", HL_KIND_pvalloc},
+	/* operator new and delete: throwing, nothrow; of arrays; sized; aligned. */
+	{"_ZdlPv", HL_KIND_free},
+	{"_ZdaPv", HL_KIND_free},
+	{"_ZdlPvRKSt9nothrow_t", HL_KIND_free},
+	{"_ZdaPvRKSt9nothrow_t", HL_KIND_free},
+	{"_ZdlPvm", HL_KIND_free},
+	{"_ZdaPvm", HL_KIND_free},
+	{"_ZdlPvSt11align_val_t", HL_KIND_free},
+	{"_ZdaPvSt11align_val_t", HL_KIND_free},
+	{"_ZdlPvSt11align_val_tRKSt9nothrow_t", HL_KIND_free},
+	{"_ZdaPvSt11align_val_tRKSt9nothrow_t", HL_KIND_free},
+	{"_ZdlPvmSt11align_val_t", HL_KIND_free},
+	{"_ZdaPvmSt11align_val_t", HL_KIND_free},
+	{"_ZnwmRKSt9nothrow_t", EVENT_NEW},
+	{"_ZnamRKSt9nothrow_t", EVENT_NEW},
+	{"_ZnwmSt11align_val_tRKSt9nothrow_t", EVENT_NEW_ALIGNED},
+	{"_ZnamSt11align_val_tRKSt9nothrow_t", EVENT_NEW_ALIGNED},
+	{"_Znwm", EVENT_NEW},
+	{"_Znam", EVENT_NEW},
+	{"_ZnwmSt11align_val_t", EVENT_NEW_ALIGNED},
+	{"_ZnamSt11align_val_t", EVENT_NEW_ALIGNED},
 };
 
 #define FUNCTIONS (sizeof(functions) / sizeof(functions[0]))
-#define OPERATOR_NEW "_Znwm"
+#define OPERATORS 10 /* the first of them in the list, */
+#define THROWING 26  /* and the first of those that throw */
 
 struct object {
 	int fd;
 	Elf *elf;
 	uint64_t address[FUNCTIONS]; /* 0 = it has none */
-	bool has_operators;
 };
 
 static int object_open(struct object *object, const char *path)
@@ -278,16 +300,20 @@ static void object_close(struct object *object)
 		close(object->fd);
 }
 
-static void note_symbol(struct object *object, const char *name, uint64_t address)
+static void note_symbol(void *context, const char *name, uint64_t address)
 {
-	if (strcmp(name, OPERATOR_NEW) == 0)
-		object->has_operators = true;
+	struct object *object = context;
+
 	for (size_t i = 0; i < FUNCTIONS; i++)
 		if (object->address[i] == 0 && strcmp(name, functions[i].name) == 0)
 			object->address[i] = address;
 }
 
-static void read_table(struct object *object, Elf_Scn *section, const GElf_Shdr *header)
+/* What is done with each function that an object defines. */
+typedef void symbol_visitor(void *context, const char *name, uint64_t address);
+
+static void read_table(
+	Elf *elf, Elf_Scn *section, const GElf_Shdr *header, symbol_visitor *visit, void *context)
 {
 	Elf_Data *data = elf_getdata(section, NULL);
 	size_t count =
@@ -296,22 +322,22 @@ static void read_table(struct object *object, Elf_Scn *section, const GElf_Shdr 
 
 	for (size_t i = 0; i < count && gelf_getsym(data, (int)i, &symbol) != NULL; i++) {
 		unsigned bind = GELF_ST_BIND(symbol.st_info);
-		const char *name = elf_strptr(object->elf, header->sh_link, symbol.st_name);
+		const char *name = elf_strptr(elf, header->sh_link, symbol.st_name);
 
 		if (name != NULL && GELF_ST_TYPE(symbol.st_info) == STT_FUNC &&
 			symbol.st_shndx != SHN_UNDEF && (bind == STB_GLOBAL || bind == STB_WEAK))
-			note_symbol(object, name, symbol.st_value);
+			visit(context, name, symbol.st_value);
 	}
 }
 
-static void read_tables(struct object *object, unsigned type)
+static void read_tables(Elf *elf, unsigned type, symbol_visitor *visit, void *context)
 {
 	Elf_Scn *section = NULL;
 	GElf_Shdr header;
 
-	while ((section = elf_nextscn(object->elf, section)) != NULL)
+	while ((section = elf_nextscn(elf, section)) != NULL)
 		if (gelf_getshdr(section, &header) != NULL && header.sh_type == type)
-			read_table(object, section, &header);
+			read_table(elf, section, &header, visit, context);
 }
 
 /* The names that other objects see; of a static program, which has none, its symbol table. */
@@ -323,12 +349,12 @@ static bool object_has_malloc(struct object *object)
 
 	while (!dynamic && (section = elf_nextscn(object->elf, section)) != NULL)
 		dynamic = gelf_getshdr(section, &header) != NULL && header.sh_type == SHT_DYNAMIC;
-	read_tables(object, SHT_DYNSYM);
+	read_tables(object->elf, SHT_DYNSYM, note_symbol, object);
 	for (size_t i = 0; i < FUNCTIONS; i++)
 		if (object->address[i] != 0 && functions[i].kind == HL_KIND_malloc)
 			return true;
 	if (!dynamic)
-		read_tables(object, SHT_SYMTAB);
+		read_tables(object->elf, SHT_SYMTAB, note_symbol, object);
 	for (size_t i = 0; i < FUNCTIONS; i++)
 		if (object->address[i] != 0 && functions[i].kind == HL_KIND_malloc)
 			return true;
@@ -362,27 +388,98 @@ static bool is_known(const struct object *object, size_t index)
 	return false;
 }
 
-static int add_points(struct target_allocator *allocator, const struct object *object, bool shared)
+static int add_point(struct target_allocator *allocator, const struct object *object,
+	uint64_t address, struct allocator_point point)
 {
-	for (size_t i = 0; i < FUNCTIONS && allocator->count < ALLOCATOR_POINTS; i++) {
-		struct allocator_point point = {.kind = functions[i].kind, .shared = shared};
-		uint8_t code[CODE_BYTES] = {0};
+	uint8_t code[CODE_BYTES] = {0};
 
-		if (object->address[i] == 0 || is_known(object, i))
-			continue;
-		if (!find_offset(object->elf, object->address[i], &point.offset) ||
-			pread(object->fd, code, sizeof(code), (off_t)point.offset) <= 0)
-			return -EBADMSG;
+	if (allocator->count == ALLOCATOR_POINTS ||
+		!find_offset(object->elf, address, &point.offset) ||
+		pread(object->fd, code, sizeof(code), (off_t)point.offset) <= 0)
+		return -EBADMSG;
+	if (point.kind == EVENT_RETURNING)
+		point.stepped = true;
+	else
 		place(&point, code);
-		allocator->point[allocator->count++] = point;
-	}
+	allocator->point[allocator->count++] = point;
 	return 0;
+}
+
+static int add_points(struct target_allocator *allocator, const struct object *object, size_t from,
+	size_t to, bool shared)
+{
+	int rc = 0;
+
+	for (size_t i = from; rc == 0 && i < to; i++) {
+		struct allocator_point point = {
+			.kind = functions[i].kind, .throws = i >= THROWING, .shared = shared};
+
+		if (object->address[i] != 0 && !is_known(object, i))
+			rc = add_point(allocator, object, object->address[i], point);
+	}
+	return rc;
+}
+
+/* ---- operator new and delete ---------------------------------------------------------------- */
+
+/* Many of them are a jump to a function that is known by now. */
+static void skip_jumps(struct object *object)
+{
+	for (size_t i = OPERATORS; i < FUNCTIONS; i++)
+		if (object->address[i] != 0)
+			object->address[i] = returns_begin(object->elf, object->address[i]);
+}
+
+/* Whether each call of them is told once. */
+static bool find_returns(const struct object *object, struct returns *returns)
+{
+	const uint64_t *free_address = &object->address[0];
+
+	for (size_t i = OPERATORS; i < FUNCTIONS; i++) {
+		bool throws = i >= THROWING, frees = functions[i].kind == HL_KIND_free;
+
+		if (object->address[i] == 0 || is_known(object, i) || !(throws || frees))
+			continue;
+		if (!returns_add(throws ? returns : NULL, object->elf, object->address[i],
+			    free_address, frees ? 1 : 0))
+			return false;
+	}
+	return true;
+}
+
+/* All of them or none: of a block whose new is not told the delete would be a riddle. */
+static void add_operators(
+	struct target_allocator *allocator, const struct object *object, bool shared)
+{
+	struct object at = *object;
+	struct returns returns = {.count = 0};
+	size_t before = allocator->count;
+	bool any = false;
+	int rc;
+
+	for (size_t i = OPERATORS; i < FUNCTIONS; i++)
+		any = any || at.address[i] != 0;
+	allocator->operators_missing = any;
+	if (!any)
+		return;
+	skip_jumps(&at);
+	if (!find_returns(&at, &returns))
+		return;
+	rc = 0;
+	for (size_t i = 0; rc == 0 && i < returns.count; i++)
+		rc = add_point(allocator, &at, returns.address[i],
+			(struct allocator_point){.kind = EVENT_RETURNING});
+	if (rc == 0)
+		rc = add_points(allocator, &at, OPERATORS, FUNCTIONS, shared);
+	if (rc != 0)
+		allocator->count = before;
+	allocator->operators_missing = rc != 0;
 }
 
 /* ---- which object -------------------------------------------------------------------------- */
 
 struct mapping {
-	uint64_t start, end, inode;
+	uint64_t start, end, offset, inode;
 	unsigned major, minor;
 	char name[PATH_MAX];
 };
@@ -395,8 +492,9 @@ static bool next_code(FILE *maps, struct mapping *mapping)
 	while (fgets(line, sizeof(line), maps) != NULL) {
 		line[strcspn(line, "\n")] = '\0';
 		name = 0;
-		if (sscanf(line, "%lx-%lx %4s %*x %x:%x %lu %n", &mapping->start, &mapping->end,
-			    rights, &mapping->major, &mapping->minor, &mapping->inode, &name) < 6)
+		if (sscanf(line, "%lx-%lx %4s %lx %x:%x %lu %n", &mapping->start, &mapping->end,
+			    rights, &mapping->offset, &mapping->major, &mapping->minor,
+			    &mapping->inode, &name) < 7)
 			continue;
 		if (rights[2] != 'x' || mapping->inode == 0 || line[name] != '/')
 			continue;
@@ -454,13 +552,67 @@ static int rank_of(pid_t pid, const struct mapping *mapping)
 										    : LIBRARY;
 }
 
+/* Where the points from `first` on are in the process. */
+static void locate(struct target_allocator *allocator, size_t first, const struct mapping *mapping)
+{
+	for (size_t i = first; i < allocator->count; i++)
+		allocator->point[i].address =
+			mapping->start + allocator->point[i].offset - mapping->offset;
+}
+
 static int take_object(struct target_allocator *allocator, struct object *object,
 	const struct mapping *mapping, bool shared)
 {
+	int rc;
+
 	allocator->count = 0;
-	allocator->has_operators = object->has_operators;
 	snprintf(allocator->name, sizeof(allocator->name), "%s", mapping->name);
-	return add_points(allocator, object, shared);
+	rc = add_points(allocator, object, 0, OPERATORS, shared);
+	if (rc == 0)
+		add_operators(allocator, object, shared);
+	locate(allocator, 0, mapping);
+	return rc;
+}
+
+static void note_unwinding(void *context, const char *name, uint64_t address)
+{
+	if (strcmp(name, "_Unwind_RaiseException") == 0)
+		*(uint64_t *)context = address;
+}
+
+/* Where exceptions begin. In a program that has it in itself the end of an operator new that throws
+ * is seen by the thread's next call, and counts as lost. */
+static int add_unwinder(struct target_allocator *allocator, pid_t pid)
+{
+	FILE *maps = open_proc(pid, "maps");
+	struct mapping mapping;
+	struct object object;
+	uint64_t address = 0;
+	int rc = 0;
+
+	while (maps != NULL && address == 0 && next_code(maps, &mapping)) {
+		if (!has_base_name(&mapping, "libgcc_s.so"))
+			continue;
+		if (open_mapped(&object, allocator->unwinder, pid, &mapping) == 0)
+			read_tables(object.elf, SHT_DYNSYM, note_unwinding, &address);
+		if (address != 0)
+			rc = add_point(allocator, &object, address,
+				(struct allocator_point){
+					.kind = EVENT_UNWINDING, .path = allocator->unwinder});
+		locate(allocator, allocator->count - (address != 0 && rc == 0), &mapping);
+		object_close(&object);
+	}
+	if (maps != NULL)
+		fclose(maps);
+	return rc;
+}
+
+static bool has_throwing(const struct target_allocator *allocator)
+{
+	for (size_t i = 0; i < allocator->count; i++)
+		if (allocator->point[i].throws)
+			return true;
+	return false;
 }
 
 int target_find_allocator(
@@ -492,6 +644,8 @@ int target_find_allocator(
 	}
 	if (maps != NULL)
 		fclose(maps);
+	if (rc == 0 && has_throwing(allocator))
+		rc = add_unwinder(allocator, pid);
 	if (rc == 0 && twice)
 		return -EEXIST;
 	if (rc == 0 && allocator->count > 0)

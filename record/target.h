@@ -26,11 +26,12 @@ size_t target_command(pid_t pid, char command[HL_COMMAND_BYTES]);
 pid_t target_parent(pid_t pid);
 
 struct target_allocator {
-	char name[PATH_MAX]; /* as the process has it */
-	char path[PATH_MAX]; /* by which it can be opened from here */
+	char name[PATH_MAX];     /* as the process has it */
+	char path[PATH_MAX];     /* by which it can be opened from here */
+	char unwinder[PATH_MAX]; /* the same of the library where exceptions begin */
 	struct allocator_point point[ALLOCATOR_POINTS];
 	size_t count;
-	bool has_operators; /* new and delete of its own, which do not come by malloc */
+	bool operators_missing; /* it has its own new and delete, and cannot be probed there */
 };
 
 /* The object that serves malloc, and where its functions can be probed. 0, or -errno with `why`. */
