@@ -15,7 +15,8 @@
 #define EVENT_FIRST_KIND 32
 #define EVENT_KINDS 64
 #define EVENT_PROCESS_FORK 58 /* argument: child, 1 if it shares the parent's memory */
-#define EVENT_PROCESS_EXEC 59
+#define EVENT_PROCESS_EXEC 59 /* arguments 0 and 1: the name of the new image, as ps shows it */
+#define EVENT_NAME_BYTES 16   /* NUL and all */
 #define EVENT_PROCESS_EXIT 60 /* argument: wait status or EVENT_UNKNOWN, faults */
 #define EVENT_MEMORY 61       /* argument: faults; pages of file, anonymous, swap, shared */
 #define EVENT_FAULT 67        /* argument: address, bytes of the page, EVENT_FAULT_* */

@@ -355,8 +355,10 @@ int BPF_PROG(replace, struct task_struct *task)
 {
 	struct event_call what = {};
 
-	if (is_recorded(task->tgid))
-		tell(EVENT_PROCESS_EXEC, &what);
+	if (!is_recorded(task->tgid))
+		return 0;
+	bpf_get_current_comm(what.argument, EVENT_NAME_BYTES);
+	tell(EVENT_PROCESS_EXEC, &what);
 	return 0;
 }
 
