@@ -236,12 +236,39 @@ static void put_faults(struct writer *out, uint64_t faults)
 }
 
 /* Forks, execs, exits and memory, by the kernel. */
+/* All that a terminal could take for more than a letter is escaped, so a name is one word. */
+static void put_name(struct writer *out, const char *name, unsigned limit)
+{
+	static const char digits[] = "0123456789abcdef";
+
+	writer_text(out, " name=\"");
+	for (unsigned i = 0; i < limit && name[i]; i++) {
+		unsigned char c = (unsigned char)name[i];
+		bool plain = c >= ' ' && c < 0x7f;
+		if (!plain) {
+			writer_text(out, "\\x");
+			writer_char(out, digits[c >> 4]);
+			writer_char(out, digits[c & 15]);
+			continue;
+		}
+		if (c == '"' || c == '\\')
+			writer_char(out, '\\');
+		writer_char(out, (char)c);
+	}
+	writer_char(out, '"');
+}
+
 static void put_kernel_mark(
 	struct writer *out, unsigned kind, const struct hl_syscall_record *record)
 {
+	uint64_t name[2] = {record->argument, record->length};
+
 	switch (kind) {
 	case HL_KIND_process_fork:
 		put_number(out, " child=", record->argument);
+		break;
+	case HL_KIND_process_exec:
+		put_name(out, (const char *)name, sizeof(name));
 		break;
 	case HL_KIND_process_exit:
 		if (record->argument == UINT64_MAX)
@@ -351,28 +378,6 @@ static void put_resident_run(struct writer *out, const struct hl_mark_record *re
 		writer_text(out, " other");
 }
 
-/* All that a terminal could take for more than a letter is escaped, so a name is one word. */
-static void put_name(struct writer *out, const char *name)
-{
-	static const char digits[] = "0123456789abcdef";
-
-	writer_text(out, " name=\"");
-	for (unsigned i = 0; i < HL_PHASE_NAME_BYTES && name[i]; i++) {
-		unsigned char c = (unsigned char)name[i];
-		bool plain = c >= ' ' && c < 0x7f;
-		if (!plain) {
-			writer_text(out, "\\x");
-			writer_char(out, digits[c >> 4]);
-			writer_char(out, digits[c & 15]);
-			continue;
-		}
-		if (c == '"' || c == '\\')
-			writer_char(out, '\\');
-		writer_char(out, (char)c);
-	}
-	writer_char(out, '"');
-}
-
 static void put_kept(struct writer *out, const struct hl_mark_record *mark)
 {
 	uint64_t addr = hl_addr_of(mark->kind_addr);
@@ -413,7 +418,7 @@ static void put_mark(struct dump *dump, unsigned kind, const union decode_record
 		put_sample(out, &record->sample);
 		break;
 	case HL_KIND_phase:
-		put_name(out, record->phase.name);
+		put_name(out, record->phase.name, HL_PHASE_NAME_BYTES);
 		break;
 	case HL_KIND_resident_begin:
 		put_resident_begin(dump, &record->mark);

@@ -119,6 +119,7 @@ int replace(void *context)
 		return 0;
 	process->brk = 0;
 	process->image++;
+	bpf_get_current_comm(what.argument, EVENT_NAME_BYTES);
 	tell(EVENT_PROCESS_EXEC, &what);
 	return 0;
 }

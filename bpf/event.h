@@ -15,7 +15,8 @@
 #define EVENT_FIRST_KIND 32
 #define EVENT_KINDS 64
 #define EVENT_PROCESS_FORK 58 /* argument: child, 1 if it shares the parent's memory */
-#define EVENT_PROCESS_EXEC 59
+#define EVENT_PROCESS_EXEC 59 /* arguments 0 and 1: the name of the new image, as ps shows it */
+#define EVENT_NAME_BYTES 16   /* NUL and all */
 /* argument: wait status; page faults, and those in user mode where only these are known;
  * EVENT_UNKNOWN */
 #define EVENT_PROCESS_EXIT 60

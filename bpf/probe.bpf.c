@@ -341,6 +341,7 @@ int BPF_PROG(replace, struct task_struct *task, int old_tid)
 		bpf_map_update_elem(&calls, &tid, call, BPF_ANY);
 		bpf_map_delete_elem(&calls, &old);
 	}
+	bpf_get_current_comm(what.argument, EVENT_NAME_BYTES);
 	tell(EVENT_PROCESS_EXEC, &what);
 	return 0;
 }

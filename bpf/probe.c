@@ -54,6 +54,8 @@ struct probe {
 	struct stream *stream;
 	uint64_t events;
 	uint64_t last_ns;
+	struct probe_image *images;
+	size_t image_count, image_room;
 	int error;        /* the first failure to write, -errno */
 	uint64_t awaited; /* without a stream: the break that we ask for ourselves ... */
 	bool seen;        /* ... and whether the kernel told */
@@ -204,6 +206,27 @@ static void fill_record(struct hl_syscall_record *record, const struct event *ev
 	record->trim_threshold = (uint64_t)event->image << 32 | event->cpu;
 }
 
+static int note_image(struct probe *probe, const struct event *event)
+{
+	struct probe_image *image;
+
+	if (probe->image_count == probe->image_room) {
+		size_t room = probe->image_room ? probe->image_room * 2 : 64;
+
+		image = realloc(probe->images, room * sizeof(*image));
+		if (image == NULL)
+			return -ENOMEM;
+		probe->images = image;
+		probe->image_room = room;
+	}
+	image = &probe->images[probe->image_count++];
+	image->ns = event->start_ns;
+	image->pid = (pid_t)event->tgid;
+	memcpy(image->name, event->argument, sizeof(image->name));
+	image->name[sizeof(image->name) - 1] = 0;
+	return 0;
+}
+
 /* Called by libbpf for each event. A stream that cannot be written stops nothing: the ring must be
  * emptied all the same, and what was not written is counted as lost. */
 static int take_event(void *context, void *data, size_t bytes)
@@ -230,6 +253,8 @@ static int take_event(void *context, void *data, size_t bytes)
 	if (probe->error)
 		return 0;
 	rc = stream_append(probe->stream, event->tid, out.slots, 3);
+	if (rc == 0 && event->kind == HL_KIND_process_exec)
+		rc = note_image(probe, event);
 	if (rc != 0) {
 		probe->error = rc;
 		return 0;
@@ -689,6 +714,8 @@ int probe_close(struct probe *probe, struct probe_account *account)
 		clock_ns(CLOCK_MONOTONIC), account->lost, NULL, 0);
 
 	account->events = probe->events;
+	account->images = probe->images;
+	account->image_count = probe->image_count;
 	if (rc == 0)
 		rc = probe->error != 0 ? probe->error : close_rc;
 	unload(probe);

@@ -35,11 +35,20 @@ struct probe_total {
 #define PROBE_FIRST_KIND 32 /* of enum hl_kind: the first of each CPU's totals */
 #define PROBE_KINDS 64
 
+/* A program image that began. */
+struct probe_image {
+	uint64_t ns; /* CLOCK_MONOTONIC, of the exec */
+	pid_t pid;
+	char name[16]; /* as ps shows it, not escaped */
+};
+
 struct probe_account {
 	uint64_t events; /* in the stream */
 	uint64_t lost;   /* calls that were made but are not in the stream */
 	unsigned cpus;
 	struct probe_total (*total)[PROBE_KINDS]; /* for each CPU; the caller frees it */
+	struct probe_image *images;               /* in no order; the caller frees them */
+	size_t image_count;
 };
 
 /* Loads and attaches the probe for `root`, a process that is stopped before its exec, and all that

@@ -6,6 +6,7 @@
 #include "cgroup.h"
 #include "collector.h"
 #include "escape.h"
+#include "images.h"
 #include "kernel.h"
 #include "launch.h"
 #include "manifest.h"
@@ -302,10 +303,11 @@ static int leave_like(int status)
 	return 128 + number;
 }
 
-static void print_summary(const struct collector *collector, int terminal)
+static void print_summary(
+	const struct collector *collector, const struct kernel *kernel, int terminal)
 {
 	const struct processes *all = &collector->processes;
-	char size[32], lost[40] = "", each[40] = "", older[100] = "", name[PATH_MAX];
+	char size[32], lost[40] = "", each[40] = "", older[100] = "", name[PATH_MAX], unrecorded[512];
 	uint64_t bytes = all->bytes + stacks_file_bytes(all->stacks);
 
 	escape_copy(name, sizeof(name), collector->directory, strlen(collector->directory));
@@ -318,6 +320,8 @@ static void print_summary(const struct collector *collector, int terminal)
 		snprintf(older, sizeof(older),
 			"heapledger: of %" PRIu64 " older events only the heap that they left is kept\n",
 			all->overwritten);
+	if (images_tell_unrecorded(unrecorded, sizeof(unrecorded), kernel, all))
+		dprintf(terminal, "heapledger: note: %s\n", unrecorded);
 	dprintf(terminal,
 		"heapledger: %" PRIu64 " events%s of %u process image%s in %.1f s\n"
 		"%s"
@@ -353,7 +357,7 @@ static void summarize(const struct collector *collector, const struct kernel *ke
 	else if (all->lost > 0)
 		tool_fail(TOOL_OK, "record", "%" PRIu64 " events were lost", all->lost);
 	if (!options->quiet && terminal >= 0 && all->found > 0)
-		print_summary(collector, terminal);
+		print_summary(collector, kernel, terminal);
 }
 
 /* The program runs from here on, whatever becomes of the recording. */

@@ -56,5 +56,6 @@ void kernel_close(struct kernel *kernel, struct probe *probe)
 void kernel_free(struct kernel *kernel)
 {
 	free(kernel->account.total);
+	free(kernel->account.images);
 	kernel->account = (struct probe_account){0};
 }

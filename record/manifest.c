@@ -3,6 +3,7 @@
  * See manifest.h.
  */
 #include "manifest.h"
+#include "images.h"
 #include "output.h"
 
 #include <errno.h>
@@ -276,6 +277,7 @@ static json_t *note_array(const struct manifest *manifest)
 	const struct collector *collector = manifest->collector;
 	const struct processes *all = &collector->processes;
 	json_t *notes = json_array();
+	char text[512];
 
 	if (all->error != 0)
 		manifest_note(notes, "the recording stopped early: %s", strerror(-all->error));
@@ -298,6 +300,9 @@ static json_t *note_array(const struct manifest *manifest)
 				(int)all->by_serial[i]->pid);
 	if (manifest->kernel->wanted && !manifest->kernel->recorded)
 		manifest_note(notes, "no kernel side: %s", manifest->kernel->why);
+	if (manifest->attach == NULL &&
+		images_tell_unrecorded(text, sizeof(text), manifest->kernel, all))
+		manifest_note(notes, "%s", text);
 	if (manifest->attach != NULL && manifest->attach->operators_missing)
 		manifest_note(notes,
 			"operator new of %s is not recorded: where it returns cannot be told from "

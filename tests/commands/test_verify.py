@@ -115,6 +115,41 @@ def test_true_traces_are_verified_without_the_kernels_types(build, heapledger, t
     assert_verified(heapledger, tmp_path / 'trace', least)
 
 
+def notes_of(heapledger, trace):
+    """As session.json has them, and as people are told."""
+    said = run([heapledger, 'analyze', '--json', '-', trace])
+    notes = json.loads((trace / 'session.json').read_text())['notes']
+    assert json.loads(said.stdout)['notes'] == notes
+    assert said.stderr.decode() == ''.join(f'heapledger: analyze: note: {note}\n' for note in notes)
+    return notes
+
+
+@pytest.mark.parametrize('way', ['', 'classic'])
+def test_images_that_record_nothing_are_named(build, heapledger, tmp_path, way):
+    """Static programs load no library. Those that do are never among them, whether an exec began
+    them, one that replaced another, or only a fork."""
+    skip_without_probe(build)
+    victim = build / 'tests' / 'victims' / 'victim_attached_static'
+    shutil.copy(victim, tmp_path / 'plain')
+    shutil.copy(victim, tmp_path / 'a\x1b[31m b')
+    script = './plain; ./a*b; (exec ./plain); /bin/true; (exec sh -c "exec /bin/true"); (exit 0); ./plain; true'
+    env = {'HEAPLEDGER_PROBE': way} if way else {}
+    record(heapledger, tmp_path / 'trace', '/bin/bash', '-c', script, cwd=tmp_path, env=env, input=b'')
+    assert notes_of(heapledger, tmp_path / 'trace') == [
+        '4 program images ran unrecorded, static or set-user-ID perhaps: plain (3), a\\x1b[31m b']
+    assert_verified(heapledger, tmp_path / 'trace', 5)
+    names = [line.split(' name=')[1].split(' pid=')[0] for line in run(
+        [heapledger, 'dump', '--kind', 'process_exec', tmp_path / 'trace']).stdout.decode().splitlines()]
+    assert names == ['"bash"', '"plain"', '"a\\x1b[31m b"', '"plain"', '"true"', '"sh"', '"true"',
+                     '"plain"']
+
+
+def test_images_that_record_are_not_named_as_others(build, heapledger, tmp_path):
+    skip_without_probe(build)
+    record(heapledger, tmp_path / 'trace', '/bin/bash', '-c', 'for i in {1..50}; do /bin/true & done; wait')
+    assert notes_of(heapledger, tmp_path / 'trace') == []
+
+
 @pytest.fixture(scope='module')
 def true_trace(build, heapledger, tmp_path_factory):
     """One trace for all the lies; it holds every kind of call."""
