@@ -51,14 +51,6 @@ int analysis_out_of_memory(struct analysis *analysis, const char *path)
 	return -ENOMEM;
 }
 
-static struct ledger_result *result_of(struct analysis *analysis, struct process *process)
-{
-	if (!analysis->again)
-		return &analysis->streams[process->index].result;
-	process->again = calloc(1, sizeof(*process->again));
-	return process->again;
-}
-
 static int begin_map(struct process *process, uint64_t first, uint64_t last)
 {
 	process->map = malloc(sizeof(*process->map));
@@ -78,9 +70,7 @@ int process_begin(struct analysis *analysis, struct process *process, const stru
 
 	entry->done = true;
 	process->span = window_span(&analysis->window, stream, process->index);
-	struct ledger_result *result = result_of(analysis, process);
-	if (!result)
-		return analysis_out_of_memory(analysis, stream->path);
+	struct ledger_result *result = &entry->result;
 	uint64_t first = first_tick(stream);
 	process->entered = !process->span.by_record && first >= process->span.from_tick;
 	result->phases.start_tick = first;
@@ -98,17 +88,18 @@ int process_begin(struct analysis *analysis, struct process *process, const stru
 					    stream->info.header.mode == HL_MODE_IMPORTED);
 	result->peak.requested_tick = first;
 	result->peak.mapped_tick = first;
-	if (!rc && (analysis->wants & ANALYSIS_TIMELINES) && !analysis->again)
+	ledger->recall.wanted = analysis->peaks;
+	if (!rc && (analysis->wants & ANALYSIS_TIMELINES))
 		rc = timeline_start(&ledger->timeline, later(first, process->span.from_tick),
 			earlier(stream->info.last_tick, process->span.to_tick),
 			rows_of(analysis, &stream->info));
-	if (!rc && (analysis->wants & ANALYSIS_INSTANTS) && !analysis->again && !result->observed)
+	if (!rc && (analysis->wants & ANALYSIS_INSTANTS) && !result->observed)
 		rc = instants_start(&entry->instants, later(first, process->span.from_tick),
 			earlier(stream->info.last_tick, process->span.to_tick),
 			instants_of(analysis, &stream->info));
-	if (!rc && (analysis->wants & ANALYSIS_MAP) && !analysis->again && !result->observed)
+	if (!rc && (analysis->wants & ANALYSIS_MAP) && !result->observed)
 		rc = begin_map(process, first, stream->info.last_tick);
-	if (!rc && analysis->faults && !analysis->again && !result->orphan)
+	if (!rc && analysis->faults && !result->orphan)
 		rc = residence_start(&process->residence,
 			faults_of(analysis->faults, process->index),
 			parent ? &parent->residence : NULL);
@@ -118,21 +109,14 @@ int process_begin(struct analysis *analysis, struct process *process, const stru
 static void end(struct analysis *analysis, struct process *process)
 {
 	struct analysis_stream *entry = &analysis->streams[process->index];
-	if (!analysis->again) {
-		entry->timeline = process->ledger.timeline;
-		entry->threads = process->ledger.threads;
-		process->ledger.threads = (struct threads){0};
-	}
+	entry->timeline = process->ledger.timeline;
+	entry->threads = process->ledger.threads;
+	process->ledger.threads = (struct threads){0};
 	ledger_free(&process->ledger);
 	residence_free(&process->residence);
 	if (process->map)
 		map_free(process->map);
 	free(process->map);
-	if (process->again) {
-		ledger_result_free(process->again);
-		phases_free(&process->again->phases);
-		free(process->again);
-	}
 	free(process);
 }
 
@@ -216,64 +200,41 @@ static int take_moment(
 	return 0;
 }
 
-/* After which record most was in memory: by a snapshot, or else by a sample. */
-static uint64_t resident_record(const struct ledger_peak *peak)
-{
-	return peak->snapshot_record ? peak->snapshot_record : peak->rss_record;
-}
-
-/* What the kernel counted after the snapshot the first pass has seen. */
-static int take_resident_peak(struct analysis *analysis, struct process *process,
-	const struct ledger_peak *peak, uint64_t tick)
+static int take_peak(
+	struct analysis *analysis, struct process *process, enum recall_moment which)
 {
 	struct moments *moments = &analysis->streams[process->index].moments;
+	const struct ledger_peak *peak = &process->ledger.result->peak;
+	bool resident = which == RECALL_RESIDENT_PEAK;
 	size_t count = moments->count;
-	int rc = take_moment(analysis, process, MOMENT_RESIDENT_PEAK, tick);
-	if (!rc && moments->count > count && peak->snapshot_record)
+	/* A peak that the window began with was there before. */
+	uint64_t tick = later(process->ledger.recall.point[which].tick, process->span.from_tick);
+	int rc = take_moment(analysis, process,
+		resident ? MOMENT_RESIDENT_PEAK : MOMENT_MAPPED_PEAK, tick);
+	/* What the kernel counted after the snapshot. */
+	if (!rc && resident && moments->count > count && peak->snapshot_record)
 		moments->list[count].layout.resident.counted = peak->snapshot_counted;
 	return rc;
 }
 
-/* A record has been applied. In the first pass the last phase has ended with a mark; in the second
- * it may be a peak. */
-static int at_record(
-	struct analysis *analysis, struct process *process, const struct stream_event *event)
+/* The later one first: the ledger only goes back. */
+static int take_peaks(struct analysis *analysis, struct process *process)
 {
-	const struct ledger_peak *peak = &analysis->streams[process->index].result.peak;
-	uint64_t applied = process->ledger.applied;
-	/* A peak that the window began with was there before. */
-	uint64_t tick = later(event->record.call.tick, process->span.from_tick);
+	const struct recall_point *point = process->ledger.recall.point;
+	enum recall_moment order[] = {RECALL_MAPPED_PEAK, RECALL_RESIDENT_PEAK};
 	int rc = 0;
-	if (!analysis->again)
-		return process->entered && hl_kind_of(event->record.call.kind_addr) == HL_KIND_phase
-			       ? take_moment(analysis, process, MOMENT_PHASE, tick)
-			       : 0;
-	if (applied == resident_record(peak))
-		rc = take_resident_peak(analysis, process, peak, tick);
-	if (!rc && applied == peak->mapped_record)
-		rc = take_moment(analysis, process, MOMENT_MAPPED_PEAK, tick);
-	return rc;
-}
-
-static size_t count_children(const struct analysis *analysis, size_t parent)
-{
-	uint32_t serial = analysis->streams[parent].stream->info.header.serial;
-	size_t count = 0;
-	for (size_t i = parent + 1; i < analysis->count; i++) {
-		const struct hl_trace_header *header = &analysis->streams[i].stream->info.header;
-		count += header->fork_id && header->parent_serial == serial;
+	if (point[RECALL_RESIDENT_PEAK].since > point[RECALL_MAPPED_PEAK].since) {
+		order[0] = RECALL_RESIDENT_PEAK;
+		order[1] = RECALL_MAPPED_PEAK;
 	}
-	return count;
-}
-
-/* The second pass has seen all of a stream that it wants, and the children that need it were copied. */
-static bool is_over(const struct analysis *analysis, const struct process *process,
-	const struct copies *copies)
-{
-	const struct ledger_peak *peak = &analysis->streams[process->index].result.peak;
-	return analysis->again && !process->children && !copies->count &&
-	       process->ledger.applied >= resident_record(peak) &&
-	       process->ledger.applied >= peak->mapped_record;
+	for (size_t i = 0; !rc && i < RECALL_MOMENTS; i++) {
+		if (!point[order[i]].since)
+			continue;
+		if (recall_go_back(&process->ledger, order[i]))
+			return analysis_out_of_memory(analysis, analysis->trace->path);
+		rc = take_peak(analysis, process, order[i]);
+	}
+	return rc;
 }
 
 /* ---- a stream -------------------------------------------------------------------------------- */
@@ -300,7 +261,7 @@ static int next_event(struct ahead *ahead, struct stream_reader *reader,
 
 static bool wants_instants(const struct analysis *analysis, const struct process *process)
 {
-	return (analysis->wants & ANALYSIS_INSTANTS) && !analysis->again && process->entered;
+	return (analysis->wants & ANALYSIS_INSTANTS) && process->entered;
 }
 
 static int run_events(struct analysis *analysis, struct process *process, struct copies *copies,
@@ -309,9 +270,7 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 	const struct stream_event *event;
 	struct ahead ahead = {.rc = 0};
 	int rc = 0;
-	process->children = analysis->again ? count_children(analysis, process->index) : 0;
-	while (!is_over(analysis, process, copies) &&
-		(rc = next_event(&ahead, reader, &process->ledger, &event)) > 0) {
+	while ((rc = next_event(&ahead, reader, &process->ledger, &event)) > 0) {
 		rc = analysis->window.set ? process_watch_window(analysis, process, event) : 0;
 		if (rc < 0)
 			return rc;
@@ -333,7 +292,10 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 			return analysis_out_of_memory(
 				analysis, analysis->streams[process->index].stream->path);
 		residence_after(&process->residence, &process->ledger);
-		rc = at_record(analysis, process, event);
+		rc = 0;
+		if (process->entered && hl_kind_of(event->record.call.kind_addr) == HL_KIND_phase)
+			rc = take_moment(analysis, process, MOMENT_PHASE,
+				later(event->record.call.tick, process->span.from_tick));
 		if (!rc && hl_kind_of(event->record.call.kind_addr) == HL_KIND_fork)
 			rc = process_fork(analysis, copies, process, event);
 		if (rc)
@@ -377,7 +339,8 @@ static int finish(struct analysis *analysis, struct process *process)
 	if (instants_finish(&analysis->streams[process->index].instants, &process->ledger) ||
 		ledger_finish(&process->ledger, tick, analysis_top(analysis, WAITS_SITES)))
 		return analysis_out_of_memory(analysis, analysis->trace->path);
-	return take_moment(analysis, process, MOMENT_END, tick);
+	int rc = take_moment(analysis, process, MOMENT_END, tick);
+	return rc ? rc : take_peaks(analysis, process);
 }
 
 int process_run(struct analysis *analysis, struct process *process)
@@ -390,11 +353,11 @@ int process_run(struct analysis *analysis, struct process *process)
 	int rc = trace_stream_open(analysis->trace, entry->stream, &reader, &fd);
 	if (!rc)
 		rc = run_events(analysis, process, &copies, reader);
-	if (!rc && !analysis->again)
+	if (!rc)
 		rc = process_enter_last(analysis, process);
 	if (!rc && process_observe_until(analysis, process, process->left ? process->span.to_tick : UINT64_MAX))
 		rc = analysis_out_of_memory(analysis, entry->stream->path);
-	if (!rc && !analysis->again)
+	if (!rc)
 		rc = finish(analysis, process);
 	while (copies.count)
 		end(analysis, copies.child[--copies.count]);
@@ -418,19 +381,20 @@ static int run_stream(struct analysis *analysis, size_t index)
 static int run_all(struct analysis *analysis)
 {
 	int rc = 0;
-	for (size_t i = 0; i < analysis->count; i++)
-		analysis->streams[i].done = false;
 	for (size_t i = 0; !rc && i < analysis->count; i++)
 		if (!analysis->streams[i].done && analysis_begins_before_end(analysis, i))
 			rc = run_stream(analysis, i);
 	return rc;
 }
 
+/* What lies inside another allocator's heap is not known; then no process's peaks are shown. */
 static bool any_observed(const struct analysis *analysis)
 {
 	bool any = false;
 	for (size_t i = 0; i < analysis->count; i++)
-		any = any || analysis->streams[i].result.observed;
+		any = any || (analysis_begins_before_end(analysis, i) &&
+				     analysis->streams[i].stream->info.header.mode !=
+					     HL_MODE_ALLOCATOR);
 	return any;
 }
 
@@ -458,12 +422,9 @@ int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants)
 			"an imported log has none");
 	for (size_t i = 0; i < analysis->count; i++)
 		analysis->streams[i].stream = &trace->streams[i];
+	analysis->peaks = (wants & ANALYSIS_PEAKS) && !any_observed(analysis);
 	if (!rc)
 		rc = run_all(analysis);
-	if (!rc && (wants & ANALYSIS_PEAKS) && !any_observed(analysis)) {
-		analysis->again = true;
-		rc = run_all(analysis);
-	}
 	analysis_leave_out(analysis);
 	for (size_t i = 0; i < analysis->count; i++)
 		moments_sort(&analysis->streams[i].moments);

@@ -85,7 +85,6 @@ int process_fork(struct analysis *analysis, struct copies *copies, struct proces
 		if (analysis->streams[i].done || header->fork_id != fork_id ||
 			header->parent_serial != stream->info.header.serial)
 			continue;
-		parent->children -= parent->children > 0;
 		rc = add_copy(analysis, copies, i, parent, event->tid);
 	}
 	return rc;

@@ -22,9 +22,7 @@ struct process {
 	bool left;
 	struct ledger ledger;
 	struct residence residence;
-	struct map *map;             /* NULL: none is wanted, or it cannot be known */
-	struct ledger_result *again; /* of the second pass: nobody reads it */
-	size_t children;             /* in the second pass: forked ones that need it still */
+	struct map *map; /* NULL: none is wanted, or it cannot be known */
 };
 
 /* Children that were marked and whose copies may not have been made yet. */

@@ -53,12 +53,12 @@ static int fork_reallocs(
 	return rc;
 }
 
-/* With the pages: what blocks pinned before is of no account. */
-static void pin_anew(struct ledger *ledger)
+/* The blocks of before: when they came and what they pinned is of no account. */
+static void own_blocks(struct ledger *ledger)
 {
 	size_t at = 0;
 	for (struct live_block *block; (block = live_change(&ledger->live, &at));)
-		block->pinned = 0;
+		block->record = 0, block->pinned = 0;
 	for (size_t i = 0; i < ledger->realloc_count; i++)
 		ledger->reallocs[i].old.pinned = 0;
 }
@@ -88,7 +88,7 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, const struct 
 		rc = threads_copy(&child->threads, &parent->threads);
 	if (!rc)
 		rc = fork_reallocs(child, parent, copy);
-	pin_anew(child);
+	own_blocks(child);
 	ledger_note_mapped(child, 0);
 	result->usable_unknown = parent->result->usable_unknown;
 	result->peak.requested = child->memory.requested;
@@ -106,6 +106,7 @@ void ledger_free(struct ledger *ledger)
 	ranges_free(&ledger->arena_mapped);
 	ranges_free(&ledger->arena_open);
 	inherit_free(&ledger->inherit);
+	recall_free(&ledger->recall);
 	free(ledger->reallocs);
 	free(ledger->freed);
 	free(ledger->kept);
@@ -259,6 +260,7 @@ static int add_block(struct ledger *ledger, struct live_block *block, uint64_t t
 	if (rc) {
 		note_oddity(ledger, &ledger->result->anomalies.order_violations,
 			ledger->result->order_violation);
+		recall_block_gone(ledger, &ledger->recall, &old);
 		count_block(ledger, &old, false);
 		drop_pages(ledger, &old, tick);
 	}
@@ -273,11 +275,14 @@ int ledger_take_in(struct ledger *ledger, const struct live_block *block)
 		.live_blocks = 1};
 	uint64_t reused = ledger->pages.reused_pages;
 	struct live_block added = *block, old;
+	added.record = ledger->applied;
 	int rc = live_find(&ledger->live, block->addr) || !in_pages(ledger, block)
 			 ? 0
 			 : hold_pages(ledger, &added, block->tick, NULL);
 	if (!rc)
 		rc = live_add(&ledger->live, &added, &old);
+	if (rc > 0)
+		recall_block_gone(ledger, &ledger->recall, &old);
 	ledger->pages.reused_pages = reused; /* it was there first */
 	ledger_rebase(ledger, &by);
 	return rc < 0 ? rc : 0;
@@ -288,6 +293,7 @@ void ledger_leave_out(struct ledger *ledger, uint64_t addr)
 	struct live_block block;
 	if (!live_take(&ledger->live, addr, &block))
 		return;
+	recall_block_gone(ledger, &ledger->recall, &block);
 	struct memory by = {.requested = (int64_t)(0 - block.size),
 		.chunk = -(int64_t)(block.chunk & HL_ADDRESS_MASK),
 		.live_blocks = -1};
@@ -343,6 +349,7 @@ static int allocated(
 		.chunk = call->chunk,
 		.tick = call->tick,
 		.origin = live_origin(call->caller, thread),
+		.record = ledger->applied,
 	};
 
 	count->count++;
@@ -391,6 +398,7 @@ static bool take_block(struct ledger *ledger, uint64_t addr, struct live_block *
 {
 	struct ledger_anomalies *anomalies = &ledger->result->anomalies;
 	if (live_take(&ledger->live, addr, block)) {
+		recall_block_gone(ledger, &ledger->recall, block);
 		count_block(ledger, block, false);
 		return true;
 	}
@@ -476,6 +484,7 @@ static int realloc_end(struct ledger *ledger, uint32_t tid, const struct hl_call
 		count->count++;
 		count->failed++;
 		struct live_block again = done.old;
+		again.record = ledger->applied;
 		rc = add_block(ledger, &again, call->tick);
 	} else if (!hl_addr_of(call->kind_addr) && !call->size) {
 		ledger->result->calls[HL_KIND_realloc].count++; /* realloc(p, 0) frees */
@@ -606,6 +615,8 @@ static void list_begins(struct ledger *ledger, uint64_t flags)
 static int keeps(struct ledger *ledger, const struct hl_mark_record *record)
 {
 	uint64_t addr = hl_addr_of(record->kind_addr);
+	if (recall_kept_change(ledger))
+		return -ENOMEM;
 	if (!addr) {
 		list_begins(ledger, record->chunk);
 		return 0;
@@ -721,11 +732,12 @@ static int count_anew(struct ledger *ledger, uint64_t tick)
 	int rc;
 	ranges_free(&ledger->break_again);
 	ranges_free(&ledger->block_again);
+	recall_forget(ledger);
 	memset(result, 0, sizeof(*result));
 	result->waits = before.waits;
 	waits_restart(&result->waits);
 	pages_pin_anew(&ledger->pages, tick);
-	pin_anew(ledger);
+	own_blocks(ledger);
 	result->orphan = before.orphan;
 	result->observed = before.observed;
 	result->syscalls_unknown = before.syscalls_unknown;
@@ -758,6 +770,18 @@ static int recording_begins(struct ledger *ledger, uint64_t tick)
 	return rc ? rc : count_pages_anew(ledger, tick);
 }
 
+/* It may be the highest up to now. */
+static inline void keep_peaks(struct ledger *ledger, uint64_t tick)
+{
+	const struct ledger_peak *peak = &ledger->result->peak;
+	if (!ledger->recall.wanted || !ledger->applied)
+		return;
+	if (peak->mapped_record == ledger->applied)
+		recall_keep(ledger, RECALL_MAPPED_PEAK, tick);
+	if (ledger_resident_record(peak) == ledger->applied)
+		recall_keep(ledger, RECALL_RESIDENT_PEAK, tick);
+}
+
 int ledger_window(struct ledger *ledger, uint64_t tick)
 {
 	uint64_t lost = ledger->result->lost;
@@ -765,6 +789,7 @@ int ledger_window(struct ledger *ledger, uint64_t tick)
 	ledger->pages.reused_pages = 0;
 	ledger->result->windowed = true;
 	ledger->result->lost = lost;
+	keep_peaks(ledger, tick);
 	return rc;
 }
 
@@ -775,6 +800,9 @@ static int marked(struct ledger *ledger, unsigned kind, const struct stream_even
 		return realloc_begin(ledger, event->tid, call);
 	if (kind == HL_KIND_lost)
 		ledger->result->lost += call->size;
+	if ((kind == HL_KIND_resident_begin || kind == HL_KIND_resident_run) &&
+		recall_snapshot_changes(ledger))
+		return -ENOMEM;
 	if (kind == HL_KIND_resident_begin)
 		snapshot_begins(ledger, &event->record.mark);
 	if (kind == HL_KIND_resident_run)
@@ -848,6 +876,7 @@ static int apply(struct ledger *ledger, const struct stream_event *event)
 int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 {
 	int rc = apply(ledger, event);
+	keep_peaks(ledger, event->record.call.tick);
 	return rc || !ledger->pages.starved ? rc : -ENOMEM;
 }
 
@@ -918,6 +947,7 @@ static int finish_waits(struct ledger *ledger, uint64_t tick, size_t most_sites)
 static int put_back(struct ledger *ledger, struct live_block *block)
 {
 	struct live_block other, again;
+	block->record = UINT64_MAX; /* whatever it was before, it is so after the last record */
 	int rc = live_add(&ledger->live, block, &other);
 	if (rc > 0)
 		rc = live_add(&ledger->live, &other, &again) < 0 ? -ENOMEM : 0;

@@ -14,6 +14,7 @@
 #include "pages.h"
 #include "phases.h"
 #include "ranges.h"
+#include "recall.h"
 #include "stream_reader.h"
 #include "thrash.h"
 #include "threads.h"
@@ -218,6 +219,7 @@ struct ledger {
 	struct ranges block_mapped;
 	struct ranges metadata_mapped;
 	struct inherit inherit;
+	struct recall recall;
 	struct clock *clock;
 	struct timeline timeline;
 	struct ledger_result *result;
@@ -268,6 +270,12 @@ void ledger_result_free(struct ledger_result *result);
 
 /* What caches hold was told, and is so still. */
 bool ledger_kept_known(const struct ledger *ledger);
+
+/* After which record most was in memory: by a snapshot, or else by a sample. */
+static inline uint64_t ledger_resident_record(const struct ledger_peak *peak)
+{
+	return peak->snapshot_record ? peak->snapshot_record : peak->rss_record;
+}
 
 /* The last snapshot is of the end: of what was there then nothing has been allocated or freed since.
  * The recorder may have taken one more after the process's own. */

@@ -67,6 +67,21 @@ int live_add(struct live *live, const struct live_block *block, struct live_bloc
 	return was_live;
 }
 
+static void empty(struct live *live, size_t place)
+{
+	size_t mask = mask_of(live);
+	live->count--;
+	/* Move back what would not be found across the hole. */
+	for (size_t next = (place + 1) & mask; live->blocks[next].addr; next = (next + 1) & mask) {
+		size_t home = place_of(live, live->blocks[next].addr);
+		if (((next - home) & mask) < ((next - place) & mask))
+			continue;
+		live->blocks[place] = live->blocks[next];
+		place = next;
+	}
+	live->blocks[place].addr = 0;
+}
+
 bool live_take(struct live *live, uint64_t addr, struct live_block *block)
 {
 	if (!live->count)
@@ -78,17 +93,20 @@ bool live_take(struct live *live, uint64_t addr, struct live_block *block)
 		place = (place + 1) & mask;
 	}
 	*block = live->blocks[place];
-	live->count--;
-	/* Move back what would not be found across the hole. */
-	for (size_t next = (place + 1) & mask; live->blocks[next].addr; next = (next + 1) & mask) {
-		size_t home = place_of(live, live->blocks[next].addr);
-		if (((next - home) & mask) < ((next - place) & mask))
-			continue;
-		live->blocks[place] = live->blocks[next];
-		place = next;
-	}
-	live->blocks[place].addr = 0;
+	empty(live, place);
 	return true;
+}
+
+void live_leave_before(struct live *live, uint64_t record)
+{
+	size_t size = live->blocks ? mask_of(live) + 1 : 0;
+	/* What is moved into the place comes from behind it, and is looked at next. */
+	for (size_t at = 0; at < size;) {
+		if (live->blocks[at].addr && live->blocks[at].record >= record)
+			empty(live, at);
+		else
+			at++;
+	}
 }
 
 const struct live_block *live_find(const struct live *live, uint64_t addr)

@@ -17,6 +17,7 @@ struct live_block {
 	uint64_t tick;  /* of its allocation */
 	uint64_t origin; /* live_origin() */
 	double pinned;   /* what one block on each of its pages had pinned before (pages_add) */
+	uint64_t record; /* of the stream, that made it; 0 = it was there before */
 };
 
 #define LIVE_CALLER_BITS 48
@@ -59,6 +60,9 @@ bool live_take(struct live *live, uint64_t addr, struct live_block *block);
 
 /* The block at this address, or NULL; valid until the table changes. */
 const struct live_block *live_find(const struct live *live, uint64_t addr);
+
+/* Takes out what came with this record or later. */
+void live_leave_before(struct live *live, uint64_t record);
 
 int live_copy(struct live *to, const struct live *from);
 void live_free(struct live *live);

@@ -4,6 +4,7 @@
  * right one.
  */
 #include "pages.h"
+#include "room.h"
 #include "tally.h"
 
 #include <assert.h>
@@ -23,7 +24,8 @@ struct page {
 	double pinned; /* LIVE: by each block that is on it since it is LIVE, bytes x ticks */
 	uint32_t blocks; /* LIVE; else the site of the last block */
 	uint16_t covered; /* bytes, by blocks */
-	uint8_t state;
+	uint8_t state : 4;
+	uint8_t told : 4; /* of which moments its state was kept, a bit each */
 	uint8_t size_class; /* of the last block */
 };
 
@@ -140,6 +142,69 @@ static struct pages_wait wait_of(
 	return wait;
 }
 
+/* ---- moments --------------------------------------------------------------------------------- */
+
+#define STATE_BITS 2
+
+static int tell(struct pages_changed *changed, uint64_t number, unsigned state)
+{
+	uint64_t *list = room_for_one(
+		changed->list, changed->count, &changed->capacity, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	changed->list = list;
+	list[changed->count++] = number << STATE_BITS | state;
+	return 0;
+}
+
+static void tell_all(struct pages *pages, struct pages_leaf *leaf, unsigned nth)
+{
+	struct page *page = &leaf->page[nth];
+	for (unsigned i = 0; i < PAGES_MOMENTS; i++)
+		if ((pages->kept & ~page->told) >> i & 1 &&
+			tell(&pages->changed[i], leaf->key * LEAF_PAGES + nth, page->state))
+			pages->starved = true;
+	page->told = pages->kept & 0xf;
+}
+
+/* It will have another state. */
+static inline void page_turns(struct pages *pages, struct pages_leaf *leaf, unsigned nth)
+{
+	if (__builtin_expect(pages->kept & ~leaf->page[nth].told, 0))
+		tell_all(pages, leaf, nth);
+}
+
+static struct page *page_of(struct pages *pages, uint64_t entry)
+{
+	uint64_t number = entry >> STATE_BITS;
+	return &find(pages, number / LEAF_PAGES)->page[page_in_leaf(number)];
+}
+
+void pages_forget_kept(struct pages *pages, unsigned nth)
+{
+	struct pages_changed *changed = &pages->changed[nth];
+	for (size_t i = 0; i < changed->count; i++)
+		page_of(pages, changed->list[i])->told &= ~(1u << nth) & 0xf;
+	changed->count = 0;
+	pages->kept &= ~(1u << nth);
+}
+
+void pages_keep(struct pages *pages, unsigned nth)
+{
+	pages_forget_kept(pages, nth);
+	pages->kept |= 1u << nth;
+}
+
+void pages_go_back(struct pages *pages, unsigned nth)
+{
+	const struct pages_changed *changed = &pages->changed[nth];
+	for (size_t i = 0; i < changed->count; i++)
+		page_of(pages, changed->list[i])->state =
+			changed->list[i] & ((1u << STATE_BITS) - 1);
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
+
 /* The first block comes to a page. */
 static void begin_page(struct pages *pages, struct pages_leaf *leaf, unsigned nth, uint64_t tick,
 	pages_freed *reused, void *context)
@@ -151,7 +216,8 @@ static void begin_page(struct pages *pages, struct pages_leaf *leaf, unsigned nt
 		if (reused)
 			reused(context, &wait);
 	}
-	*page = (struct page){.tick = tick, .state = PAGE_LIVE};
+	page_turns(pages, leaf, nth);
+	*page = (struct page){.tick = tick, .state = PAGE_LIVE, .told = page->told};
 	holds_page(&pages->holds, &leaf->slice, nth);
 }
 
@@ -196,8 +262,10 @@ static double uncover(struct pages *pages, uint64_t start, uint64_t end, enum pa
 			page->covered = (uint16_t)(page->covered - overlap(number, start, end));
 			if (--page->blocks)
 				continue;
+			page_turns(pages, leaf, page_in_leaf(number));
 			*page = (struct page){.tick = gone->tick,
-				.state = (uint8_t)left,
+				.state = left & 0xf,
+				.told = page->told,
 				.blocks = gone->site,
 				.size_class = gone->size_class};
 			if (holds_page_gone(&pages->holds, &leaf->slice, page_in_leaf(number),
@@ -253,7 +321,7 @@ void pages_pin_anew(struct pages *pages, uint64_t tick)
 
 /* A range that goes back, and what has been found in it. */
 struct return_range {
-	const struct pages *pages;
+	struct pages *pages;
 	uint64_t first;
 	uint64_t end;
 	bool unmapped;
@@ -275,8 +343,10 @@ static void return_page(struct pages_leaf *leaf, unsigned nth, struct return_ran
 		struct pages_wait wait = wait_of(range->pages, leaf, nth);
 		range->returned(range->context, &wait);
 	}
-	if (page->state == PAGE_FREE || page->state == PAGE_RETURNED)
-		page->state = (uint8_t)left;
+	if (page->state == PAGE_FREE || page->state == PAGE_RETURNED) {
+		page_turns(range->pages, leaf, nth);
+		page->state = left & 0xf;
+	}
 }
 
 static void return_in_leaf(struct pages_leaf *leaf, uint64_t number, struct return_range *range)
@@ -409,6 +479,7 @@ static int copy_leaf(struct pages *to, const struct pages_leaf *from, uint64_t t
 	for (unsigned i = 0; i < LEAF_PAGES; i++) {
 		struct page *page = &leaf->page[i];
 		*page = from->page[i];
+		page->told = 0;
 		if (page->state == PAGE_FREE)
 			page->state = PAGE_UNUSED;
 		if (page->state != PAGE_LIVE)
@@ -446,6 +517,8 @@ void pages_free(struct pages *pages)
 	for (size_t i = 0; i < pages->size; i++)
 		free(pages->leaves[i]);
 	free(pages->leaves);
+	for (unsigned i = 0; i < PAGES_MOMENTS; i++)
+		free(pages->changed[i].list);
 	holds_free(&pages->holds);
 	*pages = (struct pages){0};
 }
