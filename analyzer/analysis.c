@@ -264,11 +264,18 @@ static bool wants_instants(const struct analysis *analysis, const struct process
 	return (analysis->wants & ANALYSIS_INSTANTS) && process->entered;
 }
 
+/* Something else than its log tells of the process. */
+static bool is_watched(const struct analysis *analysis, const struct process *process)
+{
+	return process->residence.known || is_observed(analysis, process);
+}
+
 static int run_events(struct analysis *analysis, struct process *process, struct copies *copies,
 	struct stream_reader *reader)
 {
 	const struct stream_event *event;
 	struct ahead ahead = {.rc = 0};
+	bool watched = is_watched(analysis, process);
 	int rc = 0;
 	while ((rc = next_event(&ahead, reader, &process->ledger, &event)) > 0) {
 		rc = analysis->window.set ? process_watch_window(analysis, process, event) : 0;
@@ -276,7 +283,7 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 			return rc;
 		if (rc > 0)
 			break;
-		if (observe(analysis, process, event))
+		if (watched && observe(analysis, process, event))
 			return analysis_out_of_memory(analysis, analysis->trace->path);
 		rc = copies->count ? process_watch_copies(analysis, copies, event) : 0;
 		if (rc)
@@ -291,7 +298,8 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 		if (ledger_apply(&process->ledger, event))
 			return analysis_out_of_memory(
 				analysis, analysis->streams[process->index].stream->path);
-		residence_after(&process->residence, &process->ledger);
+		if (watched)
+			residence_after(&process->residence, &process->ledger);
 		rc = 0;
 		if (process->entered && hl_kind_of(event->record.call.kind_addr) == HL_KIND_phase)
 			rc = take_moment(analysis, process, MOMENT_PHASE,

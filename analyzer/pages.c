@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A hash of 2 MiB leaves of 512 pages; the leaf used last is at hand, which is nearly always the
- * right one.
+ * A hash of 2 MiB leaves of 512 pages; those used last are at hand.
  */
 #include "pages.h"
 #include "room.h"
@@ -48,8 +47,9 @@ static size_t place_of(const struct pages *pages, uint64_t key)
 
 static struct pages_leaf *look_up(const struct pages *pages, uint64_t key)
 {
-	if (pages->last && pages->last->key == key)
-		return pages->last;
+	const struct pages_recent *recent = &pages->recent[key % PAGES_RECENT];
+	if (recent->leaf && recent->key == key)
+		return recent->leaf;
 	return pages->size ? pages->leaves[place_of(pages, key)] : NULL;
 }
 
@@ -57,7 +57,7 @@ static struct pages_leaf *find(struct pages *pages, uint64_t key)
 {
 	struct pages_leaf *leaf = look_up(pages, key);
 	if (leaf)
-		pages->last = leaf;
+		pages->recent[key % PAGES_RECENT] = (struct pages_recent){key, leaf};
 	return leaf;
 }
 
@@ -100,7 +100,8 @@ static struct pages_leaf *find_or_add(struct pages *pages, uint64_t key)
 	}
 	pages->leaves[place_of(pages, key)] = leaf;
 	pages->count++;
-	return pages->last = leaf;
+	pages->recent[key % PAGES_RECENT] = (struct pages_recent){key, leaf};
+	return leaf;
 }
 
 static inline unsigned page_in_leaf(uint64_t number)

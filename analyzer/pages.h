@@ -31,12 +31,19 @@ struct pages_changed {
 	size_t capacity;
 };
 
+/* A leaf that was looked up: nearly all that are needed are among these. */
+#define PAGES_RECENT 128
+struct pages_recent {
+	uint64_t key;
+	struct pages_leaf *leaf; /* NULL: none */
+};
+
 struct pages {
 	struct pages_leaf **leaves; /* open addressing, keyed by addr >> 21 */
 	size_t count;
 	size_t size;
 	size_t limit; /* of leaves; 0 = PAGES_LEAF_LIMIT */
-	struct pages_leaf *last;
+	struct pages_recent recent[PAGES_RECENT]; /* by the key's lowest bits */
 	uint64_t reused_pages; /* FREE pages that got a block again */
 	struct holds holds;
 	unsigned kept; /* moments, a bit each ... */
