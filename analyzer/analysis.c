@@ -255,6 +255,8 @@ static int next_event(struct ahead *ahead, struct stream_reader *reader,
 	}
 	if (ahead->given == ahead->read)
 		return ahead->rc < 0 ? ahead->rc : 0;
+	if (ahead->given + AHEAD / 2 < ahead->read)
+		ledger_prefetch_again(ledger, &ahead->event[(ahead->given + AHEAD / 2) % AHEAD]);
 	*event = &ahead->event[ahead->given++ % AHEAD];
 	return 1;
 }

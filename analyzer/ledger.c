@@ -823,6 +823,11 @@ void ledger_prefetch(const struct ledger *ledger, const struct stream_event *eve
 	pages_prefetch(&ledger->pages, addr - HEADER_BYTES);
 }
 
+void ledger_prefetch_again(const struct ledger *ledger, const struct stream_event *event)
+{
+	live_prefetch_block(&ledger->live, hl_addr_of(event->record.call.kind_addr));
+}
+
 static struct timeline_sums sums_of(const struct ledger_result *result)
 {
 	return (struct timeline_sums){

@@ -247,8 +247,9 @@ struct ledger_copy {
 int ledger_fork(struct ledger *child, const struct ledger *parent, const struct ledger_copy *copy,
 	struct ledger_result *result, struct clock *clock);
 
-/* Asks for what ledger_apply will need, some records ahead. */
+/* Asks for what ledger_apply will need, some records ahead; and, fewer ahead, for what depends on it. */
 void ledger_prefetch(const struct ledger *ledger, const struct stream_event *event);
+void ledger_prefetch_again(const struct ledger *ledger, const struct stream_event *event);
 
 /* The time line goes on to a tick, with what there was before. */
 void ledger_pass(struct ledger *ledger, uint64_t tick);
