@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * A hash of 2 MiB leaves of 512 pages; those used last are at hand.
+ * Leaves of 2 MiB, of 512 pages.
  */
 #include "pages.h"
 #include "room.h"
@@ -29,7 +29,7 @@ struct page {
 };
 
 struct pages_leaf {
-	uint64_t key;
+	struct leaf leaf;
 	struct holds_slice slice;
 	struct page page[LEAF_PAGES];
 };
@@ -37,43 +37,25 @@ struct pages_leaf {
 static_assert(LEAF_PAGES == HOLDS_SLICE_PAGES, "a leaf is a slice");
 static_assert(TALLY_SIZES <= UINT8_MAX, "a class fits into a page");
 
-static size_t place_of(const struct pages *pages, uint64_t key)
-{
-	size_t place = (size_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (pages->size - 1);
-	while (pages->leaves[place] && pages->leaves[place]->key != key)
-		place = (place + 1) & (pages->size - 1);
-	return place;
-}
-
 static struct pages_leaf *look_up(const struct pages *pages, uint64_t key)
 {
-	const struct pages_recent *recent = &pages->recent[key % PAGES_RECENT];
-	if (recent->leaf && recent->key == key)
-		return recent->leaf;
-	return pages->size ? pages->leaves[place_of(pages, key)] : NULL;
+	return (struct pages_leaf *)leaves_look_up(&pages->leaves, key);
 }
 
 static struct pages_leaf *find(struct pages *pages, uint64_t key)
 {
-	struct pages_leaf *leaf = look_up(pages, key);
-	if (leaf)
-		pages->recent[key % PAGES_RECENT] = (struct pages_recent){key, leaf};
-	return leaf;
+	return (struct pages_leaf *)leaves_find(&pages->leaves, key);
 }
 
-static int grow(struct pages *pages)
+/* The next one of a walk over all of them, from *at = 0 on; NULL at the end. */
+static struct pages_leaf *next_leaf(const struct pages *pages, size_t *at)
 {
-	struct pages grown = {.size = pages->size ? pages->size * 2 : 16};
-	grown.leaves = calloc(grown.size, sizeof(struct pages_leaf *));
-	if (!grown.leaves)
-		return -ENOMEM;
-	for (size_t i = 0; i < pages->size; i++)
-		if (pages->leaves[i])
-			grown.leaves[place_of(&grown, pages->leaves[i]->key)] = pages->leaves[i];
-	free(pages->leaves);
-	pages->leaves = grown.leaves;
-	pages->size = grown.size;
-	return 0;
+	while (*at < pages->leaves.size) {
+		struct leaf *leaf = pages->leaves.list[(*at)++];
+		if (leaf)
+			return (struct pages_leaf *)leaf;
+	}
+	return NULL;
 }
 
 static size_t limit_of(const struct pages *pages)
@@ -86,22 +68,20 @@ static struct pages_leaf *find_or_add(struct pages *pages, uint64_t key)
 	struct pages_leaf *leaf = find(pages, key);
 	if (leaf)
 		return leaf;
-	if (pages->count >= limit_of(pages))
-		return NULL;
-	if (pages->count >= pages->size / 2 && grow(pages))
+	if (pages->leaves.count >= limit_of(pages))
 		return NULL;
 	leaf = calloc(1, sizeof(*leaf));
 	if (!leaf)
 		return NULL;
-	leaf->key = key;
-	if (holds_place(&pages->holds, &leaf->slice, key * LEAF_PAGES, false)) {
+	leaf->leaf.key = key;
+	if (leaves_add(&pages->leaves, &leaf->leaf)) {
 		free(leaf);
 		return NULL;
 	}
-	pages->leaves[place_of(pages, key)] = leaf;
-	pages->count++;
-	pages->recent[key % PAGES_RECENT] = (struct pages_recent){key, leaf};
-	return leaf;
+	if (!holds_place(&pages->holds, &leaf->slice, key * LEAF_PAGES, false))
+		return leaf;
+	pages->starved = true;
+	return NULL;
 }
 
 static inline unsigned page_in_leaf(uint64_t number)
@@ -163,7 +143,7 @@ static void tell_all(struct pages *pages, struct pages_leaf *leaf, unsigned nth)
 	struct page *page = &leaf->page[nth];
 	for (unsigned i = 0; i < PAGES_MOMENTS; i++)
 		if ((pages->kept & ~page->told) >> i & 1 &&
-			tell(&pages->changed[i], leaf->key * LEAF_PAGES + nth, page->state))
+			tell(&pages->changed[i], leaf->leaf.key * LEAF_PAGES + nth, page->state))
 			pages->starved = true;
 	page->told = pages->kept & 0xf;
 }
@@ -230,7 +210,7 @@ int pages_add(struct pages *pages, uint64_t start, uint64_t end, uint64_t tick, 
 	for (uint64_t number = start >> PAGES_BITS; number <= last;) {
 		struct pages_leaf *leaf = find_or_add(pages, number >> (LEAF_BITS - PAGES_BITS));
 		if (!leaf)
-			return pages->count >= limit_of(pages) ? -E2BIG : -ENOMEM;
+			return pages->leaves.count >= limit_of(pages) ? -E2BIG : -ENOMEM;
 		do {
 			struct page *page = &leaf->page[page_in_leaf(number)];
 			if (page->state == PAGE_LIVE)
@@ -309,9 +289,9 @@ double pages_pinned(struct pages *pages, uint64_t start, uint64_t end, uint64_t 
 
 void pages_pin_anew(struct pages *pages, uint64_t tick)
 {
-	for (size_t i = 0; i < pages->size; i++) {
-		struct pages_leaf *leaf = pages->leaves[i];
-		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++) {
+	size_t at = 0;
+	for (struct pages_leaf *leaf; (leaf = next_leaf(pages, &at));) {
+		for (unsigned j = 0; j < LEAF_PAGES; j++) {
 			struct page *page = &leaf->page[j];
 			page->pinned = 0;
 			if (page->state == PAGE_LIVE)
@@ -360,10 +340,10 @@ static void return_in_leaf(struct pages_leaf *leaf, uint64_t number, struct retu
 /* For a range larger than everything known: a trace may name any range at all. */
 static void return_by_leaf(struct pages *pages, struct return_range *range)
 {
-	for (size_t i = 0; i < pages->size; i++) {
-		struct pages_leaf *leaf = pages->leaves[i];
-		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++) {
-			uint64_t number = leaf->key * LEAF_PAGES + j;
+	size_t at = 0;
+	for (struct pages_leaf *leaf; (leaf = next_leaf(pages, &at));) {
+		for (unsigned j = 0; j < LEAF_PAGES; j++) {
+			uint64_t number = leaf->leaf.key * LEAF_PAGES + j;
 			if (number >= range->first && number < range->end)
 				return_page(leaf, j, range);
 		}
@@ -384,7 +364,7 @@ struct pages_taken pages_return(struct pages *pages, uint64_t start, uint64_t en
 	uint64_t number = range.first;
 	if (number >= range.end)
 		return range.taken;
-	if ((range.end - number) / LEAF_PAGES > pages->count) {
+	if ((range.end - number) / LEAF_PAGES > pages->leaves.count) {
 		return_by_leaf(pages, &range);
 		return range.taken;
 	}
@@ -425,9 +405,9 @@ void pages_prefetch(const struct pages *pages, uint64_t address)
 
 void pages_waiting(const struct pages *pages, pages_freed *waiting, void *context)
 {
-	for (size_t i = 0; i < pages->size; i++) {
-		const struct pages_leaf *leaf = pages->leaves[i];
-		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++) {
+	size_t at = 0;
+	for (const struct pages_leaf *leaf; (leaf = next_leaf(pages, &at));) {
+		for (unsigned j = 0; j < LEAF_PAGES; j++) {
 			if (leaf->page[j].state != PAGE_FREE)
 				continue;
 			struct pages_wait wait = wait_of(pages, leaf, j);
@@ -450,7 +430,7 @@ int pages_arena(struct pages *pages, uint64_t addr, unsigned arena)
 	for (unsigned i = 0; !rc && is_new && i < SEGMENT_LEAVES; i++) {
 		struct pages_leaf *leaf = look_up(pages, key * SEGMENT_LEAVES + i);
 		if (leaf && !leaf->slice.count)
-			rc = holds_place(&pages->holds, &leaf->slice, leaf->key * LEAF_PAGES, true);
+			rc = holds_place(&pages->holds, &leaf->slice, leaf->leaf.key * LEAF_PAGES, true);
 	}
 	return rc;
 }
@@ -474,7 +454,7 @@ uint32_t pages_area(const struct pages *pages, uint64_t addr, uint64_t *position
 /* Pages that were free before the fork are in the parent's account. */
 static int copy_leaf(struct pages *to, const struct pages_leaf *from, uint64_t tick)
 {
-	struct pages_leaf *leaf = find_or_add(to, from->key);
+	struct pages_leaf *leaf = find_or_add(to, from->leaf.key);
 	if (!leaf)
 		return -ENOMEM;
 	for (unsigned i = 0; i < LEAF_PAGES; i++) {
@@ -496,9 +476,9 @@ int pages_copy(struct pages *to, const struct pages *from, uint64_t tick)
 {
 	*to = (struct pages){.limit = from->limit};
 	int rc = holds_copy_areas(&to->holds, &from->holds);
-	for (size_t i = 0; !rc && i < from->size; i++)
-		if (from->leaves[i])
-			rc = copy_leaf(to, from->leaves[i], tick);
+	size_t at = 0;
+	for (const struct pages_leaf *leaf; !rc && (leaf = next_leaf(from, &at));)
+		rc = copy_leaf(to, leaf, tick);
 	if (rc)
 		pages_free(to);
 	return rc;
@@ -515,9 +495,7 @@ int pages_clear(struct pages *pages)
 
 void pages_free(struct pages *pages)
 {
-	for (size_t i = 0; i < pages->size; i++)
-		free(pages->leaves[i]);
-	free(pages->leaves);
+	leaves_free(&pages->leaves);
 	for (unsigned i = 0; i < PAGES_MOMENTS; i++)
 		free(pages->changed[i].list);
 	holds_free(&pages->holds);

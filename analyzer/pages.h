@@ -11,6 +11,7 @@
 #define HEAPLEDGER_PAGES_H
 
 #include "holds.h"
+#include "leaves.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,8 +22,6 @@
 /* 256 GiB of heap, 1.6 GiB of tables: a trace that claims more is not followed page by page. */
 #define PAGES_LEAF_LIMIT ((size_t)1 << 17)
 
-struct pages_leaf;
-
 /* Pages that are not any more what they were at a moment, and what that was. */
 #define PAGES_MOMENTS 2
 struct pages_changed {
@@ -31,19 +30,9 @@ struct pages_changed {
 	size_t capacity;
 };
 
-/* A leaf that was looked up: nearly all that are needed are among these. */
-#define PAGES_RECENT 128
-struct pages_recent {
-	uint64_t key;
-	struct pages_leaf *leaf; /* NULL: none */
-};
-
 struct pages {
-	struct pages_leaf **leaves; /* open addressing, keyed by addr >> 21 */
-	size_t count;
-	size_t size;
+	struct leaves leaves; /* by addr >> 21 */
 	size_t limit; /* of leaves; 0 = PAGES_LEAF_LIMIT */
-	struct pages_recent recent[PAGES_RECENT]; /* by the key's lowest bits */
 	uint64_t reused_pages; /* FREE pages that got a block again */
 	struct holds holds;
 	unsigned kept; /* moments, a bit each ... */

@@ -8,24 +8,16 @@ import json
 import pytest
 
 import heap_model
-from conftest import ledger_adds_up, run
+from conftest import analyze, ledger_adds_up, run
 from trace_script import (ARENA, BASE, BLOCK, BREAK, MADVISE, METADATA, MMAP, MPROTECT, MUNMAP, PAGE,
-                          REALLOC, REALLOC_BEGIN, Script, make_trace)
-
-
-def figures(heapledger, trace):
-    outcome = run([heapledger, 'analyze', '--json', '-', trace])
-    assert outcome.status == 0, outcome
-    return json.loads(outcome.stdout)
+                          REALLOC, REALLOC_BEGIN, Script, analysed, make_trace)
 
 
 @pytest.fixture
 def moments(heapledger, build, tmp_path):
     """The moments of a script, checked against the model."""
     def of(script, name='trace'):
-        trace = make_trace(build, tmp_path / name, script.text())
-        data = figures(heapledger, trace)
-        assert not any(data['anomalies'].values()), data['anomalies']
+        trace, data = analysed(heapledger, build, tmp_path / name, script)
         same_as_the_model(heapledger, trace, data)
         return data['moments']
     return of
@@ -128,7 +120,7 @@ def test_real_programs_are_as_the_model_has_them(heapledger, build, tmp_path, na
     outcome = run([heapledger, 'record', '-q', '--kernel', 'off', '-o', trace, *words],
                   env={'PYTHONMALLOC': 'malloc'})
     assert outcome.status == 0, outcome
-    data = figures(heapledger, trace)
+    data = analyze(heapledger, trace)
     assert data['complete'] and not any(data['anomalies'].values()), data['anomalies']
     assert same_as_the_model(heapledger, trace, data) >= 2
     assert all(not moment['strays'] for process in data['processes']
@@ -492,7 +484,7 @@ def test_the_place_with_the_most_is_found_among_thousands(heapledger, build, tmp
     big = (addr + 4095 & ~4095) + 8
     script.malloc(big, (4 << 20) - 8, 4 << 20, caller=0x777)
     trace = make_trace(build, tmp_path / 'trace', script.text())
-    data = figures(heapledger, trace)
+    data = analyze(heapledger, trace)
     for moment in data['moments']:
         assert len(moment['sites']) == 50 and moment['sites_total'] == 1501
     for top in 3, 1000, 5000:
