@@ -346,8 +346,8 @@ static int finish(struct analysis *analysis, struct process *process)
 	if (residence_finish(&process->residence, &process->ledger) ||
 		(process->map && finish_map(analysis, process)))
 		return analysis_out_of_memory(analysis, analysis->trace->path);
-	if (instants_finish(&analysis->streams[process->index].instants, &process->ledger) ||
-		ledger_finish(&process->ledger, tick, analysis_top(analysis, WAITS_SITES)))
+	if (ledger_finish(&process->ledger, tick, analysis_top(analysis, WAITS_SITES)) ||
+		instants_finish(&analysis->streams[process->index].instants, &process->ledger))
 		return analysis_out_of_memory(analysis, analysis->trace->path);
 	int rc = take_moment(analysis, process, MOMENT_END, tick);
 	return rc ? rc : take_peaks(analysis, process);

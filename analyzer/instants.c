@@ -96,6 +96,9 @@ int instants_take(struct instants *instants, const struct ledger *ledger, uint64
 int instants_finish(struct instants *instants, const struct ledger *ledger)
 {
 	int rc = 0;
+	/* The blocks of reallocs that have not ended are live again. */
+	if (ledger->realloc_count)
+		instants->applied = UINT64_MAX;
 	while (!rc && instants->list && instants->next <= INSTANTS_MOST)
 		rc = take(instants, ledger);
 	return rc;

@@ -43,7 +43,7 @@ static inline int instants_before(
 	return instants->list && instants->next_tick < tick ? instants_take(instants, ledger, tick) : 0;
 }
 
-/* After the last one: takes those that are left. */
+/* After ledger_finish: takes those that are left. */
 int instants_finish(struct instants *instants, const struct ledger *ledger);
 void instants_free(struct instants *instants);
 

@@ -9,6 +9,7 @@ import pytest
 
 import heap_model
 from conftest import analyze, ledger_adds_up, run
+from test_returns import Chance
 from trace_script import (ARENA, BASE, BLOCK, BREAK, MADVISE, METADATA, MMAP, MPROTECT, MUNMAP, PAGE,
                           REALLOC, REALLOC_BEGIN, Script, analysed, make_trace)
 
@@ -372,6 +373,18 @@ def test_the_mapped_peak_is_the_fullest_and_the_first(moments):
               .malloc(BASE + 16, 24, 32))
     found, = [moment for moment in moments(script) if moment['moment'] == 'mapped_peak']
     assert found['at_ns'] == 20 and found['ledger']['live_blocks'] == 1
+
+
+@pytest.mark.parametrize('seed, rises', [(1, True), (2, False), (3, True), (4, False), (5, None)])
+def test_peaks_by_chance_are_as_the_model_has_them(moments, seed, rises):
+    """What came, went, was resized and went back since is told from the end. The resident peak is the
+    last sample, the first one or any."""
+    chance = Chance(seed)
+    samples = [chance.random.randrange(1 << 20, 1 << 30) for _ in range(12)]
+    for resident in samples if rises is None else sorted(samples, reverse=not rises):
+        chance.trace(50).sample(resident, 0)
+    found = moments(chance.trace(50))
+    assert {'resident_peak', 'mapped_peak', 'end'} == {moment['moment'] for moment in found}
 
 
 RESIDENT_BEGIN, RESIDENT_RUN, PEAK, END = 64, 65, 2, 4
