@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * A trace analysed: one result a stream, and their sums. Made by analysis_run in one pass over
- * every stream and, if wanted, another up to its peaks, which nobody knows before; read by json.c, csv.c and
- * summary.c.
+ * every stream; read by json.c, csv.c and summary.c.
  */
 #ifndef HEAPLEDGER_ANALYSIS_H
 #define HEAPLEDGER_ANALYSIS_H
@@ -98,7 +97,7 @@ struct analysis {
 	struct window window; /* streams that have nothing in it are left out */
 	uint32_t top;   /* rows of a table or list that were asked for; 0 = as many as is usual */
 	enum analysis_group group_by;
-	bool again;     /* the second pass, which stops at the peaks that the first has found */
+	bool peaks;     /* they are laid out: with ANALYSIS_PEAKS, if all processes' heaps are known */
 	analysis_describe *describe; /* NULL = nobody can */
 	analysis_frames *frames;     /* NULL = they are not wanted */
 	void *describe_context;      /* of both */
@@ -114,7 +113,7 @@ struct analysis {
 
 enum analysis_wants {
 	ANALYSIS_TIMELINES = 1, /* a time line a stream is kept */
-	ANALYSIS_PEAKS = 2,     /* the heap is laid out at its peaks, too: a second reading */
+	ANALYSIS_PEAKS = 2,     /* the heap is laid out at its peaks, too */
 	ANALYSIS_MAP = 4,       /* the address map */
 	ANALYSIS_INSTANTS = 8   /* the heap is laid out at even times */
 };

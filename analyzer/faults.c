@@ -175,8 +175,9 @@ static int put_call(struct image *image, unsigned kind, const struct hl_syscall_
 	}
 }
 
-static int take(struct faults *faults, const struct stream_event *event)
+static int take(void *context, const struct stream_event *event)
 {
+	struct faults *faults = context;
 	const struct hl_syscall_record *record = &event->record.syscall;
 	unsigned kind = hl_kind_of(record->kind_addr);
 	if (kind != HL_KIND_fault && (kind < HL_KIND_brk || kind > HL_KIND_madvise))
@@ -188,21 +189,6 @@ static int take(struct faults *faults, const struct stream_event *event)
 	faults->any = faults->any || kind == HL_KIND_fault;
 	return kind == HL_KIND_fault ? put_fault(image, event->tid, record)
 				     : put_call(image, kind, record);
-}
-
-static int read_kernel(struct faults *faults, const struct trace_stream *stream)
-{
-	struct trace *trace = faults->trace;
-	struct stream_reader *reader = NULL;
-	const struct stream_event *event;
-	int fd = -1, rc = trace_stream_open(trace, stream, &reader, &fd);
-
-	if (!rc) {
-		while ((rc = stream_reader_next(reader, &event)) > 0)
-			if ((rc = take(faults, event)))
-				break;
-	}
-	return trace_stream_close(trace, reader, fd, rc);
 }
 
 /* ---- whose they are ---------------------------------------------------------------------------
@@ -297,7 +283,7 @@ int faults_read(struct faults **out, struct trace *trace, char *why, size_t why_
 	}
 	faults->trace = trace;
 	for (size_t i = 0; !rc && i < trace->kernel_count; i++)
-		rc = read_kernel(faults, &trace->kernel[i]);
+		rc = trace_stream_read(trace, &trace->kernel[i], take, faults);
 	for (size_t i = 0; !rc && i < trace->stream_count; i++)
 		find_share(faults, i);
 	if (rc || !faults->any) {

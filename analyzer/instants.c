@@ -17,6 +17,12 @@ static uint64_t tick_of(const struct instants *instants, uint32_t part)
 	       ticks % INSTANTS_MOST * part / INSTANTS_MOST;
 }
 
+static void go_on(struct instants *instants, uint32_t next)
+{
+	instants->next = next;
+	instants->next_tick = next < INSTANTS_MOST ? tick_of(instants, next) : UINT64_MAX;
+}
+
 static bool may_halve(const struct instants *instants)
 {
 	return instants->apart < INSTANTS_MOST / INSTANTS_LEAST;
@@ -33,7 +39,7 @@ int instants_start(
 	instants->list = calloc(INSTANTS_MOST / instants->apart, sizeof(*instants->list));
 	if (!instants->list)
 		return -ENOMEM;
-	instants->next = instants->apart;
+	go_on(instants, instants->apart);
 	return 0;
 }
 
@@ -46,7 +52,7 @@ static void halve(struct instants *instants)
 		instants->list[i] = instants->list[2 * i + 1];
 	instants->work /= 2;
 	instants->applied = UINT64_MAX; /* of the last that was taken, which may be gone */
-	instants->next = (uint32_t)(instants->count + 1) * instants->apart;
+	go_on(instants, (uint32_t)(instants->count + 1) * instants->apart);
 }
 
 /* In blocks, each of which takes as long as some 32 pages. */
@@ -73,17 +79,16 @@ static int take(struct instants *instants, const struct ledger *ledger)
 	if (!same)
 		instants->work += work_of(ledger);
 	instants->count++;
-	instants->next += instants->apart;
+	go_on(instants, instants->next + instants->apart);
 	if (instants->work > INSTANTS_WORK && may_halve(instants))
 		halve(instants);
 	return 0;
 }
 
-int instants_before(struct instants *instants, const struct ledger *ledger, uint64_t tick)
+int instants_take(struct instants *instants, const struct ledger *ledger, uint64_t tick)
 {
 	int rc = 0;
-	while (!rc && instants->list && instants->next < INSTANTS_MOST &&
-		tick_of(instants, instants->next) < tick)
+	while (!rc && instants->next_tick < tick)
 		rc = take(instants, ledger);
 	return rc;
 }
@@ -91,6 +96,9 @@ int instants_before(struct instants *instants, const struct ledger *ledger, uint
 int instants_finish(struct instants *instants, const struct ledger *ledger)
 {
 	int rc = 0;
+	/* The blocks of reallocs that have not ended are live again. */
+	if (ledger->realloc_count)
+		instants->applied = UINT64_MAX;
 	while (!rc && instants->list && instants->next <= INSTANTS_MOST)
 		rc = take(instants, ledger);
 	return rc;

@@ -21,6 +21,7 @@ struct instants {
 	uint64_t first_tick;
 	uint64_t last_tick;
 	uint32_t next;    /* of INSTANTS_MOST even parts, the end of which is the next instant */
+	uint64_t next_tick; /* of it; UINT64_MAX = it is the end */
 	uint32_t apart;   /* so many parts: 1, 2, 4, 8 or 16 */
 	uint64_t applied; /* records before the last one */
 	uint64_t work;    /* of those that are kept, in blocks */
@@ -34,9 +35,15 @@ int instants_start(
 	struct instants *instants, uint64_t first_tick, uint64_t last_tick, uint64_t most);
 
 /* Before a record of this tick is applied: takes the instants before it. 0 or -ENOMEM. */
-int instants_before(struct instants *instants, const struct ledger *ledger, uint64_t tick);
+int instants_take(struct instants *instants, const struct ledger *ledger, uint64_t tick);
 
-/* After the last one: takes those that are left. */
+static inline int instants_before(
+	struct instants *instants, const struct ledger *ledger, uint64_t tick)
+{
+	return instants->list && instants->next_tick < tick ? instants_take(instants, ledger, tick) : 0;
+}
+
+/* After ledger_finish: takes those that are left. */
 int instants_finish(struct instants *instants, const struct ledger *ledger);
 void instants_free(struct instants *instants);
 

@@ -14,6 +14,7 @@
 #include "pages.h"
 #include "phases.h"
 #include "ranges.h"
+#include "recall.h"
 #include "stream_reader.h"
 #include "thrash.h"
 #include "threads.h"
@@ -218,6 +219,7 @@ struct ledger {
 	struct ranges block_mapped;
 	struct ranges metadata_mapped;
 	struct inherit inherit;
+	struct recall recall;
 	struct clock *clock;
 	struct timeline timeline;
 	struct ledger_result *result;
@@ -245,8 +247,9 @@ struct ledger_copy {
 int ledger_fork(struct ledger *child, const struct ledger *parent, const struct ledger_copy *copy,
 	struct ledger_result *result, struct clock *clock);
 
-/* Asks for what ledger_apply will need, some records ahead. */
+/* Asks for what ledger_apply will need, some records ahead; and, fewer ahead, for what depends on it. */
 void ledger_prefetch(const struct ledger *ledger, const struct stream_event *event);
+void ledger_prefetch_again(const struct ledger *ledger, const struct stream_event *event);
 
 /* The time line goes on to a tick, with what there was before. */
 void ledger_pass(struct ledger *ledger, uint64_t tick);
@@ -268,6 +271,12 @@ void ledger_result_free(struct ledger_result *result);
 
 /* What caches hold was told, and is so still. */
 bool ledger_kept_known(const struct ledger *ledger);
+
+/* After which record most was in memory: by a snapshot, or else by a sample. */
+static inline uint64_t ledger_resident_record(const struct ledger_peak *peak)
+{
+	return peak->snapshot_record ? peak->snapshot_record : peak->rss_record;
+}
 
 /* The last snapshot is of the end: of what was there then nothing has been allocated or freed since.
  * The recorder may have taken one more after the process's own. */

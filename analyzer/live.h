@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The table of live blocks: address -> what its record says. Open addressing, 48 bytes a place, at
- * most two thirds full. Filled by ledger.c, walked by layout.c.
+ * The table of live blocks: address -> what its record says. Filled by ledger.c, walked by layout.c.
  */
 #ifndef HEAPLEDGER_LIVE_H
 #define HEAPLEDGER_LIVE_H
@@ -11,12 +10,13 @@
 #include <stdint.h>
 
 struct live_block {
-	uint64_t addr; /* 0 = an empty place */
+	uint64_t addr; /* not 0 */
 	uint64_t size;
 	uint64_t chunk; /* as in hl_call_record: flags in the top byte */
 	uint64_t tick;  /* of its allocation */
 	uint64_t origin; /* live_origin() */
 	double pinned;   /* what one block on each of its pages had pinned before (pages_add) */
+	uint64_t record; /* of the stream, that made it; 0 = it was there before */
 };
 
 #define LIVE_CALLER_BITS 48
@@ -40,15 +40,28 @@ static inline uint32_t live_thread(const struct live_block *block)
 	return (uint32_t)(block->origin >> LIVE_CALLER_BITS);
 }
 
-struct live {
-	struct live_block *blocks;
-	size_t count;
-	size_t limit; /* grow when count reaches it */
-	unsigned shift;
+/* A place of the table: empty, or which block is there, and the half of its hash that says where it
+ * belongs, so that nothing has to be looked up in the blocks to find one or to close a gap. */
+struct live_place {
+	uint32_t block; /* its number + 1; 0 = empty */
+	uint32_t hash;
 };
 
-/* Asks for the place of an address ahead of its use. */
+struct live {
+	struct live_place *places; /* open addressing, at most two thirds full */
+	size_t count;
+	size_t limit; /* grow when count reaches it */
+	unsigned bits; /* of the number of places; 0 = there are none */
+	struct live_block *blocks; /* in no order */
+	size_t made;  /* of them, those that are or were in use */
+	size_t capacity;
+	uint32_t unused; /* the first of those that are no more, + 1; its addr is the next one */
+};
+
+/* Asks for what is needed of an address, some time ahead of its use: its place, and when that had time
+ * to come, its block. */
 void live_prefetch(const struct live *live, uint64_t addr);
+void live_prefetch_block(const struct live *live, uint64_t addr);
 
 /* Puts a block in. If the address is live already, *old is that block and the result 1; else 0 or
  * -ENOMEM. */
@@ -59,6 +72,9 @@ bool live_take(struct live *live, uint64_t addr, struct live_block *block);
 
 /* The block at this address, or NULL; valid until the table changes. */
 const struct live_block *live_find(const struct live *live, uint64_t addr);
+
+/* Takes out what came with this record or later. */
+void live_leave_before(struct live *live, uint64_t record);
 
 int live_copy(struct live *to, const struct live *from);
 void live_free(struct live *live);

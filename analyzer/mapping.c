@@ -399,7 +399,9 @@ static void madvise_called(
 static int call_succeeded(
 	struct ledger *ledger, uint32_t tid, unsigned kind, const struct hl_syscall_record *record)
 {
-	int rc = ledger->inherit.any ? inherit_mapping_moved(ledger, record) : 0;
+	int rc = recall_areas_change(ledger);
+	if (!rc && ledger->inherit.any)
+		rc = inherit_mapping_moved(ledger, record);
 	if (rc)
 		return rc;
 	switch (kind) {

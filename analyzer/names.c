@@ -72,20 +72,6 @@ const char *name_mode(unsigned mode)
 	return LOOK_UP(names, mode);
 }
 
-enum name_shape name_shape(unsigned kind)
-{
-	static const unsigned char shapes[HL_KIND_LIMIT] = {
-#define HL_CALL(number, name, shape) [number] = NAME_SHAPE_##shape,
-#include "heapledger/calls.def"
-	};
-	return kind < HL_KIND_LIMIT ? shapes[kind] : NAME_SHAPE_NONE;
-}
-
-bool name_is_syscall(unsigned kind)
-{
-	return kind >= HL_KIND_brk && kind <= HL_KIND_process_madvise;
-}
-
 const char *name_kept(unsigned what)
 {
 	switch (what) {

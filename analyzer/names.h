@@ -6,6 +6,8 @@
 #ifndef HEAPLEDGER_NAMES_H
 #define HEAPLEDGER_NAMES_H
 
+#include "heapledger/record.h"
+
 #include <stdbool.h>
 
 enum name_shape {
@@ -27,7 +29,19 @@ const char *name_region(unsigned region);
 const char *name_resident(unsigned reason);
 const char *name_policy(unsigned policy);
 const char *name_mode(unsigned mode);
-enum name_shape name_shape(unsigned kind);
-bool name_is_syscall(unsigned kind);
+
+static inline enum name_shape name_shape(unsigned kind)
+{
+	static const unsigned char shapes[HL_KIND_LIMIT] = {
+#define HL_CALL(number, name, shape) [number] = NAME_SHAPE_##shape,
+#include "heapledger/calls.def"
+	};
+	return kind < HL_KIND_LIMIT ? (enum name_shape)shapes[kind] : NAME_SHAPE_NONE;
+}
+
+static inline bool name_is_syscall(unsigned kind)
+{
+	return kind >= HL_KIND_brk && kind <= HL_KIND_process_madvise;
+}
 
 #endif

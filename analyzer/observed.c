@@ -78,8 +78,9 @@ static const char *fault(const struct trace *trace)
 	return NULL;
 }
 
-static int add(struct observed *observed, const struct stream_event *event)
+static int add(void *context, const struct stream_event *event)
 {
+	struct observed *observed = context;
 	const struct hl_syscall_record *record = &event->record.syscall;
 	unsigned kind = hl_kind_of(record->kind_addr);
 	if (kind < HL_KIND_brk || kind > HL_KIND_mprotect)
@@ -99,21 +100,6 @@ static int add(struct observed *observed, const struct stream_event *event)
 		.tid = event->tid,
 	};
 	return 0;
-}
-
-static int read_kernel(struct observed *observed, const struct trace_stream *stream)
-{
-	struct trace *trace = observed->trace;
-	struct stream_reader *reader = NULL;
-	const struct stream_event *event;
-	int fd = -1, rc = trace_stream_open(trace, stream, &reader, &fd);
-
-	if (!rc) {
-		while ((rc = stream_reader_next(reader, &event)) > 0)
-			if ((rc = add(observed, event)))
-				break;
-	}
-	return trace_stream_close(trace, reader, fd, rc);
 }
 
 static int by_image(const void *left, const void *right)
@@ -302,7 +288,7 @@ int observed_read(struct observed **out, struct trace *trace, char *why, size_t 
 	observed->trace = trace;
 	observed->attached = has_mode(trace, HL_MODE_ATTACHED);
 	for (size_t i = 0; !rc && i < trace->kernel_count; i++)
-		rc = read_kernel(observed, &trace->kernel[i]);
+		rc = trace_stream_read(trace, &trace->kernel[i], add, observed);
 	if (rc) {
 		observed_free(observed);
 		return rc;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * A hash of 2 MiB leaves of 512 pages; the leaf used last is at hand, which is nearly always the
- * right one.
+ * Leaves of 2 MiB, of 512 pages.
  */
 #include "pages.h"
+#include "room.h"
 #include "tally.h"
 
 #include <assert.h>
@@ -23,12 +23,13 @@ struct page {
 	double pinned; /* LIVE: by each block that is on it since it is LIVE, bytes x ticks */
 	uint32_t blocks; /* LIVE; else the site of the last block */
 	uint16_t covered; /* bytes, by blocks */
-	uint8_t state;
+	uint8_t state : 4;
+	uint8_t told : 4; /* of which moments its state was kept, a bit each */
 	uint8_t size_class; /* of the last block */
 };
 
 struct pages_leaf {
-	uint64_t key;
+	struct leaf leaf;
 	struct holds_slice slice;
 	struct page page[LEAF_PAGES];
 };
@@ -36,42 +37,25 @@ struct pages_leaf {
 static_assert(LEAF_PAGES == HOLDS_SLICE_PAGES, "a leaf is a slice");
 static_assert(TALLY_SIZES <= UINT8_MAX, "a class fits into a page");
 
-static size_t place_of(const struct pages *pages, uint64_t key)
-{
-	size_t place = (size_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (pages->size - 1);
-	while (pages->leaves[place] && pages->leaves[place]->key != key)
-		place = (place + 1) & (pages->size - 1);
-	return place;
-}
-
 static struct pages_leaf *look_up(const struct pages *pages, uint64_t key)
 {
-	if (pages->last && pages->last->key == key)
-		return pages->last;
-	return pages->size ? pages->leaves[place_of(pages, key)] : NULL;
+	return (struct pages_leaf *)leaves_look_up(&pages->leaves, key);
 }
 
 static struct pages_leaf *find(struct pages *pages, uint64_t key)
 {
-	struct pages_leaf *leaf = look_up(pages, key);
-	if (leaf)
-		pages->last = leaf;
-	return leaf;
+	return (struct pages_leaf *)leaves_find(&pages->leaves, key);
 }
 
-static int grow(struct pages *pages)
+/* The next one of a walk over all of them, from *at = 0 on; NULL at the end. */
+static struct pages_leaf *next_leaf(const struct pages *pages, size_t *at)
 {
-	struct pages grown = {.size = pages->size ? pages->size * 2 : 16};
-	grown.leaves = calloc(grown.size, sizeof(struct pages_leaf *));
-	if (!grown.leaves)
-		return -ENOMEM;
-	for (size_t i = 0; i < pages->size; i++)
-		if (pages->leaves[i])
-			grown.leaves[place_of(&grown, pages->leaves[i]->key)] = pages->leaves[i];
-	free(pages->leaves);
-	pages->leaves = grown.leaves;
-	pages->size = grown.size;
-	return 0;
+	while (*at < pages->leaves.size) {
+		struct leaf *leaf = pages->leaves.list[(*at)++];
+		if (leaf)
+			return (struct pages_leaf *)leaf;
+	}
+	return NULL;
 }
 
 static size_t limit_of(const struct pages *pages)
@@ -84,21 +68,20 @@ static struct pages_leaf *find_or_add(struct pages *pages, uint64_t key)
 	struct pages_leaf *leaf = find(pages, key);
 	if (leaf)
 		return leaf;
-	if (pages->count >= limit_of(pages))
-		return NULL;
-	if (pages->count >= pages->size / 2 && grow(pages))
+	if (pages->leaves.count >= limit_of(pages))
 		return NULL;
 	leaf = calloc(1, sizeof(*leaf));
 	if (!leaf)
 		return NULL;
-	leaf->key = key;
-	if (holds_place(&pages->holds, &leaf->slice, key * LEAF_PAGES, false)) {
+	leaf->leaf.key = key;
+	if (leaves_add(&pages->leaves, &leaf->leaf)) {
 		free(leaf);
 		return NULL;
 	}
-	pages->leaves[place_of(pages, key)] = leaf;
-	pages->count++;
-	return pages->last = leaf;
+	if (!holds_place(&pages->holds, &leaf->slice, key * LEAF_PAGES, false))
+		return leaf;
+	pages->starved = true;
+	return NULL;
 }
 
 static inline unsigned page_in_leaf(uint64_t number)
@@ -140,6 +123,69 @@ static struct pages_wait wait_of(
 	return wait;
 }
 
+/* ---- moments --------------------------------------------------------------------------------- */
+
+#define STATE_BITS 2
+
+static int tell(struct pages_changed *changed, uint64_t number, unsigned state)
+{
+	uint64_t *list = room_for_one(
+		changed->list, changed->count, &changed->capacity, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	changed->list = list;
+	list[changed->count++] = number << STATE_BITS | state;
+	return 0;
+}
+
+static void tell_all(struct pages *pages, struct pages_leaf *leaf, unsigned nth)
+{
+	struct page *page = &leaf->page[nth];
+	for (unsigned i = 0; i < PAGES_MOMENTS; i++)
+		if ((pages->kept & ~page->told) >> i & 1 &&
+			tell(&pages->changed[i], leaf->leaf.key * LEAF_PAGES + nth, page->state))
+			pages->starved = true;
+	page->told = pages->kept & 0xf;
+}
+
+/* It will have another state. */
+static inline void page_turns(struct pages *pages, struct pages_leaf *leaf, unsigned nth)
+{
+	if (__builtin_expect(pages->kept & ~leaf->page[nth].told, 0))
+		tell_all(pages, leaf, nth);
+}
+
+static struct page *page_of(struct pages *pages, uint64_t entry)
+{
+	uint64_t number = entry >> STATE_BITS;
+	return &find(pages, number / LEAF_PAGES)->page[page_in_leaf(number)];
+}
+
+void pages_forget_kept(struct pages *pages, unsigned nth)
+{
+	struct pages_changed *changed = &pages->changed[nth];
+	for (size_t i = 0; i < changed->count; i++)
+		page_of(pages, changed->list[i])->told &= ~(1u << nth) & 0xf;
+	changed->count = 0;
+	pages->kept &= ~(1u << nth);
+}
+
+void pages_keep(struct pages *pages, unsigned nth)
+{
+	pages_forget_kept(pages, nth);
+	pages->kept |= 1u << nth;
+}
+
+void pages_go_back(struct pages *pages, unsigned nth)
+{
+	const struct pages_changed *changed = &pages->changed[nth];
+	for (size_t i = 0; i < changed->count; i++)
+		page_of(pages, changed->list[i])->state =
+			changed->list[i] & ((1u << STATE_BITS) - 1);
+}
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
+
 /* The first block comes to a page. */
 static void begin_page(struct pages *pages, struct pages_leaf *leaf, unsigned nth, uint64_t tick,
 	pages_freed *reused, void *context)
@@ -151,7 +197,8 @@ static void begin_page(struct pages *pages, struct pages_leaf *leaf, unsigned nt
 		if (reused)
 			reused(context, &wait);
 	}
-	*page = (struct page){.tick = tick, .state = PAGE_LIVE};
+	page_turns(pages, leaf, nth);
+	*page = (struct page){.tick = tick, .state = PAGE_LIVE, .told = page->told};
 	holds_page(&pages->holds, &leaf->slice, nth);
 }
 
@@ -163,7 +210,7 @@ int pages_add(struct pages *pages, uint64_t start, uint64_t end, uint64_t tick, 
 	for (uint64_t number = start >> PAGES_BITS; number <= last;) {
 		struct pages_leaf *leaf = find_or_add(pages, number >> (LEAF_BITS - PAGES_BITS));
 		if (!leaf)
-			return pages->count >= limit_of(pages) ? -E2BIG : -ENOMEM;
+			return pages->leaves.count >= limit_of(pages) ? -E2BIG : -ENOMEM;
 		do {
 			struct page *page = &leaf->page[page_in_leaf(number)];
 			if (page->state == PAGE_LIVE)
@@ -196,8 +243,10 @@ static double uncover(struct pages *pages, uint64_t start, uint64_t end, enum pa
 			page->covered = (uint16_t)(page->covered - overlap(number, start, end));
 			if (--page->blocks)
 				continue;
+			page_turns(pages, leaf, page_in_leaf(number));
 			*page = (struct page){.tick = gone->tick,
-				.state = (uint8_t)left,
+				.state = left & 0xf,
+				.told = page->told,
 				.blocks = gone->site,
 				.size_class = gone->size_class};
 			if (holds_page_gone(&pages->holds, &leaf->slice, page_in_leaf(number),
@@ -240,9 +289,9 @@ double pages_pinned(struct pages *pages, uint64_t start, uint64_t end, uint64_t 
 
 void pages_pin_anew(struct pages *pages, uint64_t tick)
 {
-	for (size_t i = 0; i < pages->size; i++) {
-		struct pages_leaf *leaf = pages->leaves[i];
-		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++) {
+	size_t at = 0;
+	for (struct pages_leaf *leaf; (leaf = next_leaf(pages, &at));) {
+		for (unsigned j = 0; j < LEAF_PAGES; j++) {
 			struct page *page = &leaf->page[j];
 			page->pinned = 0;
 			if (page->state == PAGE_LIVE)
@@ -253,7 +302,7 @@ void pages_pin_anew(struct pages *pages, uint64_t tick)
 
 /* A range that goes back, and what has been found in it. */
 struct return_range {
-	const struct pages *pages;
+	struct pages *pages;
 	uint64_t first;
 	uint64_t end;
 	bool unmapped;
@@ -275,8 +324,10 @@ static void return_page(struct pages_leaf *leaf, unsigned nth, struct return_ran
 		struct pages_wait wait = wait_of(range->pages, leaf, nth);
 		range->returned(range->context, &wait);
 	}
-	if (page->state == PAGE_FREE || page->state == PAGE_RETURNED)
-		page->state = (uint8_t)left;
+	if (page->state == PAGE_FREE || page->state == PAGE_RETURNED) {
+		page_turns(range->pages, leaf, nth);
+		page->state = left & 0xf;
+	}
 }
 
 static void return_in_leaf(struct pages_leaf *leaf, uint64_t number, struct return_range *range)
@@ -289,10 +340,10 @@ static void return_in_leaf(struct pages_leaf *leaf, uint64_t number, struct retu
 /* For a range larger than everything known: a trace may name any range at all. */
 static void return_by_leaf(struct pages *pages, struct return_range *range)
 {
-	for (size_t i = 0; i < pages->size; i++) {
-		struct pages_leaf *leaf = pages->leaves[i];
-		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++) {
-			uint64_t number = leaf->key * LEAF_PAGES + j;
+	size_t at = 0;
+	for (struct pages_leaf *leaf; (leaf = next_leaf(pages, &at));) {
+		for (unsigned j = 0; j < LEAF_PAGES; j++) {
+			uint64_t number = leaf->leaf.key * LEAF_PAGES + j;
 			if (number >= range->first && number < range->end)
 				return_page(leaf, j, range);
 		}
@@ -313,7 +364,7 @@ struct pages_taken pages_return(struct pages *pages, uint64_t start, uint64_t en
 	uint64_t number = range.first;
 	if (number >= range.end)
 		return range.taken;
-	if ((range.end - number) / LEAF_PAGES > pages->count) {
+	if ((range.end - number) / LEAF_PAGES > pages->leaves.count) {
 		return_by_leaf(pages, &range);
 		return range.taken;
 	}
@@ -354,9 +405,9 @@ void pages_prefetch(const struct pages *pages, uint64_t address)
 
 void pages_waiting(const struct pages *pages, pages_freed *waiting, void *context)
 {
-	for (size_t i = 0; i < pages->size; i++) {
-		const struct pages_leaf *leaf = pages->leaves[i];
-		for (unsigned j = 0; leaf && j < LEAF_PAGES; j++) {
+	size_t at = 0;
+	for (const struct pages_leaf *leaf; (leaf = next_leaf(pages, &at));) {
+		for (unsigned j = 0; j < LEAF_PAGES; j++) {
 			if (leaf->page[j].state != PAGE_FREE)
 				continue;
 			struct pages_wait wait = wait_of(pages, leaf, j);
@@ -379,7 +430,7 @@ int pages_arena(struct pages *pages, uint64_t addr, unsigned arena)
 	for (unsigned i = 0; !rc && is_new && i < SEGMENT_LEAVES; i++) {
 		struct pages_leaf *leaf = look_up(pages, key * SEGMENT_LEAVES + i);
 		if (leaf && !leaf->slice.count)
-			rc = holds_place(&pages->holds, &leaf->slice, leaf->key * LEAF_PAGES, true);
+			rc = holds_place(&pages->holds, &leaf->slice, leaf->leaf.key * LEAF_PAGES, true);
 	}
 	return rc;
 }
@@ -403,12 +454,13 @@ uint32_t pages_area(const struct pages *pages, uint64_t addr, uint64_t *position
 /* Pages that were free before the fork are in the parent's account. */
 static int copy_leaf(struct pages *to, const struct pages_leaf *from, uint64_t tick)
 {
-	struct pages_leaf *leaf = find_or_add(to, from->key);
+	struct pages_leaf *leaf = find_or_add(to, from->leaf.key);
 	if (!leaf)
 		return -ENOMEM;
 	for (unsigned i = 0; i < LEAF_PAGES; i++) {
 		struct page *page = &leaf->page[i];
 		*page = from->page[i];
+		page->told = 0;
 		if (page->state == PAGE_FREE)
 			page->state = PAGE_UNUSED;
 		if (page->state != PAGE_LIVE)
@@ -424,9 +476,9 @@ int pages_copy(struct pages *to, const struct pages *from, uint64_t tick)
 {
 	*to = (struct pages){.limit = from->limit};
 	int rc = holds_copy_areas(&to->holds, &from->holds);
-	for (size_t i = 0; !rc && i < from->size; i++)
-		if (from->leaves[i])
-			rc = copy_leaf(to, from->leaves[i], tick);
+	size_t at = 0;
+	for (const struct pages_leaf *leaf; !rc && (leaf = next_leaf(from, &at));)
+		rc = copy_leaf(to, leaf, tick);
 	if (rc)
 		pages_free(to);
 	return rc;
@@ -443,9 +495,9 @@ int pages_clear(struct pages *pages)
 
 void pages_free(struct pages *pages)
 {
-	for (size_t i = 0; i < pages->size; i++)
-		free(pages->leaves[i]);
-	free(pages->leaves);
+	leaves_free(&pages->leaves);
+	for (unsigned i = 0; i < PAGES_MOMENTS; i++)
+		free(pages->changed[i].list);
 	holds_free(&pages->holds);
 	*pages = (struct pages){0};
 }

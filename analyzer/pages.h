@@ -11,6 +11,7 @@
 #define HEAPLEDGER_PAGES_H
 
 #include "holds.h"
+#include "leaves.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -21,16 +22,21 @@
 /* 256 GiB of heap, 1.6 GiB of tables: a trace that claims more is not followed page by page. */
 #define PAGES_LEAF_LIMIT ((size_t)1 << 17)
 
-struct pages_leaf;
+/* Pages that are not any more what they were at a moment, and what that was. */
+#define PAGES_MOMENTS 2
+struct pages_changed {
+	uint64_t *list; /* number of the page, and the state in its lowest bits */
+	size_t count;
+	size_t capacity;
+};
 
 struct pages {
-	struct pages_leaf **leaves; /* open addressing, keyed by addr >> 21 */
-	size_t count;
-	size_t size;
+	struct leaves leaves; /* by addr >> 21 */
 	size_t limit; /* of leaves; 0 = PAGES_LEAF_LIMIT */
-	struct pages_leaf *last;
 	uint64_t reused_pages; /* FREE pages that got a block again */
 	struct holds holds;
+	unsigned kept; /* moments, a bit each ... */
+	struct pages_changed changed[PAGES_MOMENTS]; /* ... and what has changed since */
 	bool starved; /* memory ran out where nobody could be told */
 };
 
@@ -103,6 +109,12 @@ uint32_t pages_area(const struct pages *pages, uint64_t addr, uint64_t *position
 
 /* Asks for the page of an address ahead of its use. */
 void pages_prefetch(const struct pages *pages, uint64_t address);
+
+/* What pages are now is kept as the nth moment, in place of what was; or forgotten; or the pages are again
+ * as they were then, by state: of use for pages_count only. */
+void pages_keep(struct pages *pages, unsigned nth);
+void pages_forget_kept(struct pages *pages, unsigned nth);
+void pages_go_back(struct pages *pages, unsigned nth);
 
 /* For the child of a fork, which begins at a tick: what was free before counts as UNUSED there. */
 int pages_copy(struct pages *to, const struct pages *from, uint64_t tick);

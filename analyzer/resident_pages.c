@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * resident_pages.h: a hash of leaves of 2 MiB with a bit for each page and question.
+ * resident_pages.h: leaves of 2 MiB with a bit for each page and question.
  */
 #include "resident_pages.h"
 
@@ -11,44 +11,37 @@
 #define WORDS (RESIDENT_LEAF_PAGES / 64)
 
 struct resident_leaf {
-	uint64_t key;
+	struct leaf leaf;
 	uint64_t there[WORDS];
 	uint64_t before[WORDS];  /* it was there some time */
 	uint64_t changed[WORDS]; /* since the snapshot began */
 	uint64_t found[WORDS];   /* by the snapshot */
 };
 
-static size_t place_of(const struct resident_pages *pages, uint64_t key)
-{
-	size_t place = (size_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (pages->size - 1);
-	while (pages->leaves[place] && pages->leaves[place]->key != key)
-		place = (place + 1) & (pages->size - 1);
-	return place;
-}
-
 static struct resident_leaf *find(struct resident_pages *pages, uint64_t key)
 {
-	if (pages->last && pages->last->key == key)
-		return pages->last;
-	struct resident_leaf *leaf = pages->size ? pages->leaves[place_of(pages, key)] : NULL;
-	if (leaf)
-		pages->last = leaf;
-	return leaf;
+	return (struct resident_leaf *)leaves_find(&pages->leaves, key);
 }
 
-static int grow(struct resident_pages *pages)
+/* The next one of a walk over all of them, from *at = 0 on; NULL at the end. */
+static struct resident_leaf *next_leaf(const struct resident_pages *pages, size_t *at)
 {
-	struct resident_pages grown = {.size = pages->size ? pages->size * 2 : 16};
-	grown.leaves = calloc(grown.size, sizeof(struct resident_leaf *));
-	if (!grown.leaves)
-		return -ENOMEM;
-	for (size_t i = 0; i < pages->size; i++)
-		if (pages->leaves[i])
-			grown.leaves[place_of(&grown, pages->leaves[i]->key)] = pages->leaves[i];
-	free(pages->leaves);
-	pages->leaves = grown.leaves;
-	pages->size = grown.size;
-	return 0;
+	while (*at < pages->leaves.size) {
+		struct leaf *leaf = pages->leaves.list[(*at)++];
+		if (leaf)
+			return (struct resident_leaf *)leaf;
+	}
+	return NULL;
+}
+
+/* A new leaf, which is freed if there is no room for it. */
+static int put_in(struct resident_pages *pages, struct resident_leaf *leaf, uint64_t key)
+{
+	leaf->leaf.key = key;
+	int rc = leaves_add(&pages->leaves, &leaf->leaf);
+	if (rc)
+		free(leaf);
+	return rc;
 }
 
 static int add(struct resident_pages *pages, uint64_t key, struct resident_leaf **out)
@@ -56,18 +49,10 @@ static int add(struct resident_pages *pages, uint64_t key, struct resident_leaf 
 	*out = find(pages, key);
 	if (*out)
 		return 0;
-	if (pages->count >= RESIDENT_LEAF_LIMIT)
+	if (pages->leaves.count >= RESIDENT_LEAF_LIMIT)
 		return -E2BIG;
-	if (pages->count >= pages->size / 2 && grow(pages))
-		return -ENOMEM;
 	*out = calloc(1, sizeof(**out));
-	if (!*out)
-		return -ENOMEM;
-	(*out)->key = key;
-	pages->leaves[place_of(pages, key)] = *out;
-	pages->count++;
-	pages->last = *out;
-	return 0;
+	return *out ? put_in(pages, *out, key) : -ENOMEM;
 }
 
 static bool has(const uint64_t *words, unsigned page)
@@ -109,7 +94,7 @@ static void take_out(struct resident_pages *pages, struct resident_leaf *leaf, u
 static void take_out_of(
 	struct resident_pages *pages, struct resident_leaf *leaf, uint64_t first, uint64_t end)
 {
-	uint64_t start = leaf->key * RESIDENT_LEAF_PAGES;
+	uint64_t start = leaf->leaf.key * RESIDENT_LEAF_PAGES;
 	for (unsigned page = 0; page < RESIDENT_LEAF_PAGES; page++)
 		if (start + page >= first && start + page < end)
 			take_out(pages, leaf, page);
@@ -121,10 +106,10 @@ void resident_take_out(struct resident_pages *pages, uint64_t first, uint64_t en
 	if (first >= end)
 		return;
 	uint64_t from = first / RESIDENT_LEAF_PAGES, to = (end - 1) / RESIDENT_LEAF_PAGES;
-	if (to - from >= pages->count) {
-		for (size_t i = 0; i < pages->size; i++)
-			if (pages->leaves[i])
-				take_out_of(pages, pages->leaves[i], first, end);
+	if (to - from >= pages->leaves.count) {
+		size_t at = 0;
+		for (struct resident_leaf *leaf; (leaf = next_leaf(pages, &at));)
+			take_out_of(pages, leaf, first, end);
 		return;
 	}
 	for (uint64_t key = from; key <= to; key++) {
@@ -157,9 +142,9 @@ int resident_move(struct resident_pages *pages, uint64_t first, uint64_t count, 
 
 void resident_watch(struct resident_pages *pages)
 {
-	for (size_t i = 0; i < pages->size; i++)
-		if (pages->leaves[i])
-			memset(pages->leaves[i]->changed, 0, sizeof(pages->leaves[i]->changed));
+	size_t at = 0;
+	for (struct resident_leaf *leaf; (leaf = next_leaf(pages, &at));)
+		memset(leaf->changed, 0, sizeof(leaf->changed));
 }
 
 void resident_mark(struct resident_pages *pages, uint64_t first, uint64_t end)
@@ -191,9 +176,9 @@ int resident_found(struct resident_pages *pages, uint64_t number, uint64_t *unse
 
 void resident_settle(struct resident_pages *pages, uint64_t *vanished)
 {
-	for (size_t i = 0; i < pages->size; i++) {
-		struct resident_leaf *leaf = pages->leaves[i];
-		for (unsigned word = 0; leaf && word < WORDS; word++) {
+	size_t at = 0;
+	for (struct resident_leaf *leaf; (leaf = next_leaf(pages, &at));) {
+		for (unsigned word = 0; word < WORDS; word++) {
 			uint64_t gone =
 				leaf->there[word] & ~leaf->found[word] & ~leaf->changed[word];
 			unsigned count = (unsigned)__builtin_popcountll(gone);
@@ -207,32 +192,22 @@ void resident_settle(struct resident_pages *pages, uint64_t *vanished)
 
 int resident_copy(struct resident_pages *to, const struct resident_pages *from)
 {
-	*to = (struct resident_pages){.size = from->size, .pages = from->pages};
-	if (!from->size)
-		return 0;
-	to->leaves = calloc(from->size, sizeof(struct resident_leaf *));
-	if (!to->leaves) {
-		*to = (struct resident_pages){0};
-		return -ENOMEM;
-	}
-	for (size_t i = 0; i < from->size; i++) {
-		if (!from->leaves[i])
-			continue;
-		to->leaves[i] = malloc(sizeof(struct resident_leaf));
-		if (!to->leaves[i]) {
+	size_t at = 0;
+	*to = (struct resident_pages){.pages = from->pages};
+	for (const struct resident_leaf *leaf; (leaf = next_leaf(from, &at));) {
+		struct resident_leaf *copy = malloc(sizeof(*copy));
+		if (copy)
+			*copy = *leaf;
+		if (!copy || put_in(to, copy, leaf->leaf.key)) {
 			resident_pages_free(to);
 			return -ENOMEM;
 		}
-		*to->leaves[i] = *from->leaves[i];
-		to->count++;
 	}
 	return 0;
 }
 
 void resident_pages_free(struct resident_pages *pages)
 {
-	for (size_t i = 0; i < pages->size; i++)
-		free(pages->leaves[i]);
-	free(pages->leaves);
+	leaves_free(&pages->leaves);
 	*pages = (struct resident_pages){0};
 }

@@ -6,6 +6,8 @@
 #ifndef HEAPLEDGER_RESIDENT_PAGES_H
 #define HEAPLEDGER_RESIDENT_PAGES_H
 
+#include "leaves.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -14,13 +16,8 @@
 #define RESIDENT_LEAF_PAGES 512u
 #define RESIDENT_LEAF_LIMIT ((size_t)1 << 17) /* 256 GiB, as in pages.h */
 
-struct resident_leaf;
-
 struct resident_pages {
-	struct resident_leaf **leaves; /* open addressing, keyed by number / RESIDENT_LEAF_PAGES */
-	size_t count;
-	size_t size;
-	struct resident_leaf *last;
+	struct leaves leaves; /* by number / RESIDENT_LEAF_PAGES */
 	uint64_t pages; /* in the set */
 };
 

@@ -38,17 +38,7 @@ int tally_cause(struct tally_causes *causes, const struct tally_cause *add)
 	return 0;
 }
 
-/* Values up to 2^steps_bits have a bucket each; above, a doubling is cut into 2^step_bits steps. */
-static unsigned bucket_of(uint64_t value, unsigned step_bits)
-{
-	if (value >> step_bits == 0)
-		return (unsigned)value;
-	unsigned top = 63 - (unsigned)__builtin_clzll(value);
-	unsigned step = (unsigned)(value >> (top - step_bits)) & ((1u << step_bits) - 1);
-	return ((top - step_bits + 1) << step_bits) + step;
-}
-
-/* The largest value that bucket_of puts into this bucket. */
+/* The largest value that tally_bucket puts into this bucket. */
 static uint64_t bucket_limit(unsigned bucket, unsigned step_bits)
 {
 	unsigned octave = bucket >> step_bits;
@@ -58,24 +48,16 @@ static uint64_t bucket_limit(unsigned bucket, unsigned step_bits)
 	return (step << (octave - 1)) + ((UINT64_C(1) << (octave - 1)) - 1);
 }
 
-/* In units of 4 bytes less one, so that classes end at 16, 20, ... would be too fine below 16:
- * those are one class. */
-unsigned tally_size_class(uint64_t bytes)
-{
-	unsigned class_index = bytes <= 16 ? 0 : bucket_of(bytes - 1, 2) - bucket_of(15, 2);
-	return class_index < TALLY_SIZES ? class_index : TALLY_SIZES - 1;
-}
-
 uint64_t tally_size_limit(unsigned class_index)
 {
 	if (class_index >= TALLY_SIZES - 1)
 		return UINT64_MAX;
-	return bucket_limit(class_index + bucket_of(15, 2), 2) + 1;
+	return bucket_limit(class_index + tally_bucket(15, 2), 2) + 1;
 }
 
 unsigned tally_latency_bucket(uint64_t ns)
 {
-	return bucket_of(ns, 3);
+	return tally_bucket(ns, 3);
 }
 
 uint64_t tally_latency_limit(unsigned bucket)

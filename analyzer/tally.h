@@ -48,7 +48,25 @@ struct tally_size {
 	uint64_t live_count;
 	uint64_t live_bytes;
 };
-unsigned tally_size_class(uint64_t bytes);
+
+/* Values up to 2^step_bits have a bucket each; above, a doubling is cut into 2^step_bits steps. */
+static inline unsigned tally_bucket(uint64_t value, unsigned step_bits)
+{
+	if (value >> step_bits == 0)
+		return (unsigned)value;
+	unsigned top = 63 - (unsigned)__builtin_clzll(value);
+	unsigned step = (unsigned)(value >> (top - step_bits)) & ((1u << step_bits) - 1);
+	return ((top - step_bits + 1) << step_bits) + step;
+}
+
+/* In units of 4 bytes less one, so that classes end at 16, 20, ... would be too fine below 16:
+ * those are one class. */
+static inline unsigned tally_size_class(uint64_t bytes)
+{
+	unsigned class_index = bytes <= 16 ? 0 : tally_bucket(bytes - 1, 2) - tally_bucket(15, 2);
+	return class_index < TALLY_SIZES ? class_index : TALLY_SIZES - 1;
+}
+
 uint64_t tally_size_limit(unsigned class_index); /* the largest size in it */
 
 /* Latencies: eight buckets for each doubling of ns, so that a percentile read from them is at most

@@ -8,11 +8,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-uint32_t threads_number(struct threads *threads, uint32_t tid)
+uint32_t threads_look_up(struct threads *threads, uint32_t tid)
 {
 	uint32_t number;
-	if (threads->last_number && threads->last_tid == tid)
-		return threads->last_number;
 	uint32_t *tids = room_for_one(
 		threads->tids, threads->map.count, &threads->capacity, sizeof(*tids));
 	if (!tids)
@@ -21,8 +19,8 @@ uint32_t threads_number(struct threads *threads, uint32_t tid)
 	if (id_map_number(&threads->map, tid, UINT32_MAX, &number))
 		return 0;
 	tids[number - 1] = tid;
-	threads->last_tid = tid;
-	return threads->last_number = number;
+	threads->recent_tid[tid % THREADS_RECENT] = tid;
+	return threads->recent_number[tid % THREADS_RECENT] = number;
 }
 
 int threads_copy(struct threads *to, const struct threads *from)

@@ -63,6 +63,17 @@ int trace_stream_close(struct trace *trace, struct stream_reader *reader, int fd
 	return rc < 0 ? rc : 0;
 }
 
+int trace_stream_read(
+	struct trace *trace, const struct trace_stream *stream, trace_take *take, void *context)
+{
+	struct stream_reader *reader = NULL;
+	const struct stream_event *event;
+	int fd = -1, rc = trace_stream_open(trace, stream, &reader, &fd);
+	while (!rc && (rc = stream_reader_next(reader, &event)) > 0)
+		rc = take(context, event);
+	return trace_stream_close(trace, reader, fd, rc);
+}
+
 static int read_clock(
 	struct trace *trace, struct trace_stream *stream, struct stream_reader *reader)
 {

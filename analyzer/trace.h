@@ -49,6 +49,12 @@ int trace_stream_open(struct trace *trace, const struct trace_stream *stream,
  * already; otherwise 0 is. */
 int trace_stream_close(struct trace *trace, struct stream_reader *reader, int fd, int rc);
 
+/* Gives each record of a stream to `take`, until that returns other than 0; below 0 is -errno, as
+ * above. */
+typedef int trace_take(void *context, const struct stream_event *event);
+int trace_stream_read(
+	struct trace *trace, const struct trace_stream *stream, trace_take *take, void *context);
+
 /* Reads stacks.hls, if there is one; on failure trace->error says why. */
 int trace_read_stacks(struct trace *trace);
 

@@ -50,10 +50,13 @@ static uint32_t new_site(struct waits *waits, uint64_t caller)
 	return (uint32_t)waits->count++;
 }
 
-uint32_t waits_site(struct waits *waits, uint64_t caller)
+uint32_t waits_look_up(struct waits *waits, uint64_t caller)
 {
 	uint32_t entry = waits->table_size ? waits->table[place_of(waits, caller)] : 0;
-	return entry ? entry - 1 : new_site(waits, caller);
+	uint32_t site = entry ? entry - 1 : new_site(waits, caller);
+	if (site != WAITS_NOBODY)
+		waits->recent[waits_recent(caller)] = (struct waits_recent){caller, site + 1};
+	return site;
 }
 
 /* ---- sums ------------------------------------------------------------------------------------ */
@@ -236,6 +239,7 @@ int waits_finish(struct waits *waits, double tick_ns, size_t most)
 	free(waits->table);
 	waits->table = NULL;
 	waits->table_size = 0;
+	memset(waits->recent, 0, sizeof(waits->recent));
 	for (size_t i = 0; i < waits->count; i++) {
 		struct waits_site *site = &waits->sites[i];
 		site->pinned = site->pinned > 0 ? site->pinned * tick_ns : 0;

@@ -51,6 +51,13 @@ struct waits_split {
 	struct tally_latency pinned;             /* until it went, of what was returned then */
 };
 
+/* A site that was looked up. */
+#define WAITS_RECENT 64
+struct waits_recent {
+	uint64_t caller;
+	uint32_t entry; /* its number + 1; 0 = none */
+};
+
 struct waits {
 	struct waits_split split;
 	double waited[WAITS_PARTS];           /* bytes x ns */
@@ -60,6 +67,7 @@ struct waits {
 	size_t capacity;
 	uint32_t *table; /* open addressing, by caller: index + 1 */
 	size_t table_size;
+	struct waits_recent recent[WAITS_RECENT]; /* by waits_recent() */
 	double pinned;          /* of all sites */
 	uint64_t waiting_sites; /* that have a sum or held ... */
 	uint64_t pinning_sites; /* ... and that pinned anything */
@@ -69,8 +77,20 @@ struct waits {
 	size_t pin_count;
 };
 
+static inline size_t waits_recent(uint64_t caller)
+{
+	return (caller ^ caller >> 6) % WAITS_RECENT;
+}
+
 /* The number of a site. WAITS_NOBODY without memory. */
-uint32_t waits_site(struct waits *waits, uint64_t caller);
+uint32_t waits_look_up(struct waits *waits, uint64_t caller);
+
+static inline uint32_t waits_site(struct waits *waits, uint64_t caller)
+{
+	const struct waits_recent *recent = &waits->recent[waits_recent(caller)];
+	return recent->entry && recent->caller == caller ? recent->entry - 1
+							 : waits_look_up(waits, caller);
+}
 
 /* A wait that is over, or is seen no longer. */
 struct waits_one {

@@ -164,6 +164,25 @@ static bool is_unwatched_and_gone(const struct process *process)
 	       errno == ESRCH;
 }
 
+/* Whether it had ended by now, though no round has seen it. */
+static bool has_ended(const struct process *process)
+{
+	struct pollfd ended = {.fd = process->pidfd, .events = POLLIN};
+
+	return process->gone || is_unwatched_and_gone(process) ||
+	       (process->pidfd >= 0 && poll(&ended, 1, 0) == 1);
+}
+
+/* As far as is known by now. */
+static enum hl_trace_end end_of(const struct process *process, int32_t *status)
+{
+	*status = -1;
+	if (process->replaced != 0)
+		return HL_TRACE_END_EXEC;
+	return has_ended(process) ? sample_end(process->pid, process->pidfd, status)
+				  : HL_TRACE_END_DETACHED;
+}
+
 /* Processes that others wait for. */
 static void close_gone(struct collector *collector)
 {
@@ -182,7 +201,7 @@ static void close_gone(struct collector *collector)
 	for (struct process *p = collector->processes.alive; p != NULL; p = next) {
 		next = p->next;
 		if (p->gone && p->replaced == 0) {
-			enum hl_trace_end end = sample_end(p->pid, p->pidfd, &status);
+			enum hl_trace_end end = end_of(p, &status);
 
 			processes_close(&collector->processes, p, end, status);
 		}
@@ -446,15 +465,6 @@ static void detach_all(struct collector *collector)
 			HL_TRACE_END_DETACHED, -1);
 }
 
-/* Whether it had ended by now, though no round has seen it. */
-static bool has_ended(const struct process *process)
-{
-	struct pollfd ended = {.fd = process->pidfd, .events = POLLIN};
-
-	return process->gone || is_unwatched_and_gone(process) ||
-	       (process->pidfd >= 0 && poll(&ended, 1, 0) == 1);
-}
-
 static void stop(struct collector *collector)
 {
 	struct processes *all = &collector->processes;
@@ -463,13 +473,9 @@ static void stop(struct collector *collector)
 	drain(collector);
 	while (all->alive != NULL) {
 		struct process *process = all->alive;
-		enum hl_trace_end end = HL_TRACE_END_DETACHED;
-		int32_t status = -1;
+		int32_t status;
+		enum hl_trace_end end = end_of(process, &status);
 
-		if (process->replaced != 0)
-			end = HL_TRACE_END_EXEC;
-		else if (has_ended(process))
-			end = sample_end(process->pid, process->pidfd, &status);
 		processes_close(all, process, end, status);
 	}
 	check_failure(collector);

@@ -8,9 +8,9 @@ import json
 import pytest
 
 import heap_model
-from conftest import run
+from conftest import analyze, run
 from test_moments import BASE, PROGRAMS, Script, hole_below_the_end
-from trace_script import make_trace
+from trace_script import REALLOC_BEGIN, make_trace
 
 SIZES = heap_model.SIZES
 ROWS = ('requested', 'slack', 'cached', 'table', 'partial', 'whole_touched', 'whole_purged',
@@ -161,6 +161,17 @@ def test_export_writes_the_same(heapledger, program, tmp_path):
 
 def expect(row, **expected):
     assert {name: row[name] for name in expected} == expected
+
+
+def test_a_realloc_that_never_ended_leaves_its_block(heapledger, build, tmp_path):
+    """At the end, which is the last row; before it the block is neither live nor free."""
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32).malloc(BASE + 48, 24, 32)
+              .free(BASE + 16, REALLOC_BEGIN))
+    trace = make_trace(build, tmp_path / 'trace', script.text())
+    (_, rows), = read(heapledger, trace, tmp_path / 'csv').items()
+    data = analyze(heapledger, trace)
+    assert rows[-1]['live_blocks'] == 2
+    assert heap_model.differences(data['moments'][-1], as_moment(rows[-1])) == []
 
 
 def test_a_hole_over_time(heapledger, build, tmp_path):

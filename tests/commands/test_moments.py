@@ -8,24 +8,17 @@ import json
 import pytest
 
 import heap_model
-from conftest import ledger_adds_up, run
+from conftest import analyze, ledger_adds_up, run
+from test_returns import Chance
 from trace_script import (ARENA, BASE, BLOCK, BREAK, MADVISE, METADATA, MMAP, MPROTECT, MUNMAP, PAGE,
-                          REALLOC, REALLOC_BEGIN, Script, make_trace)
-
-
-def figures(heapledger, trace):
-    outcome = run([heapledger, 'analyze', '--json', '-', trace])
-    assert outcome.status == 0, outcome
-    return json.loads(outcome.stdout)
+                          REALLOC, REALLOC_BEGIN, Script, analysed, make_trace)
 
 
 @pytest.fixture
 def moments(heapledger, build, tmp_path):
     """The moments of a script, checked against the model."""
     def of(script, name='trace'):
-        trace = make_trace(build, tmp_path / name, script.text())
-        data = figures(heapledger, trace)
-        assert not any(data['anomalies'].values()), data['anomalies']
+        trace, data = analysed(heapledger, build, tmp_path / name, script)
         same_as_the_model(heapledger, trace, data)
         return data['moments']
     return of
@@ -128,7 +121,7 @@ def test_real_programs_are_as_the_model_has_them(heapledger, build, tmp_path, na
     outcome = run([heapledger, 'record', '-q', '--kernel', 'off', '-o', trace, *words],
                   env={'PYTHONMALLOC': 'malloc'})
     assert outcome.status == 0, outcome
-    data = figures(heapledger, trace)
+    data = analyze(heapledger, trace)
     assert data['complete'] and not any(data['anomalies'].values()), data['anomalies']
     assert same_as_the_model(heapledger, trace, data) >= 2
     assert all(not moment['strays'] for process in data['processes']
@@ -382,6 +375,18 @@ def test_the_mapped_peak_is_the_fullest_and_the_first(moments):
     assert found['at_ns'] == 20 and found['ledger']['live_blocks'] == 1
 
 
+@pytest.mark.parametrize('seed, rises', [(1, True), (2, False), (3, True), (4, False), (5, None)])
+def test_peaks_by_chance_are_as_the_model_has_them(moments, seed, rises):
+    """What came, went, was resized and went back since is told from the end. The resident peak is the
+    last sample, the first one or any."""
+    chance = Chance(seed)
+    samples = [chance.random.randrange(1 << 20, 1 << 30) for _ in range(12)]
+    for resident in samples if rises is None else sorted(samples, reverse=not rises):
+        chance.trace(50).sample(resident, 0)
+    found = moments(chance.trace(50))
+    assert {'resident_peak', 'mapped_peak', 'end'} == {moment['moment'] for moment in found}
+
+
 RESIDENT_BEGIN, RESIDENT_RUN, PEAK, END = 64, 65, 2, 4
 
 
@@ -492,7 +497,7 @@ def test_the_place_with_the_most_is_found_among_thousands(heapledger, build, tmp
     big = (addr + 4095 & ~4095) + 8
     script.malloc(big, (4 << 20) - 8, 4 << 20, caller=0x777)
     trace = make_trace(build, tmp_path / 'trace', script.text())
-    data = figures(heapledger, trace)
+    data = analyze(heapledger, trace)
     for moment in data['moments']:
         assert len(moment['sites']) == 50 and moment['sites_total'] == 1501
     for top in 3, 1000, 5000:

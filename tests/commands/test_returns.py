@@ -13,7 +13,7 @@ import heap_model
 import waits_model
 from conftest import analyze, run
 from trace_script import (ARENA, BASE, BLOCK, FREE, MADVISE, MALLOC, MMAP, MPROTECT, MREMAP, MUNMAP, PAGE,
-                          REALLOC, REALLOC_BEGIN, Script, make_trace)
+                          REALLOC, REALLOC_BEGIN, Script, analysed, make_trace)
 
 DONTNEED = 4
 SEGMENT = 64 << 20
@@ -33,9 +33,7 @@ def grown(pages):
 def said(heapledger, build, tmp_path):
     """The analysis of a script, which says the same as the model."""
     def of(script, name='trace'):
-        trace = make_trace(build, tmp_path / name, script.text())
-        data = analyze(heapledger, trace)
-        assert not any(data['anomalies'].values()), data['anomalies']
+        trace, data = analysed(heapledger, build, tmp_path / name, script)
         assert same_as_the_model(heapledger, trace, data) == 1
         return data
     return of

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Traces made without recording, by tests/unit/tracegen.c: every number in them is known."""
 
-from conftest import run
+from conftest import analyze, run
 
 # A main heap, a mapped block that is resized and freed, an arena, a trim; threads 7 and 9.
 SCRIPT = '''
@@ -45,6 +45,14 @@ def make_trace(build, folder, script):
     outcome = run([build / 'tests' / 'unit' / 'tracegen', folder], input=script.encode())
     assert outcome.status == 0, outcome
     return folder
+
+
+def analysed(heapledger, build, folder, script):
+    """The trace of a Script that is in order, and its analysis."""
+    trace = make_trace(build, folder, script.text())
+    data = analyze(heapledger, trace)
+    assert not any(data['anomalies'].values()), data['anomalies']
+    return trace, data
 
 
 BASE = 0x555555600000  # of the break: the start of a huge page

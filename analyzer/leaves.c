@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * See leaves.h.
+ */
+#include "leaves.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define FIRST_SIZE 16
+
+static size_t place_of(struct leaf *const *list, size_t size, uint64_t key)
+{
+	size_t place = (size_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (size - 1);
+	while (list[place] && list[place]->key != key)
+		place = (place + 1) & (size - 1);
+	return place;
+}
+
+struct leaf *leaves_look_up(const struct leaves *leaves, uint64_t key)
+{
+	const struct leaves_recent *recent = &leaves->recent[key % LEAVES_RECENT];
+	if (recent->leaf && recent->key == key)
+		return recent->leaf;
+	return leaves->size ? leaves->list[place_of(leaves->list, leaves->size, key)] : NULL;
+}
+
+static int grow(struct leaves *leaves)
+{
+	size_t size = leaves->size ? leaves->size * 2 : FIRST_SIZE;
+	struct leaf **list = calloc(size, sizeof(struct leaf *));
+	if (!list)
+		return -ENOMEM;
+	for (size_t i = 0; i < leaves->size; i++)
+		if (leaves->list[i])
+			list[place_of(list, size, leaves->list[i]->key)] = leaves->list[i];
+	free(leaves->list);
+	leaves->list = list;
+	leaves->size = size;
+	return 0;
+}
+
+int leaves_add(struct leaves *leaves, struct leaf *leaf)
+{
+	if (leaves->count >= leaves->size / 2 && grow(leaves))
+		return -ENOMEM;
+	leaves->list[place_of(leaves->list, leaves->size, leaf->key)] = leaf;
+	leaves->recent[leaf->key % LEAVES_RECENT] = (struct leaves_recent){leaf->key, leaf};
+	leaves->count++;
+	return 0;
+}
+
+void leaves_free(struct leaves *leaves)
+{
+	for (size_t i = 0; i < leaves->size; i++)
+		free(leaves->list[i]);
+	free(leaves->list);
+	*leaves = (struct leaves){0};
+}
