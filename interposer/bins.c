@@ -46,7 +46,7 @@ static void ring_insert_before(struct chunk *place, struct chunk *chunk)
 	place->larger = chunk;
 }
 
-static void put_large(struct node *head, struct chunk *chunk)
+static __attribute__((noinline)) void put_large(struct node *head, struct chunk *chunk)
 {
 	size_t bytes = chunk_bytes(chunk);
 	struct chunk *place;
@@ -85,13 +85,15 @@ void bins_put_sorted(struct bins *bins, struct chunk *chunk)
 }
 
 /* The next chunk in the list takes over the place in the ring if it has the same size. */
-static void ring_remove(const struct node *head, struct chunk *chunk)
+static __attribute__((noinline)) void ring_remove(
+	const struct bins *bins, struct chunk *chunk, size_t bytes)
 {
+	const struct node *head = &bins->list[bins_index(bytes)];
 	struct chunk *heir = chunk_of_node(chunk->link.next);
 
 	if (chunk->smaller->larger != chunk || chunk->larger->smaller != chunk)
 		fatal_block("corrupted ring of sizes", chunk_block(chunk));
-	if (chunk->link.next == head || chunk_bytes(heir) != chunk_bytes(chunk)) {
+	if (chunk->link.next == head || chunk_bytes(heir) != bytes) {
 		chunk->smaller->larger = chunk->larger;
 		chunk->larger->smaller = chunk->smaller;
 		return;
@@ -109,13 +111,14 @@ static void ring_remove(const struct node *head, struct chunk *chunk)
 void bins_remove(struct bins *bins, struct chunk *chunk)
 {
 	struct node *next = chunk->link.next, *prev = chunk->link.prev;
+	size_t bytes = chunk_bytes(chunk);
 
-	if (chunk_next(chunk)->prev_bytes != chunk_bytes(chunk))
+	if (chunk_at(chunk, bytes)->prev_bytes != bytes)
 		fatal_block("corrupted size of a free chunk", chunk_block(chunk));
 	if (next->prev != &chunk->link || prev->next != &chunk->link)
 		fatal_block("corrupted free list", chunk_block(chunk));
-	if (!bins_is_small(chunk_bytes(chunk)) && chunk->smaller != NULL)
-		ring_remove(&bins->list[bins_index(chunk_bytes(chunk))], chunk);
+	if (!bins_is_small(bytes) && chunk->smaller != NULL)
+		ring_remove(bins, chunk, bytes);
 	next->prev = prev;
 	prev->next = next;
 }

@@ -92,7 +92,7 @@ void cache_broken(const struct cache_entry *entry)
 	fatal_block("corrupted thread cache: misaligned block", entry);
 }
 
-void cache_search(struct cache *cache, struct chunk *chunk, const char *fault)
+__attribute__((noinline)) void cache_search(struct cache *cache, struct chunk *chunk, const char *fault)
 {
 	size_t index = cache_index(chunk_bytes(chunk));
 	struct cache_entry *entry = cache->first[index];

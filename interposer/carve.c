@@ -15,6 +15,10 @@
 #define CARVE_SCAN_MAX 10000
 #define CARVE_LARGE_FREE_BYTES ((size_t)65536)
 
+/* The common way through what is below becomes one function; what is rare stays out of it. */
+#define FLAT __attribute__((flatten))
+#define APART __attribute__((noinline))
+
 static size_t owner_flag(const struct arena *arena)
 {
 	return arena->in_segments ? CHUNK_OTHER_ARENA : 0;
@@ -86,16 +90,17 @@ static struct chunk *take_small(struct arena *arena, size_t bytes, struct cache 
 	return chunk;
 }
 
-static void check_unsorted(const struct arena *arena, const struct chunk *chunk)
+static void check_unsorted(const struct arena *arena, const struct chunk *chunk, size_t bytes)
 {
-	size_t bytes = chunk_bytes(chunk);
-	const struct chunk *next = chunk_next(chunk);
+	size_t next;
 
 	if (bytes < CHUNK_MIN_BYTES || bytes > arena->system_bytes)
 		fatal_block("corrupted size of an unsorted chunk", &chunk->link);
-	if (chunk_bytes(next) < CHUNK_HEADER_BYTES || chunk_bytes(next) > arena->system_bytes)
+	next = chunk_head(chunk_at(chunk, bytes));
+	if ((next & CHUNK_SIZE_MASK) < CHUNK_HEADER_BYTES ||
+		(next & CHUNK_SIZE_MASK) > arena->system_bytes)
 		fatal_block("corrupted size behind an unsorted chunk", &chunk->link);
-	if (chunk_below_in_use(next))
+	if ((next & CHUNK_BELOW_IN_USE) != 0)
 		fatal_block("unsorted chunk is marked in use", &chunk->link);
 }
 
@@ -117,13 +122,15 @@ static struct chunk *take_unsorted(
 
 	*cached = false;
 	for (size_t i = 1; (chunk = bins_oldest(&arena->bins, BINS_UNSORTED)) != NULL; i++) {
-		check_unsorted(arena, chunk);
+		size_t have = chunk_bytes(chunk);
+
+		check_unsorted(arena, chunk, have);
 		if (serves_run(arena, chunk, bytes)) {
 			bins_remove(&arena->bins, chunk);
 			return use_front(arena, chunk, bytes, true);
 		}
 		bins_remove(&arena->bins, chunk);
-		if (chunk_bytes(chunk) != bytes) {
+		if (have != bytes) {
 			bins_put_sorted(&arena->bins, chunk);
 		} else {
 			use_whole(arena, chunk);
@@ -177,7 +184,7 @@ static struct chunk *take_sorted(struct arena *arena, size_t bytes, struct cache
 	return chunk != NULL ? chunk : take_top(arena, bytes);
 }
 
-struct chunk *carve_take(struct arena *arena, size_t bytes, struct cache *cache)
+FLAT struct chunk *carve_take(struct arena *arena, size_t bytes, struct cache *cache)
 {
 	struct chunk *chunk = NULL;
 
@@ -189,17 +196,16 @@ struct chunk *carve_take(struct arena *arena, size_t bytes, struct cache *cache)
 		chunk = take_small(arena, bytes, cache);
 	else if (arena->bins.fast_bytes != 0)
 		carve_consolidate(arena, NULL);
-	if (chunk != NULL)
-		return chunk;
-	chunk = take_sorted(arena, bytes, cache);
-	if (chunk == NULL && (arena->bins.fast_bytes != 0 || cache_has_surplus(cache))) {
-		carve_consolidate(arena, cache);
+	while (chunk == NULL) {
 		chunk = take_sorted(arena, bytes, cache);
+		if (chunk != NULL || (arena->bins.fast_bytes == 0 && !cache_has_surplus(cache)))
+			break;
+		carve_consolidate(arena, cache);
 	}
 	return chunk;
 }
 
-struct chunk *carve_take_grown(struct arena *arena, size_t bytes)
+APART struct chunk *carve_take_grown(struct arena *arena, size_t bytes)
 {
 	return grow_top(arena, bytes) ? take_top(arena, bytes) : NULL;
 }
@@ -225,17 +231,18 @@ void carve_check_realloc(const struct chunk *chunk)
 	check_block(chunk, "realloc(): invalid pointer", "realloc(): invalid old size");
 }
 
-static void check_next(const struct arena *arena, const struct chunk *chunk, const char *fault)
+static void check_next(
+	const struct arena *arena, const struct chunk *chunk, size_t bytes, const char *fault)
 {
-	const struct chunk *next = chunk_next(chunk);
+	size_t next = chunk_head(chunk_at(chunk, bytes));
 
-	if (chunk_head(next) <= CHUNK_HEADER_BYTES || chunk_bytes(next) >= arena->system_bytes)
+	if (next <= CHUNK_HEADER_BYTES || (next & CHUNK_SIZE_MASK) >= arena->system_bytes)
 		fatal_block(fault, &chunk->link);
 }
 
-static void check_merge(const struct arena *arena, const struct chunk *chunk)
+static void check_merge(const struct arena *arena, const struct chunk *chunk, size_t bytes)
 {
-	const struct chunk *next = chunk_next(chunk);
+	const struct chunk *next = chunk_at(chunk, bytes);
 
 	if (chunk == arena->top)
 		fatal_block("double free or corruption (top)", &chunk->link);
@@ -244,27 +251,29 @@ static void check_merge(const struct arena *arena, const struct chunk *chunk)
 		fatal_block("double free or corruption (out)", &chunk->link);
 	if (!chunk_below_in_use(next))
 		fatal_block("double free or corruption (!prev)", &chunk->link);
-	check_next(arena, chunk, "free(): invalid next size");
+	check_next(arena, chunk, bytes, "free(): invalid next size");
 }
 
-/* Joins a chunk with its free neighbours; returns what became of it, unsorted or top. */
-static struct chunk *merge(struct arena *arena, struct chunk *chunk, size_t bytes)
+/* Joins a chunk with its free neighbours; returns how large it became, unsorted or top. */
+static size_t merge(struct arena *arena, struct chunk *chunk, size_t bytes)
 {
 	struct chunk *next = chunk_at(chunk, bytes);
 
 	if (!chunk_below_in_use(chunk)) {
 		struct chunk *below = chunk_below(chunk);
+		size_t below_bytes = chunk->prev_bytes;
 
-		if (chunk_bytes(below) != chunk->prev_bytes)
+		if (chunk_bytes(below) != below_bytes)
 			fatal_block("corrupted size below a freed block", &chunk->link);
 		bins_remove(&arena->bins, below);
-		bytes += chunk_bytes(below);
+		bytes += below_bytes;
 		chunk = below;
 	}
 	if (next == arena->top) {
-		chunk_set_head(chunk, (bytes + chunk_bytes(next)) | CHUNK_BELOW_IN_USE);
+		bytes += chunk_bytes(next);
+		chunk_set_head(chunk, bytes | CHUNK_BELOW_IN_USE);
 		arena->top = chunk;
-		return chunk;
+		return bytes;
 	}
 	if (!chunk_in_use(next)) {
 		bins_remove(&arena->bins, next);
@@ -274,21 +283,23 @@ static struct chunk *merge(struct arena *arena, struct chunk *chunk, size_t byte
 	}
 	set_free(chunk, bytes);
 	bins_put_unsorted(&arena->bins, chunk);
-	return chunk;
+	return bytes;
 }
 
-void carve_give(struct arena *arena, struct chunk *chunk, struct cache *cache)
+FLAT void carve_give(struct arena *arena, struct chunk *chunk, struct cache *cache)
 {
-	if (chunk_bytes(chunk) <= tunable(&tunables.fast_max)) {
-		check_next(arena, chunk, "free(): invalid next size (fast)");
+	size_t bytes = chunk_bytes(chunk);
+
+	if (bytes <= tunable(&tunables.fast_max)) {
+		check_next(arena, chunk, bytes, "free(): invalid next size (fast)");
 		bins_fast_push(&arena->bins, chunk);
 		return;
 	}
-	check_merge(arena, chunk);
-	chunk = merge(arena, chunk, chunk_bytes(chunk));
-	if (chunk_bytes(chunk) < CARVE_LARGE_FREE_BYTES)
+	check_merge(arena, chunk, bytes);
+	if (merge(arena, chunk, bytes) < CARVE_LARGE_FREE_BYTES)
 		return;
-	carve_consolidate(arena, cache);
+	if (arena->bins.fast_bytes != 0 || cache_has_surplus(cache))
+		carve_consolidate(arena, cache);
 	grow_trim(arena);
 }
 
@@ -311,14 +322,14 @@ static void give_surplus(struct arena *arena, struct cache *cache)
 				arena_defer(arena_of(chunk), chunk);
 				continue;
 			}
-			check_merge(arena, chunk);
+			check_merge(arena, chunk, chunk_bytes(chunk));
 			merge(arena, chunk, chunk_bytes(chunk));
 		}
 		cache_narrow(cache, index);
 	}
 }
 
-void carve_consolidate(struct arena *arena, struct cache *cache)
+FLAT APART void carve_consolidate(struct arena *arena, struct cache *cache)
 {
 	struct chunk *chunk;
 
@@ -329,7 +340,7 @@ void carve_consolidate(struct arena *arena, struct cache *cache)
 		give_surplus(arena, cache);
 }
 
-void carve_drain_deferred(struct arena *arena)
+APART void carve_drain_deferred(struct arena *arena)
 {
 	struct chunk *chunk = arena_take_deferred(arena);
 	size_t largest = 0;
@@ -339,8 +350,8 @@ void carve_drain_deferred(struct arena *arena)
 		size_t bytes;
 
 		carve_check_free(chunk);
-		check_merge(arena, chunk);
-		bytes = chunk_bytes(merge(arena, chunk, chunk_bytes(chunk)));
+		check_merge(arena, chunk, chunk_bytes(chunk));
+		bytes = merge(arena, chunk, chunk_bytes(chunk));
 		largest = bytes > largest ? bytes : largest;
 		chunk = next;
 	}

@@ -6,15 +6,18 @@
 #ifndef HEAPLEDGER_FATAL_H
 #define HEAPLEDGER_FATAL_H
 
+/* Never part of the function that found the fault, however much that takes in. */
+#define FATAL _Noreturn __attribute__((noinline, cold))
+
 /* "heapledger: FAULT: block ADDRESS, called from CALLER". The caller is the return address of the
  * public entry point, as fatal_set_caller noted it; 0 if none did. */
-_Noreturn void fatal_block(const char *fault, const void *block);
+FATAL void fatal_block(const char *fault, const void *block);
 
 /* "heapledger: check: INVARIANT: arena N, address ADDRESS[, called from CALLER]" */
-_Noreturn void fatal_check(const char *invariant, unsigned arena, const void *address);
+FATAL void fatal_check(const char *invariant, unsigned arena, const void *address);
 
 /* "heapledger: CALL(ADDRESS, BYTES) failed: errno N" */
-_Noreturn void fatal_os(const char *call, const void *address, unsigned long bytes, int error);
+FATAL void fatal_os(const char *call, const void *address, unsigned long bytes, int error);
 
 extern __thread const void *fatal_caller __attribute__((tls_model("initial-exec")));
 

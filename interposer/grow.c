@@ -422,7 +422,7 @@ bool grow_trim_main(size_t pad)
 				  : trim_break(arena, pad, HL_REASON_trim_call);
 }
 
-void grow_trim(struct arena *arena)
+__attribute__((noinline)) void grow_trim(struct arena *arena)
 {
 	size_t pad = tunable(&tunables.top_pad);
 

@@ -27,6 +27,9 @@
 
 #define LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+/* The common way through what is below becomes one function; what is rare stays out of it. */
+#define FLAT __attribute__((flatten))
+#define APART __attribute__((noinline))
 
 static void *no_memory(void)
 {
@@ -84,7 +87,7 @@ static struct chunk *take_from_other(struct arena *arena, size_t bytes)
 }
 
 /* Bins and top of the thread's arena have failed; top has not grown if a mapping is wanted. */
-static __attribute__((noinline)) struct chunk *take_elsewhere(
+static APART struct chunk *take_elsewhere(
 	struct arena *arena, size_t bytes, bool wanted)
 {
 	struct chunk *chunk = NULL;
@@ -100,7 +103,7 @@ static __attribute__((noinline)) struct chunk *take_elsewhere(
 }
 
 /* *dirty: how many bytes from the block's start may be other than zero. */
-static struct chunk *take(size_t bytes, size_t *dirty)
+FLAT static APART struct chunk *take(size_t bytes, size_t *dirty)
 {
 	struct arena *arena = thread_arena(bytes);
 	struct chunk *chunk, *top;
@@ -130,7 +133,7 @@ static void perturb_alloc(void *block, size_t bytes)
 		memset(block, tunables.perturb ^ 0xff, bytes);
 }
 
-static __attribute__((noinline)) void *alloc_slow(size_t bytes)
+static void *alloc_slow(size_t bytes)
 {
 	size_t dirty;
 	void *block;
@@ -201,12 +204,8 @@ static void give_surplus_back(struct cache *cache, size_t index)
 }
 
 /* True if the bin has room now. */
-static bool make_room(struct cache *cache, size_t chunk_size)
+static APART bool make_room(struct cache *cache, size_t index)
 {
-	size_t index = cache_index(chunk_size);
-
-	if (cache == NULL || index >= CACHE_BINS)
-		return false;
 	if (cache_is_widened(cache, index))
 		give_surplus_back(cache, index);
 	else
@@ -214,27 +213,16 @@ static bool make_room(struct cache *cache, size_t chunk_size)
 	return cache->room[index] > 0;
 }
 
-static __attribute__((noinline)) void free_slow(struct chunk *chunk)
-{
-	if (chunk_is_mmapped(chunk)) {
-		large_free(chunk);
-		return;
-	}
-	thread_ready();
-	if (UNLIKELY(tunables.perturb != 0))
-		memset(chunk_block(chunk), tunables.perturb, chunk_bytes(chunk) - 16);
-	give_back(chunk);
-}
-
-void heap_free(void *block)
+FLAT void heap_free(void *block)
 {
 	struct chunk *chunk = chunk_of(block);
 	struct cache *cache = thread_self.cache;
+	size_t index;
 
 	if (UNLIKELY(block == NULL))
 		return;
 	if (UNLIKELY(chunk_is_mmapped(chunk))) {
-		free_slow(chunk);
+		large_free(chunk);
 		return;
 	}
 	carve_check_free(chunk);
@@ -243,11 +231,15 @@ void heap_free(void *block)
 		cache = thread_self.cache;
 	}
 	cache_check_absent(cache, chunk, "double free (thread cache)");
-	if (LIKELY(cache_has_room(cache, chunk_bytes(chunk))) ||
-		make_room(cache, chunk_bytes(chunk)))
-		cache_put(cache, chunk);
-	else
-		free_slow(chunk);
+	index = cache_index(chunk_bytes(chunk));
+	if (LIKELY(cache != NULL) && index < CACHE_BINS &&
+		(cache->room[index] > 0 || make_room(cache, index))) {
+		cache_put_at(cache, block, index);
+		return;
+	}
+	if (UNLIKELY(tunables.perturb != 0))
+		memset(block, tunables.perturb, chunk_bytes(chunk) - 16);
+	give_back(chunk);
 }
 
 static void clear(struct chunk *chunk, size_t dirty)

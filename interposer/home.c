@@ -71,11 +71,9 @@ bool home_take(void *block)
 	return home;
 }
 
-bool home_give(void *block)
+void home_give(void *block)
 {
-	bool foreign = chunk_is_foreign(chunk_of(block));
-
-	if (foreign)
-		chunk_set_foreign(chunk_of(block), false);
-	return !foreign && home_has(block);
+	if (!chunk_is_foreign(chunk_of(block)))
+		home_has(block);
+	home_unmark(block);
 }

@@ -11,6 +11,8 @@
 #ifndef HEAPLEDGER_HOME_H
 #define HEAPLEDGER_HOME_H
 
+#include "chunk.h"
+
 #include <stdbool.h>
 
 struct arena;
@@ -26,7 +28,13 @@ bool home_has(const void *block);
  * home_has. */
 bool home_take(void *block);
 
-/* A block about to be given back: takes the mark off. Returns whether this thread allocated it. */
-bool home_give(void *block);
+/* A block about to be given back: takes the mark off. home_give also moves the range. */
+static inline void home_unmark(void *block)
+{
+	if (__builtin_expect(chunk_is_foreign(chunk_of(block)), 0))
+		chunk_set_foreign(chunk_of(block), false);
+}
+
+void home_give(void *block);
 
 #endif

@@ -36,7 +36,7 @@ bool large_wanted(size_t bytes)
 		       tunable(&tunables.mmap_max);
 }
 
-struct chunk *large_alloc(size_t bytes, enum hl_reason reason)
+__attribute__((noinline)) struct chunk *large_alloc(size_t bytes, enum hl_reason reason)
 {
 	size_t mapped = os_page_up(bytes + 8);
 	struct chunk *chunk;
@@ -73,7 +73,7 @@ static void raise_thresholds(size_t bytes)
 	tunable_set(&tunables.trim_threshold, 2 * bytes);
 }
 
-void large_free(struct chunk *chunk)
+__attribute__((noinline)) void large_free(struct chunk *chunk)
 {
 	size_t mapped = large_mapped_bytes(chunk);
 	char *start = check_mapping(chunk, "free(): invalid pointer (mapped block)");

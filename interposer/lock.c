@@ -26,7 +26,7 @@ static int futex_wait(struct lock *lock, long wait_ns)
 	return result;
 }
 
-void lock_wake(struct lock *lock)
+__attribute__((noinline)) void lock_wake(struct lock *lock)
 {
 	int saved = errno;
 
@@ -49,7 +49,7 @@ static bool lock_try_contended(struct lock *lock)
 	return atomic_exchange_explicit(&lock->word, 2, memory_order_acquire) == 0;
 }
 
-bool lock_take_slow(struct lock *lock)
+__attribute__((noinline)) bool lock_take_slow(struct lock *lock)
 {
 	if (lock_spin(lock))
 		return true;

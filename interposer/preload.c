@@ -45,8 +45,17 @@ static inline unsigned enter(enum hl_kind kind, size_t size, const void *caller)
 	return guard_enter(kind, size, caller);
 }
 
-/* The record of an allocation that was served beyond the thread's cache. */
-static void log_taken(enum hl_kind kind, void *block, size_t size, size_t alignment)
+/* Whether the log's hot path has made a record that is beyond the thread's cache, but just as
+ * plain: while there is one thread, no block is handed over. Its block is in the home range, so
+ * that it has no mapping of its own. */
+static inline bool log_plain(enum hl_kind kind, const void *block, size_t size, const void *caller)
+{
+	return __libc_single_threaded && log_depth == 1 && block != NULL &&
+	       size < HL_PACKED_SIZE_LIMIT && log_fast(kind, block, size, caller);
+}
+
+static __attribute__((noinline)) void log_taken_full(
+	enum hl_kind kind, void *block, size_t size, size_t alignment)
 {
 	struct log_call call = {.kind = kind, .addr = block, .size = size, .alignment = alignment};
 	bool mapped;
@@ -59,10 +68,22 @@ static void log_taken(enum hl_kind kind, void *block, size_t size, size_t alignm
 	log_call(&call);
 }
 
-static inline void *done(enum hl_kind kind, void *block, size_t size, size_t alignment)
+/* The record of an allocation that was served beyond the thread's cache. */
+static inline void log_taken(
+	enum hl_kind kind, void *block, size_t size, size_t alignment, const void *caller)
+{
+	bool mapped;
+
+	if (alignment != 0 || heap_taken(block, &mapped) != hl_packed_chunk(size) || mapped ||
+		!log_plain(kind, block, size, caller))
+		log_taken_full(kind, block, size, alignment);
+}
+
+static inline void *done(
+	enum hl_kind kind, void *block, size_t size, size_t alignment, const void *caller)
 {
 	if (!log_is_off())
-		log_taken(kind, block, size, alignment);
+		log_taken(kind, block, size, alignment, caller);
 	guard_leave();
 	return block;
 }
@@ -71,8 +92,8 @@ static __attribute__((noinline)) void *malloc_full(size_t size, const void *call
 {
 	unsigned depth = enter(HL_KIND_malloc, size, caller);
 
-	return done(
-		HL_KIND_malloc, depth == 0 ? heap_alloc(size) : heap_alloc_aside(size), size, 0);
+	return done(HL_KIND_malloc, depth == 0 ? heap_alloc(size) : heap_alloc_aside(size), size, 0,
+		caller);
 }
 
 /* The short guard serves here, too, unless system calls want a cause. */
@@ -130,7 +151,7 @@ static __attribute__((noinline)) void *calloc_full(size_t total, const void *cal
 	unsigned depth = enter(HL_KIND_calloc, total, caller);
 
 	return done(HL_KIND_calloc, depth == 0 ? heap_calloc(total) : heap_calloc_aside(total),
-		total, 0);
+		total, 0, caller);
 }
 
 EXPORT void *calloc(size_t count, size_t size)
@@ -152,8 +173,7 @@ EXPORT void *calloc(size_t count, size_t size)
 	return memset(block, 0, heap_usable(block)); /* all of it, as glibc does */
 }
 
-/* The record of a block that is about to be given back or resized. */
-static void log_given(enum hl_kind kind, void *block, size_t size)
+static __attribute__((noinline)) void log_given_full(enum hl_kind kind, void *block, size_t size)
 {
 	struct log_call call = {.kind = kind, .addr = block, .size = size};
 
@@ -164,6 +184,15 @@ static void log_given(enum hl_kind kind, void *block, size_t size)
 		home_give(block);
 }
 
+/* The record of a block that is about to be given back or resized. */
+static inline void log_given(enum hl_kind kind, void *block, size_t size, const void *caller)
+{
+	if ((uintptr_t)block % CHUNK_ALIGN_BYTES == 0 && log_plain(kind, block, size, caller))
+		home_unmark(block);
+	else
+		log_given_full(kind, block, size);
+}
+
 EXPORT void *realloc(void *old, size_t size)
 {
 	unsigned depth = enter(HL_KIND_realloc, size, CALLER);
@@ -171,11 +200,11 @@ EXPORT void *realloc(void *old, size_t size)
 	void *block;
 
 	if (recorded)
-		log_given(HL_KIND_realloc_begin, old, 0);
+		log_given(HL_KIND_realloc_begin, old, 0, CALLER);
 	block = depth == 0 ? heap_realloc(old, size) : heap_realloc_aside(old, size);
 	if (recorded && block == NULL && old != NULL && size != 0)
 		home_take(old); /* it failed: the old block stays */
-	return done(HL_KIND_realloc, block, size, 0);
+	return done(HL_KIND_realloc, block, size, 0, CALLER);
 }
 
 static __attribute__((noinline)) void free_as(
@@ -184,7 +213,7 @@ static __attribute__((noinline)) void free_as(
 	unsigned depth = enter(kind, size, caller);
 
 	if (!log_is_off())
-		log_given(kind, block, size);
+		log_given(kind, block, size, caller);
 	if (depth == 0)
 		heap_free(block);
 	else
@@ -263,7 +292,7 @@ static void *aligned_as(
 
 	return done(kind,
 		depth == 0 ? heap_aligned(alignment, bytes) : heap_aligned_aside(alignment, bytes),
-		size, alignment);
+		size, alignment, caller);
 }
 
 EXPORT void *aligned_alloc(size_t alignment, size_t size)
@@ -285,7 +314,7 @@ EXPORT int posix_memalign(void **result, size_t alignment, size_t size)
 	if (alignment % sizeof(void *) != 0 || alignment == 0 ||
 		(alignment & (alignment - 1)) != 0) {
 		enter(HL_KIND_posix_memalign, size, CALLER);
-		done(HL_KIND_posix_memalign, NULL, size, alignment);
+		done(HL_KIND_posix_memalign, NULL, size, alignment, CALLER);
 		return EINVAL;
 	}
 	block = aligned_as(HL_KIND_posix_memalign, alignment, size, size, CALLER);

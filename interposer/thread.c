@@ -57,7 +57,7 @@ static void process_begin(void)
 	home_enter(&arena_main);
 }
 
-struct arena *thread_choose_arena(size_t need)
+__attribute__((noinline)) struct arena *thread_choose_arena(size_t need)
 {
 	if (thread_self.state == THREAD_ENDING)
 		return &arena_main; /* a last call after the end; nothing would detach it again */
@@ -85,7 +85,7 @@ static struct cache *cache_new(void)
 	return chunk_block(chunk);
 }
 
-void thread_begin(void)
+__attribute__((noinline)) void thread_begin(void)
 {
 	if (!process_begun)
 		process_begin();

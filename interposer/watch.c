@@ -19,7 +19,7 @@ static void count_call(void)
 		heap_check();
 }
 
-bool watch_enter(struct arena *arena)
+__attribute__((noinline)) bool watch_enter(struct arena *arena)
 {
 	count_call();
 	if (!arena_enter(arena))
