@@ -268,11 +268,13 @@ static inline void put_token(
 {
 	unsigned bytes = varint_bytes(size << 1);
 	uint64_t word = varint_word(size << 1, bytes);
+	uint32_t open = ~site->mask >> 8;
+	uint16_t code = site->code[at];
 
-	memcpy(to->site, &site->code[at], sizeof(site->code[at]));
-	to->site += 2 - site->code[at] % 2; /* a varint of one byte is odd */
+	memcpy(to->site, &code, sizeof(code));
+	to->site += 2 - code % 2; /* a varint of one byte is odd */
 	memcpy(to->size, &word, sizeof(word));
-	to->size += bytes & ~site->mask >> 8;
+	to->size += bytes & open;
 }
 
 /* Nothing if none has passed. */
@@ -341,7 +343,7 @@ static inline __attribute__((always_inline)) size_t put_compact(struct encode_bl
 			break;
 		if (many && passed >> PASSED_BITS)
 			break;
-		if (!place) {
+		if (__builtin_expect(!place, 0)) {
 			if (many)
 				break;
 			if (hl_packed_kind(slot->word[0]) == HL_PACKED_TICK) {
