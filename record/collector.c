@@ -8,6 +8,7 @@
 #include "mark.h"
 #include "ring.h"
 #include "sample.h"
+#include "stream.h"
 #include "taking.h"
 #include "tool.h"
 
@@ -31,10 +32,10 @@
 #define WAIT_ROUND_MS 1000
 #define CLOCK_NS UINT64_C(1000000000)
 #define SAMPLE_SHARE 10 /* sampling takes at most one part in this of our time */
-#define LOOK_SHARE 100  /* and looking at most one part in this */
+#define LOOK_SHARE 200  /* and looking at most one part in this, in each of two ways */
 #define EVENTS 64
 #define POLL_PAGES 16u
-#define BEHIND_PAGES 256u /* so many at once: they come faster than they can be compressed */
+#define BEHIND_PAGES 256u /* so many at once: they come faster than they can be compressed well */
 
 /* The begin of the recording, when its time has come; --duration counts from here. */
 static void keep_start(struct collector *collector)
@@ -73,7 +74,8 @@ static uint32_t drain(struct collector *collector)
 		entry = atomic_load_explicit(&session->links[entry - 1], memory_order_relaxed);
 	}
 	processes_discover(&collector->processes);
-	taking_set_level(&collector->processes, count < BEHIND_PAGES);
+	taking_set_level(&collector->processes,
+		count < BEHIND_PAGES ? STREAM_LEVEL : STREAM_LEVEL_HASTE);
 	for (uint32_t i = count; i-- > 0;) {
 		taking_page(&collector->processes, collector->batch[i]);
 		session_free_page(session, collector->batch[i]);

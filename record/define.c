@@ -8,15 +8,15 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define SITE_BITS_FIRST 6
 #define INDEX_BITS_FIRST 6
 #define KEY_ALIGNMENT_SHIFT 48
-#define KEY_NULL (UINT64_C(1) << 55)
-#define NO_EXACT UINT32_MAX /* compact records stay below 1 << 24 */
+#define NO_EXACT 0xff /* all bytes of it: compact records stay below 1 << 24 */
 #define SIZE_LIMIT (UINT64_C(1) << 54)
 
-static_assert(sizeof(struct define_site) == 24, "sites are packed densely");
+static_assert(sizeof(struct define_site) == 64, "a site takes one line");
 
 /* The ranges in trace.h are those of calls.def. */
 #define IS_ALLOC 1
@@ -43,7 +43,7 @@ static uint64_t define_key(const struct define_call *call)
 			return 0;
 		alignment = (uint64_t)__builtin_ctzll(call->alignment) + 1;
 	}
-	return (uint64_t)call->kind << HL_ADDRESS_BITS | (call->addr ? 0 : KEY_NULL) |
+	return (uint64_t)call->kind << HL_ADDRESS_BITS | (call->addr ? 0 : DEFINE_KEY_NULL) |
 	       alignment << KEY_ALIGNMENT_SHIFT | call->caller;
 }
 
@@ -137,7 +137,8 @@ static struct define_site *site_find(struct define_table *table, uint64_t key)
 		site = site_place(table->sites, table->site_bits, key);
 	}
 	table->site_count++;
-	*site = (struct define_site){.key = key, .exact = NO_EXACT, .mask = UINT32_MAX};
+	*site = (struct define_site){.key = key, .mask = UINT32_MAX};
+	memset(site->exact, NO_EXACT, sizeof(site->exact));
 	return site;
 }
 
@@ -179,18 +180,22 @@ static void remember(struct define_site *site, const struct define_call *call, u
 {
 	uint64_t beyond = call->chunk - define_chunk(call->kind, call->addr, call->size);
 	uint64_t extra = beyond / HL_PACKED_EXTRA_BYTES;
+	uint32_t exact = (uint32_t)(call->size << 8 | extra);
+	unsigned at = 0;
 
 	if (site->varies) {
-		site->exact = 0;
+		memset(site->exact, NO_EXACT, sizeof(site->exact));
 		site->mask = 0xff;
+		exact = 0;
 	} else if (call->size < HL_PACKED_SIZE_LIMIT && beyond % HL_PACKED_EXTRA_BYTES == 0 &&
 		   extra < (HL_KIND_ALLOCATES(call->kind) ? HL_PACKED_WIDE : 1)) {
-		site->exact = (uint32_t)(call->size << 8 | extra);
+		while (site->exact[at] != exact && site->exact[at] != UINT32_MAX)
+			at++;
 	} else {
 		return;
 	}
-	site->code_bytes = (uint8_t)varint_bytes(token);
-	site->code = (uint32_t)varint_word(token, site->code_bytes);
+	site->exact[at] = exact;
+	site->code[at] = (uint16_t)varint_word(token, varint_bytes(token));
 }
 
 struct define_token define_find(

@@ -14,10 +14,12 @@
 #include "heapledger/trace.h"
 #include "varint.h"
 
+#include <emmintrin.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#define DEFINE_FIXED 12
+#define DEFINE_FIXED 8
+#define DEFINE_KEY_NULL (UINT64_C(1) << 55) /* the calls without an address */
 
 /* What a call leaves in a block, beside its tick. */
 struct define_call {
@@ -29,16 +31,15 @@ struct define_call {
 	uint64_t alignment;
 };
 
-/* `exact` and `mask` are for compact packed records: a record whose size << 8 | extra is `exact`
- * under `mask` has the token. Nothing is, in a site that was never seen with one. */
+/* `exact`, `code` and `mask` are for compact packed records: one whose size << 8 | extra, under
+ * `mask`, is among `exact` has the token whose varint is in that place of `code`. */
 struct define_site {
 	uint64_t key; /* of define_key(), 0 = empty */
-	uint32_t exact;
 	uint32_t mask;
-	uint32_t code;      /* the token's varint ... */
-	uint8_t code_bytes; /* ... and its length */
-	uint8_t fixed;      /* definitions with a size so far */
-	uint16_t varies;    /* token of the definition whose size varies, 0 = none */
+	uint8_t fixed;   /* definitions with a size so far */
+	uint16_t varies; /* token of the definition whose size varies, 0 = none */
+	uint32_t exact[DEFINE_FIXED];
+	uint16_t code[DEFINE_FIXED];
 };
 
 struct define_fixed {
@@ -68,6 +69,19 @@ struct define_token {
 static inline uint32_t define_hash(uint64_t key, uint32_t bits)
 {
 	return (uint32_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> (64 - bits)) & ~UINT32_C(1);
+}
+
+/* The place in `exact`, DEFINE_FIXED if it is none. */
+static inline unsigned define_exact(const struct define_site *site, uint32_t exact)
+{
+	__m128i wanted = _mm_set1_epi32((int)(exact & site->mask));
+	const __m128i *at = (const __m128i *)(const void *)site->exact;
+	__m128i low = _mm_cmpeq_epi32(_mm_loadu_si128(at), wanted);
+	__m128i high = _mm_cmpeq_epi32(_mm_loadu_si128(at + 1), wanted);
+	__m128i both = _mm_packs_epi16(_mm_packs_epi32(low, high), _mm_setzero_si128());
+
+	return (unsigned)__builtin_ctz(
+		(unsigned)_mm_movemask_epi8(both) | UINT32_C(1) << DEFINE_FIXED);
 }
 
 /* The chunk that goes without saying. */

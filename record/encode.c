@@ -18,7 +18,11 @@
 #define WORD_LIMIT 12 /* of system calls and samples */
 #define PLACE_SHIFT 4
 #define PLACE_BYTES 16 /* addresses with a token are multiples of it */
+/* The hash of level 1 is four times as large, and no better for columns. */
+#define ZSTD_HASH_LOG 12
+#define ZSTD_LEAST_MATCH 7
 #define TICK_CODE 1    /* the varint of 0: SITE of what is in OTHER */
+#define MANY_BYTES 24  /* in OTHER for one batch: ticks, as a rule */
 #define PASSED_BITS 48 /* more are put one by one: a byte and a varint must fit a word */
 
 static_assert(HL_BLOCK_RAW_LIMIT >= (512u << 10), "a block holds what stream.c gathers");
@@ -229,98 +233,171 @@ static inline uint64_t address_place(uint64_t head)
 	return addr % PLACE_BYTES ? 0 : addr >> PLACE_SHIFT;
 }
 
-/* Compact records of known definitions, with `ticks` also the ticks before them, as long as nothing
- * else comes and two more slots follow; at most `left` records, which it counts down. Returns how
- * many slots. Measured: 8.5 ns a record without a tick. No branch on what a varint's length is, on
- * whether a size varies or on whether a tick comes, which none could foretell in a program of many
- * threads. A site's key has an address of 0 and kinds that are calls, so that everything else falls
- * through the look-up. */
+/* What a compact record's call site is known by: kind and caller. */
+static inline uint64_t site_key(const struct hl_packed *slot)
+{
+	return (slot->word[0] >> HL_ADDRESS_BITS << HL_ADDRESS_BITS) |
+	       (slot->word[1] & HL_PACKED_ADDRESS_MASK);
+}
+
+/* Where the next bytes of the columns go. */
+struct encode_places {
+	uint8_t *site, *size, *addr, *other;
+};
+
+/* The site of a compact record, and the place of its token there; DEFINE_FIXED if none is known. Most
+ * sites have one size, or any, and a look at the first place is all. */
+static inline const struct define_site *find_token(const struct define_site *sites, uint32_t bits,
+	uint64_t key, const struct hl_packed *slot, unsigned *at)
+{
+	uint64_t size = slot->word[1] >> HL_PACKED_ADDRESS_BITS;
+	uint32_t exact = (uint32_t)(size << 8 | hl_packed_extra(slot->word[0]));
+	uint32_t found = define_hash(key, bits);
+
+	found |= sites[found].key != key;
+	const struct define_site *site = &sites[found];
+	*at = 0;
+	if (__builtin_expect(site->key != key || (exact & site->mask) != site->exact[0], 0))
+		*at = site->key == key ? define_exact(site, exact) : DEFINE_FIXED;
+	return site;
+}
+
+/* The size only if its definition leaves it open. */
+static inline void put_token(
+	struct encode_places *to, const struct define_site *site, unsigned at, uint64_t size)
+{
+	unsigned bytes = varint_bytes(size << 1);
+	uint64_t word = varint_word(size << 1, bytes);
+	uint32_t open = ~site->mask >> 8;
+	uint16_t code = site->code[at];
+
+	memcpy(to->site, &code, sizeof(code));
+	to->site += 2 - code % 2; /* a varint of one byte is odd */
+	memcpy(to->size, &word, sizeof(word));
+	to->size += bytes & open;
+}
+
+/* Nothing if none has passed. */
+static inline void put_passed(struct encode_places *to, uint64_t passed)
+{
+	unsigned bytes = varint_bytes(passed);
+	uint64_t word = varint_word(passed, bytes) << 8 | HL_TRACE_TICK;
+
+	*to->site = TICK_CODE;
+	to->site += passed != 0;
+	memcpy(to->other, &word, sizeof(word));
+	to->other += passed ? 1 + bytes : 0;
+}
+
+/* Whether a tick can be put for what follows it: a record that put_compact takes. */
+static inline bool takes_tick(const struct define_site *sites, uint32_t bits,
+	const struct hl_packed *slots, size_t count, uint64_t passed)
+{
+	unsigned token;
+
+	if (count < 3 || passed >> PASSED_BITS || !address_place(slots->word[0]))
+		return false;
+	find_token(sites, bits, site_key(slots), slots, &token);
+	return token != DEFINE_FIXED && hl_packed_kind(slots[1].word[0]) != HL_PACKED_TICK_BACK;
+}
+
+/* Compact records of known definitions and the ticks before them, as long as nothing else comes and
+ * two more slots follow; at most `left` records, which it counts down. Returns how many slots. No
+ * branch on what a varint's length is, on whether a size varies nor, if ticks are `many`, on whether
+ * one comes: none could foretell it in a program of many threads. A site's key has an address of 0 and
+ * kinds that are calls, so that everything else falls through the look-up. */
 static inline __attribute__((always_inline)) size_t put_compact(struct encode_block *block,
-	uint64_t *tick, const struct hl_packed *slots, size_t count, size_t *left, const bool ticks)
+	uint64_t *tick, const struct hl_packed *slots, size_t count, size_t *left, const bool many)
 {
 	const struct define_site *sites = block->definitions.sites;
 	const uint32_t bits = block->definitions.site_bits;
+	const size_t limit = *left;
 	struct encode_column *column = block->column;
 	struct encode_recent *recent = block->recent;
 	uint8_t next = recent->count;
-	uint8_t *site_at = column[HL_COLUMN_SITE].data + column[HL_COLUMN_SITE].used;
-	uint8_t *size_at = column[HL_COLUMN_SIZE].data + column[HL_COLUMN_SIZE].used;
-	uint8_t *addr_at = column[HL_COLUMN_ADDR].data + column[HL_COLUMN_ADDR].used;
-	uint8_t *other_at = column[HL_COLUMN_OTHER].data + column[HL_COLUMN_OTHER].used;
-	uint64_t last = block->last_tick;
+	struct encode_places to = {
+		column[HL_COLUMN_SITE].data + column[HL_COLUMN_SITE].used,
+		column[HL_COLUMN_SIZE].data + column[HL_COLUMN_SIZE].used,
+		column[HL_COLUMN_ADDR].data + column[HL_COLUMN_ADDR].used,
+		column[HL_COLUMN_OTHER].data + column[HL_COLUMN_OTHER].used,
+	};
+	uint64_t last = block->last_tick, current = *tick;
 	size_t at = 0, records = 0;
 
-	while (at + 2 < count && records < *left) {
-		bool timed = ticks && hl_packed_kind(slots[at].word[0]) == HL_PACKED_TICK;
-		uint64_t when = timed ? slots[at].word[1] : *tick, passed = when - last;
+	if (!many && current != last) {
+		if (!takes_tick(sites, bits, slots, count, current - last))
+			return 0;
+		put_passed(&to, current - last);
+		last = current;
+	}
+	while (at + 2 < count && records < limit) {
+		bool timed = many && hl_packed_kind(slots[at].word[0]) == HL_PACKED_TICK;
+		uint64_t when = timed ? slots[at].word[1] : current, passed = when - last;
 		const struct hl_packed *slot = &slots[at + timed];
-		uint64_t head = slot->word[0], tail = slot->word[1];
-		uint64_t place = address_place(head);
-		uint64_t key = (head >> HL_ADDRESS_BITS << HL_ADDRESS_BITS) |
-			       (tail & HL_PACKED_ADDRESS_MASK);
-		uint32_t found = define_hash(key, bits);
-		found |= sites[found].key != key;
-		const struct define_site *site = &sites[found];
-		uint64_t size = tail >> HL_PACKED_ADDRESS_BITS;
-		uint32_t exact = (uint32_t)(size << 8 | hl_packed_extra(head));
-		if (site->key != key || (exact & site->mask) != site->exact || !place)
-			break;
+		uint64_t place = address_place(slot->word[0]), key = site_key(slot);
+		uint64_t size = slot->word[1] >> HL_PACKED_ADDRESS_BITS;
+		const struct define_site *site;
+		unsigned token;
+
 		if (hl_packed_kind(slot[1].word[0]) == HL_PACKED_TICK_BACK)
 			break;
-		if (ticks && passed >> PASSED_BITS)
+		if (many && passed >> PASSED_BITS)
 			break;
+		if (__builtin_expect(!place, 0)) {
+			if (many)
+				break;
+			if (hl_packed_kind(slot->word[0]) == HL_PACKED_TICK) {
+				when = slot->word[1];
+				if (!takes_tick(sites, bits, slot + 1, count - at - 1, when - last))
+					break;
+				put_passed(&to, when - last);
+				current = last = when;
+				at++;
+				continue;
+			}
+			site = find_token(sites, bits, key | DEFINE_KEY_NULL, slot, &token);
+			if (slot->word[0] & HL_PACKED_ADDRESS_MASK || token == DEFINE_FIXED)
+				break;
+			put_token(&to, site, token, size);
+			at++;
+			records++;
+			continue;
+		}
+		site = find_token(sites, bits, key, slot, &token);
+		if (token == DEFINE_FIXED)
+			break;
+		if (many) {
+			put_passed(&to, passed);
+			current = last = when;
+		}
+		put_token(&to, site, token, size);
 		at += 1u + timed;
 		records++;
 
-		unsigned bytes;
-		uint64_t word;
-		if (ticks) {
-			*site_at = TICK_CODE;
-			site_at += passed != 0;
-			bytes = varint_bytes(passed);
-			word = varint_word(passed, bytes) << 8 | HL_TRACE_TICK;
-			memcpy(other_at, &word, sizeof(word));
-			other_at += passed ? 1 + bytes : 0;
-			*tick = last = when;
-		}
-
-		memcpy(site_at, &site->code, sizeof(site->code));
-		site_at += site->code_bytes;
-
-		bytes = varint_bytes(size << 1);
-		word = varint_word(size << 1, bytes);
-		memcpy(size_at, &word, sizeof(word));
-		size_at += bytes & ~site->mask >> 8; /* nothing if the size must be exact */
-
-		uint64_t code = address_code(recent, next++, place);
-		bytes = varint_bytes(code);
-		word = varint_word(code, bytes);
-		memcpy(addr_at, &word, sizeof(word));
-		addr_at += bytes;
+		uint64_t near = address_code(recent, next++, place);
+		unsigned bytes = varint_bytes(near);
+		uint64_t word = varint_word(near, bytes);
+		memcpy(to.addr, &word, sizeof(word));
+		to.addr += bytes;
 	}
-	column[HL_COLUMN_SITE].used = (uint32_t)(site_at - column[HL_COLUMN_SITE].data);
-	column[HL_COLUMN_SIZE].used = (uint32_t)(size_at - column[HL_COLUMN_SIZE].data);
-	column[HL_COLUMN_ADDR].used = (uint32_t)(addr_at - column[HL_COLUMN_ADDR].data);
-	column[HL_COLUMN_OTHER].used = (uint32_t)(other_at - column[HL_COLUMN_OTHER].data);
+	column[HL_COLUMN_SITE].used = (uint32_t)(to.site - column[HL_COLUMN_SITE].data);
+	column[HL_COLUMN_SIZE].used = (uint32_t)(to.size - column[HL_COLUMN_SIZE].data);
+	column[HL_COLUMN_ADDR].used = (uint32_t)(to.addr - column[HL_COLUMN_ADDR].data);
+	column[HL_COLUMN_OTHER].used = (uint32_t)(to.other - column[HL_COLUMN_OTHER].data);
 	recent->count = next;
 	block->last_tick = last;
+	*tick = current;
 	block->records += (uint32_t)records;
 	*left -= records;
 	return at;
 }
 
-/* Most threads have few ticks, and the loop that looks for them takes a quarter longer. */
+/* Most threads have few ticks, and the loop that expects them takes a quarter longer. */
 static size_t put_calls(struct encode_block *block, uint64_t *tick, const struct hl_packed *slots,
 	size_t count, size_t *left)
 {
-	size_t at = 0;
-
-	if (*tick == block->last_tick)
-		at = put_compact(block, tick, slots, count, left, false);
-	if (*tick != block->last_tick ||
-		(at < count && hl_packed_kind(slots[at].word[0]) == HL_PACKED_TICK))
-		at += put_compact(block, tick, slots + at, count - at, left, true);
-	return at;
+	return block->many_ticks ? put_compact(block, tick, slots, count, left, true)
+				 : put_compact(block, tick, slots, count, left, false);
 }
 
 static struct define_call unpack_call(const struct hl_packed *slot)
@@ -378,6 +455,7 @@ ptrdiff_t encode_append_packed(struct encode_block *block, uint64_t *tick,
 	size_t at = 0;
 	ptrdiff_t width = 1;
 	while (width && at < count && block->raw_bytes < limit_bytes) {
+		uint32_t other = block->column[HL_COLUMN_OTHER].used;
 		int rc = reserve_batch(block);
 		if (rc)
 			return rc;
@@ -393,6 +471,7 @@ ptrdiff_t encode_append_packed(struct encode_block *block, uint64_t *tick,
 			at += (size_t)width;
 			left--;
 		}
+		block->many_ticks = block->column[HL_COLUMN_OTHER].used - other >= MANY_BYTES;
 		block->raw_bytes = columns_bytes(block);
 	}
 	return (ptrdiff_t)at;
@@ -417,6 +496,11 @@ static void lay_out(const struct encode_block *block, uint8_t *p)
 			memcpy(p, block->column[i].data, length[i]);
 }
 
+static bool set_zstd(ZSTD_cParameter parameter, int value)
+{
+	return !ZSTD_isError(ZSTD_CCtx_setParameter(scratch.zstd, parameter, value));
+}
+
 /* The same as one zstd frame; returns its bytes, 0 if it failed. Each column begins a zstd block,
  * so that it has an entropy table of its own: 6 % smaller for 0.5 ns an event. */
 static size_t compress_columns(
@@ -429,8 +513,9 @@ static size_t compress_columns(
 
 	column_lengths(block, length);
 	if (ZSTD_isError(ZSTD_CCtx_reset(scratch.zstd, ZSTD_reset_session_only)) ||
-		ZSTD_isError(
-			ZSTD_CCtx_setParameter(scratch.zstd, ZSTD_c_compressionLevel, level)) ||
+		!set_zstd(ZSTD_c_compressionLevel, level) ||
+		!set_zstd(ZSTD_c_hashLog, ZSTD_HASH_LOG) ||
+		!set_zstd(ZSTD_c_minMatch, ZSTD_LEAST_MATCH) ||
 		ZSTD_isError(ZSTD_CCtx_setPledgedSrcSize(scratch.zstd, raw_bytes)) ||
 		ZSTD_isError(ZSTD_compressStream2(scratch.zstd, &out, &in, ZSTD_e_continue)))
 		return 0;

@@ -30,6 +30,7 @@ struct encode_block {
 	uint64_t other_caller;
 	uint32_t records;
 	uint32_t raw_bytes; /* of all columns */
+	bool many_ticks;    /* in what came last */
 	struct encode_column column[HL_COLUMN_LIMIT];
 	struct define_table definitions;
 	struct encode_recent *recent;

@@ -37,8 +37,10 @@ int stream_append(struct stream *stream, uint32_t tid, const struct hl_slot *slo
 int stream_append_packed(struct stream *stream, uint32_t tid, uint64_t tick,
 	const struct hl_packed *slots, size_t count);
 
-/* How blocks are compressed from now on: zstd's level, 1 at first. 0 = stored as they are, unless they
- * hold 4 bytes or more for each record. */
+/* How blocks are compressed from now on: zstd's level, STREAM_LEVEL at first. 0 = stored as they are.
+ * Those that hold 4 bytes or more for each record are always compressed at STREAM_LEVEL. */
+#define STREAM_LEVEL 1
+#define STREAM_LEVEL_HASTE (-5) /* takes as long as storing, of `churn` a quarter less */
 void stream_set_level(struct stream *stream, int level);
 
 /* From now on writes to the file of `other`, which holds the same to be followed by what is gathered

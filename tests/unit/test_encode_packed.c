@@ -41,7 +41,10 @@ static void put(struct made *made, uint64_t head, uint64_t tail)
 static void put_compact(struct made *made, unsigned kind, uint64_t addr)
 {
 	uint64_t r = next(made);
-	uint64_t size = kind == HL_KIND_free ? 0 : (r & 1 ? 48 : r >> 8 & 1023);
+	/* Half of the sites have five sizes. */
+	uint64_t size = r & 1 ? 48 : r >> 8 & (r >> 35 & 1 ? 3 : 1023);
+	if (kind == HL_KIND_free)
+		size = 0;
 	unsigned extra = kind != HL_KIND_free && (r >> 20 & 31) == 0 ? r >> 25 & 3 : 0;
 
 	put(made, hl_packed_head(kind, extra, addr),
@@ -62,15 +65,19 @@ static void put_syscall(struct made *made)
 		put(made, next(made) & 0xffff, next(made) & 0xffff);
 }
 
-/* What a thread's page holds: calls, ticks before half of them, and now and then anything else. */
+/* What a thread's page holds: calls, ticks before half of them or a few, and now and then anything
+ * else. */
 static void make(struct made *made, uint64_t seed)
 {
+	uint64_t untimed = seed % 2 ? 1 : 31;
+
 	*made = (struct made){.tick = 1000, .seed = seed};
 	while (made->count < SLOTS) {
 		uint64_t r = next(made);
 		uint64_t addr = UINT64_C(0x7f0000001000) + (r >> 40 & 255) * 32;
 
-		if (r & 1) /* also none at all, two in turn and a very long time */
+		/* Also none at all, two in turn and a very long time. */
+		if ((r & 1) && (r >> 52 & untimed) <= 1)
 			put(made, hl_packed_head(HL_PACKED_TICK, 0, 0),
 				made->tick += (r >> 1 & 255) ? r >> 9 & 4095 : r >> 9);
 		if ((r >> 33 & 63) == 0)
