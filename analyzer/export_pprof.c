@@ -272,7 +272,8 @@ static void put_types(struct pprof *pprof)
 		put_message(pprof, PROFILE_SAMPLE_TYPE, &message);
 	}
 	enum export_value first = known[EXPORT_PEAK] ? EXPORT_PEAK : EXPORT_ALLOCATED;
-	put_integer(pprof, PROFILE_DEFAULT_TYPE, string(pprof, export_pprof_type(first)));
+	if (known[first])
+		put_integer(pprof, PROFILE_DEFAULT_TYPE, string(pprof, export_pprof_type(first)));
 }
 
 static void put_label(struct pprof *pprof, struct proto *sample, const char *key, const char *text)
@@ -329,15 +330,21 @@ static void put_sample(struct pprof *pprof, const struct export_row *row)
 	proto_free(&values);
 }
 
+static void put_samples(struct pprof *pprof, const struct export_rows *rows)
+{
+	for (size_t i = 0; i < rows->count && !pprof->error && !pprof->out->error; i++)
+		if (!is_nothing(pprof, &rows->row[i]))
+			put_sample(pprof, &rows->row[i]);
+}
+
 static void put_profile(struct pprof *pprof)
 {
 	const struct export_profile *profile = pprof->profile;
 	const struct analysis *analysis = profile->analysis;
 	string(pprof, "");
 	put_types(pprof);
-	for (size_t i = 0; i < profile->count && !pprof->error && !pprof->out->error; i++)
-		if (!is_nothing(pprof, &profile->rows[i]))
-			put_sample(pprof, &profile->rows[i]);
+	for (size_t i = 0; i < profile->trace->stream_count; i++)
+		put_samples(pprof, &profile->streams[i]);
 	put_mappings(pprof);
 	if (!analysis_imported(analysis))
 		put_integer(pprof, PROFILE_DURATION_NS, analysis->last_ns - analysis->first_ns);

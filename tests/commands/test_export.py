@@ -168,6 +168,27 @@ def test_pprof_is_a_profile_of_the_official_schema(heapledger, request, kind):
         assert not numbers
 
 
+@pytest.mark.parametrize('kind', ['stacked', 'plain', 'observed'])
+def test_analyze_writes_the_same_profile_and_all_else_as_without(heapledger, request, kind, tmp_path):
+    trace, _ = request.getfixturevalue(kind)
+    outcome = run([heapledger, 'analyze', '--profile', tmp_path / 'p', '--json', tmp_path / 'with', trace])
+    assert outcome.status == 0, outcome.stderr
+    assert (tmp_path / 'p').read_bytes() == export(heapledger, trace, 'pprof').stdout
+    assert run([heapledger, 'analyze', '--json', tmp_path / 'without', trace]).status == 0
+    assert (tmp_path / 'with').read_bytes() == (tmp_path / 'without').read_bytes()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--profile', '-'], b'--profile needs a file'),
+    (['--profile', 'p', '--from', '1s'], b'--profile shows the whole recording'),
+    (['--profile', 'none/p'], b'cannot write none/p: No such file or directory'),
+])
+def test_a_profile_of_analyze_that_cannot_be_is_one_line(heapledger, plain, arguments, message, tmp_path):
+    outcome = run([heapledger, 'analyze', *arguments, plain[0]], cwd=tmp_path)
+    assert outcome.status == 2 and message in outcome.stderr and outcome.stderr.count(b'\n') == 1
+    assert not list(tmp_path.iterdir())
+
+
 # ---- the time line ------------------------------------------------------------------------------
 
 
