@@ -236,6 +236,22 @@ static uint32_t location(struct pprof *pprof, const struct export_row *row, uint
 	return number;
 }
 
+/* Of a sample whose place is not known: one without a location is in no table that pprof prints. */
+static uint32_t unknown_location(struct pprof *pprof)
+{
+	static const struct symbol unknown = {.function = "[unknown]"};
+	struct mapping none = {0};
+	struct proto message = {0};
+	bool is_new;
+	uint32_t number = number_of(pprof, &pprof->locations, 0, &is_new);
+	if (!is_new)
+		return number;
+	proto_integer(&message, LOCATION_ID, number);
+	put_line(pprof, &message, &none, &unknown);
+	put_message(pprof, PROFILE_LOCATION, &message);
+	return number;
+}
+
 static void put_mappings(struct pprof *pprof)
 {
 	for (size_t i = 0; i < pprof->mapping_count; i++) {
@@ -315,6 +331,8 @@ static void put_sample(struct pprof *pprof, const struct export_row *row)
 	export_frames(pprof->profile, row, &frames);
 	for (unsigned i = 0; i < frames.count; i++)
 		proto_varint(&locations, location(pprof, row, frames.frame[i]));
+	if (!frames.count)
+		proto_varint(&locations, unknown_location(pprof));
 	for (unsigned i = 0; i < EXPORT_VALUES; i++)
 		if (pprof->profile->known[i])
 			proto_varint(&values, (uint64_t)row->value[i]);

@@ -109,7 +109,9 @@ def _signed(value):
 
 
 def _frames(place, functions, modules):
-    """Of an address: the functions that were inlined there come last."""
+    """Of an address: the functions that were inlined there come last. Without one it is unknown."""
+    if not _one(place, 3):
+        return []
     found = []
     for data in reversed(place.get(4, [])):
         line = _by_number(data)

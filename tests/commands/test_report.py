@@ -442,9 +442,17 @@ def test_page_and_pdf_cannot_be_one_file(situation):
 
 
 def test_a_name_that_the_font_has_no_letters_for_is_nobodys_business(situation):
-    situation.data['command'] = ['\u6570\u636e', 'x']
+    """They are there by another font, or by their numbers; and nothing warns (warnings are errors here)."""
+    sys.path.insert(0, str(REPORTS))
+    import style
+    situation.data['command'] = ['\u6570\u636e', '\U00016800', 'x\u00e9']
+    add_process(situation.data, '9.2', 9, ['\u6570'])
     outcome = situation.report('--pdf', 'out.pdf')
     assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    said = ''.join(run(['pdftotext', situation.folder / 'out.pdf', '-']).stdout.decode().split())
+    shown = '\u6570\u636e' if style.FALLBACK in style.families() else '\\u6570\\u636e'
+    assert said.count(shown) == 1 and said.count(shown[:len(shown) // 2]) == 2, said[:300]
+    assert '\\U00016800' in said and 'x\u00e9' in said, said[:300]
 
 
 def test_each_figure_says_in_words_what_it_shows(situation):
