@@ -78,6 +78,13 @@ class Analysis:
         return self.get("mode") == "attached"
 
     @property
+    def main_start_ns(self):
+        """Of the process that figures are of, which may have begun late."""
+        starts = [process.get("start_ns") for process in self.get("processes", [])
+                  if process.get("stream") == self.get("main_stream")]
+        return starts[0] if starts and starts[0] is not None else 0
+
+    @property
     def lost(self):
         return self.get("events.lost", 0)
 

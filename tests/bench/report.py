@@ -25,7 +25,7 @@ import load  # noqa: E402
 from analyzer import events_of, measured  # noqa: E402
 from test_gcc import large_c_file  # noqa: E402
 
-EVENTS_A_ROW, EVENTS_A_FUNCTION = 62, 9_600  # of the script, and of the file
+EVENTS_A_ROW, EVENTS_A_FUNCTION = 62, 4_000  # of the script, and of the file
 COLUMNS = '{:10} {:>12} {:>10} {:>10} {:>9} {:>8} {:>9} {:>9}'
 
 
