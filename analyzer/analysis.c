@@ -190,7 +190,8 @@ static int take_moment(
 	if (entry->result.observed)
 		return 0;
 	entry->moments.most_sites = analysis->top;
-	if (analysis->group_by == ANALYSIS_BY_SITE || analysis->group_by == ANALYSIS_BY_MODULE)
+	if (analysis->group_by == ANALYSIS_BY_SITE || analysis->group_by == ANALYSIS_BY_MODULE ||
+		(analysis->wants & ANALYSIS_SITES && kind == MOMENT_MAPPED_PEAK))
 		entry->moments.most_sites = SIZE_MAX;
 	entry->moments.by = analysis->group_by == ANALYSIS_BY_SIZE     ? LAYOUT_BY_SIZE
 			    : analysis->group_by == ANALYSIS_BY_THREAD ? LAYOUT_BY_THREAD

@@ -115,7 +115,8 @@ enum analysis_wants {
 	ANALYSIS_TIMELINES = 1, /* a time line a stream is kept */
 	ANALYSIS_PEAKS = 2,     /* the heap is laid out at its peaks, too */
 	ANALYSIS_MAP = 4,       /* the address map */
-	ANALYSIS_INSTANTS = 8   /* the heap is laid out at even times */
+	ANALYSIS_INSTANTS = 8,  /* the heap is laid out at even times */
+	ANALYSIS_SITES = 16     /* all sites of the peak of what is mapped are kept */
 };
 
 /* `wants`: of enum analysis_wants; `top`, `group_by` and `window` are kept, all else is set. 0 or

@@ -3,6 +3,7 @@
  * `heapledger analyze`: options, and which outputs are made.
  */
 #include "analysis.h"
+#include "export.h"
 #include "import.h"
 #include "site.h"
 #include "tool.h"
@@ -20,6 +21,7 @@ struct request {
 	const char *json;
 	const char *csv;
 	const char *map;
+	const char *profile;
 	uint32_t top; /* 0 = not said */
 	bool stacks;
 	enum analysis_group group_by;
@@ -45,7 +47,21 @@ static bool is_stdout(const char *path)
 	return path && !strcmp(path, "-");
 }
 
-static int write_outputs(const struct analysis *analysis, const struct request *request)
+static int write_profile(const struct export_profile *profile, const char *path)
+{
+	struct writer *out = malloc(sizeof(*out));
+	int rc = out ? writer_open(out, path) : -ENOMEM;
+	if (!rc) {
+		rc = export_pprof(profile, out);
+		int closed = writer_close(out, !rc);
+		rc = rc ? rc : closed;
+	}
+	free(out);
+	return rc;
+}
+
+static int write_outputs(const struct analysis *analysis, const struct export_profile *profile,
+	const struct request *request)
 {
 	char error[640];
 	if (request->csv && csv_write(analysis, request->csv, error, sizeof(error)))
@@ -61,6 +77,12 @@ static int write_outputs(const struct analysis *analysis, const struct request *
 		if (rc)
 			return tool_fail(TOOL_USAGE, COMMAND, "cannot write %s: %s", request->map,
 				strerror(-rc));
+	}
+	if (request->profile) {
+		int rc = write_profile(profile, request->profile);
+		if (rc)
+			return tool_fail(TOOL_USAGE, COMMAND, "cannot write %s: %s",
+				request->profile, strerror(-rc));
 	}
 	if (!is_stdout(request->json) && !is_stdout(request->map))
 		summary_print(analysis);
@@ -81,6 +103,7 @@ static int analyze(const char *path, const struct request *request)
 {
 	struct trace trace;
 	struct analysis analysis = {0};
+	struct export_profile profile = {0};
 	struct site_finder finder = {.trace = &trace};
 	int code = TOOL_OK;
 
@@ -95,9 +118,12 @@ static int analyze(const char *path, const struct request *request)
 	analysis.group_by = request->group_by;
 	if (!code) {
 		print_notes(&trace);
+		if (request->profile)
+			export_profile_begin(&profile, &trace);
 		if (analysis_run(&analysis, &trace,
 			    (request->csv ? ANALYSIS_TIMELINES | ANALYSIS_INSTANTS : 0) |
 				    (request->map ? ANALYSIS_MAP : 0) |
+				    (request->profile ? ANALYSIS_PEAKS | ANALYSIS_SITES : 0) |
 				    (request->json || request->group_by ? ANALYSIS_PEAKS : 0)))
 			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	}
@@ -114,8 +140,12 @@ static int analyze(const char *path, const struct request *request)
 			code = tool_fail(TOOL_UNREADABLE, COMMAND,
 				"%s: not enough memory to analyse it", path);
 	}
+	profile.symbols = finder.symbols;
+	if (!code && request->profile && export_profile_make(&profile, &analysis))
+		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", profile.error);
 	if (!code)
-		code = write_outputs(&analysis, request);
+		code = write_outputs(&analysis, &profile, request);
+	export_profile_free(&profile);
 	symbols_close(finder.symbols);
 	analysis_free(&analysis);
 	trace_close(&trace);
@@ -140,6 +170,7 @@ int cmd_analyze(int argc, char **argv)
 		{"json", required_argument, NULL, 'j'},
 		{"csv", required_argument, NULL, 'c'},
 		{"map", required_argument, NULL, 'm'},
+		{"profile", required_argument, NULL, 'r'},
 		{"top", required_argument, NULL, 't'},
 		{"stacks", no_argument, NULL, 's'},
 		{"group-by", required_argument, NULL, 'g'},
@@ -165,6 +196,8 @@ int cmd_analyze(int argc, char **argv)
 			request.window.phase = optarg;
 		else if (option == 'm')
 			request.map = optarg;
+		else if (option == 'r')
+			request.profile = optarg;
 		else if (option == 's')
 			request.stacks = true;
 		else if (option == 'g') {
@@ -182,9 +215,14 @@ int cmd_analyze(int argc, char **argv)
 	if (is_stdout(request.json) && is_stdout(request.map))
 		return tool_fail(
 			TOOL_USAGE, COMMAND, "--json - and --map - cannot both be standard output");
-	if (request.map && (request.window.from || request.window.to || request.window.phase))
+	if (is_stdout(request.profile))
 		return tool_fail(TOOL_USAGE, COMMAND,
-			"--map shows the whole recording: not with --from, --to or --phase");
+			"--profile needs a file; export --format pprof writes to standard output");
+	bool window = request.window.from || request.window.to || request.window.phase;
+	if (window && (request.map || request.profile))
+		return tool_fail(TOOL_USAGE, COMMAND,
+			"--%s shows the whole recording: not with --from, --to or --phase",
+			request.map ? "map" : "profile");
 	if (argc - optind != 1)
 		return tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed, %d given",
 			argc - optind);

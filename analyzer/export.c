@@ -111,23 +111,24 @@ static int check_known(const struct export_profile *profile, const struct reques
 		profile->known[EXPORT_ALLOCATED] ? "; --value allocated is" : "");
 }
 
-static int profile(struct analysis *analysis, const struct request *request, struct writer *out)
+static int profile(struct export_profile *made, const struct analysis *analysis,
+	const struct request *request, struct writer *out)
 {
-	struct export_profile made = {0};
 	int code = TOOL_OK;
-	if (trace_read_stacks(analysis->trace) || export_profile_make(&made, analysis))
+	if (trace_read_stacks(analysis->trace))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", analysis->trace->error);
+	else if (export_profile_make(made, analysis))
+		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", made->error);
 	if (!code && analysis->trace->stacks.module_count &&
-		!(made.symbols = symbols_open(analysis->trace)))
+		!(made->symbols = symbols_open(analysis->trace)))
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "not enough memory for symbols");
 	if (!code)
-		code = check_known(&made, request);
+		code = check_known(made, request);
 	if (!code && request->format == FORMAT_PPROF)
-		note_unknown(&made);
+		note_unknown(made);
 	if (!code)
-		code = write_profile(&made, request, out);
-	symbols_close(made.symbols);
-	export_profile_free(&made);
+		code = write_profile(made, request, out);
+	symbols_close(made->symbols);
 	return code;
 }
 
@@ -163,7 +164,8 @@ static int export_trace(const char *path, const struct request *request, struct 
 {
 	bool stacks = request->format == FORMAT_COLLAPSED || request->format == FORMAT_PPROF;
 	struct trace trace;
-	struct analysis analysis = {.top = UINT32_MAX}; /* all places, not the first ones */
+	struct analysis analysis = {0};
+	struct export_profile made = {0};
 	int code = import_directory(path, COMMAND, NULL);
 	if (code)
 		return code;
@@ -171,15 +173,18 @@ static int export_trace(const char *path, const struct request *request, struct 
 		code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	if (!code) {
 		print_notes(&trace);
-		unsigned wants = stacks ? ANALYSIS_PEAKS : ANALYSIS_TIMELINES;
+		unsigned wants = stacks ? ANALYSIS_PEAKS | ANALYSIS_SITES : ANALYSIS_TIMELINES;
 		wants |= request->format == FORMAT_CSV ? ANALYSIS_INSTANTS : 0;
+		if (stacks)
+			export_profile_begin(&made, &trace);
 		if (analysis_run(&analysis, &trace, wants))
 			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	}
 	if (!code)
-		code = stacks                             ? profile(&analysis, request, out)
+		code = stacks                             ? profile(&made, &analysis, request, out)
 		       : request->format == FORMAT_EVENTS ? events(&analysis, request, out)
 							  : csv(&analysis, request);
+	export_profile_free(&made);
 	analysis_free(&analysis);
 	trace_close(&trace);
 	return code;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * What a recording says of each call stack, for the formats of other tools. Made by
- * export_profile.c from an analysis and one more pass over the streams; written by
- * export_collapsed.c and export_pprof.c. export_events.c writes the time line instead. `heapledger
- * export` is export.c.
+ * export_profile.c from an analysis and one more pass over the streams, in a thread beside the
+ * analysis; written by export_collapsed.c and export_pprof.c. export_events.c writes the time line
+ * instead. `heapledger export` is export.c; `analyze --profile` writes the same for the report.
  */
 #ifndef HEAPLEDGER_EXPORT_H
 #define HEAPLEDGER_EXPORT_H
@@ -12,6 +12,8 @@
 #include "id_map.h"
 #include "symbols.h"
 #include "writer.h"
+
+#include <pthread.h>
 
 enum export_value {
 	EXPORT_ALLOCATIONS,
@@ -34,15 +36,24 @@ struct export_row {
 	int64_t value[EXPORT_VALUES];
 };
 
-struct export_profile {
-	const struct analysis *analysis;
-	struct symbols *symbols; /* NULL: addresses only */
-	struct export_row *rows; /* by stream */
+/* Of one stream. */
+struct export_rows {
+	struct export_row *row;
 	size_t count;
 	size_t capacity;
-	struct id_map callers; /* of the stream under way: their row, from its first */
-	size_t first;
+	struct id_map callers; /* caller -> its row, from 1 */
+};
+
+struct export_profile {
+	struct trace *trace;
+	const struct analysis *analysis; /* NULL until it is made */
+	struct symbols *symbols; /* of whoever made this; NULL: addresses only */
+	struct export_rows *streams; /* as trace->streams */
 	bool known[EXPORT_VALUES];
+	pthread_t counter;
+	bool counting; /* the thread is there */
+	int counted;   /* how it ended: 0 or -errno */
+	char error[640];
 };
 
 /* The option's word, and what pprof calls it. */
@@ -50,7 +61,12 @@ const char *export_name(enum export_value value);
 const char *export_pprof_type(enum export_value value);
 const char *export_pprof_unit(enum export_value value);
 
-/* The analysis has peaks and all sites. 0 or -errno, then analysis->trace->error says why. */
+/* Counts what was allocated and the system calls, while somebody else analyses the trace: which must
+ * be there until export_profile_free. */
+void export_profile_begin(struct export_profile *profile, struct trace *trace);
+
+/* And what was held. The analysis has peaks and ANALYSIS_SITES, and no window. 0 or -errno, then
+ * profile->error says why. */
 int export_profile_make(struct export_profile *profile, const struct analysis *analysis);
 void export_profile_free(struct export_profile *profile);
 

@@ -98,19 +98,29 @@ static void put_lines(struct line *lines, size_t count, struct writer *out)
 	}
 }
 
+static int make_lines(const struct export_profile *profile, const struct export_rows *rows,
+	enum export_value value, struct line *lines, size_t *count)
+{
+	int rc = 0;
+	for (size_t i = 0; !rc && i < rows->count; i++) {
+		if (rows->row[i].value[value] <= 0)
+			continue;
+		lines[*count].value = (uint64_t)rows->row[i].value[value];
+		rc = make_line(profile, &rows->row[i], &lines[(*count)++].text);
+	}
+	return rc;
+}
+
 int export_collapsed(
 	const struct export_profile *profile, enum export_value value, struct writer *out)
 {
-	struct line *lines = calloc(profile->count + 1, sizeof(*lines));
-	size_t count = 0;
+	size_t all = 0, count = 0;
+	for (size_t i = 0; i < profile->trace->stream_count; i++)
+		all += profile->streams[i].count;
+	struct line *lines = calloc(all + 1, sizeof(*lines));
 	int rc = lines ? 0 : -ENOMEM;
-	for (size_t i = 0; !rc && i < profile->count; i++) {
-		const struct export_row *row = &profile->rows[i];
-		if (row->value[value] <= 0)
-			continue;
-		lines[count].value = (uint64_t)row->value[value];
-		rc = make_line(profile, row, &lines[count++].text);
-	}
+	for (size_t i = 0; !rc && i < profile->trace->stream_count; i++)
+		rc = make_lines(profile, &profile->streams[i], value, lines, &count);
 	if (!rc)
 		put_lines(lines, count, out);
 	for (size_t i = 0; i < count; i++)

@@ -236,6 +236,22 @@ static uint32_t location(struct pprof *pprof, const struct export_row *row, uint
 	return number;
 }
 
+/* Of a sample whose place is not known: one without a location is in no table that pprof prints. */
+static uint32_t unknown_location(struct pprof *pprof)
+{
+	static const struct symbol unknown = {.function = "[unknown]"};
+	struct mapping none = {0};
+	struct proto message = {0};
+	bool is_new;
+	uint32_t number = number_of(pprof, &pprof->locations, 0, &is_new);
+	if (!is_new)
+		return number;
+	proto_integer(&message, LOCATION_ID, number);
+	put_line(pprof, &message, &none, &unknown);
+	put_message(pprof, PROFILE_LOCATION, &message);
+	return number;
+}
+
 static void put_mappings(struct pprof *pprof)
 {
 	for (size_t i = 0; i < pprof->mapping_count; i++) {
@@ -272,7 +288,8 @@ static void put_types(struct pprof *pprof)
 		put_message(pprof, PROFILE_SAMPLE_TYPE, &message);
 	}
 	enum export_value first = known[EXPORT_PEAK] ? EXPORT_PEAK : EXPORT_ALLOCATED;
-	put_integer(pprof, PROFILE_DEFAULT_TYPE, string(pprof, export_pprof_type(first)));
+	if (known[first])
+		put_integer(pprof, PROFILE_DEFAULT_TYPE, string(pprof, export_pprof_type(first)));
 }
 
 static void put_label(struct pprof *pprof, struct proto *sample, const char *key, const char *text)
@@ -314,6 +331,8 @@ static void put_sample(struct pprof *pprof, const struct export_row *row)
 	export_frames(pprof->profile, row, &frames);
 	for (unsigned i = 0; i < frames.count; i++)
 		proto_varint(&locations, location(pprof, row, frames.frame[i]));
+	if (!frames.count)
+		proto_varint(&locations, unknown_location(pprof));
 	for (unsigned i = 0; i < EXPORT_VALUES; i++)
 		if (pprof->profile->known[i])
 			proto_varint(&values, (uint64_t)row->value[i]);
@@ -329,15 +348,21 @@ static void put_sample(struct pprof *pprof, const struct export_row *row)
 	proto_free(&values);
 }
 
+static void put_samples(struct pprof *pprof, const struct export_rows *rows)
+{
+	for (size_t i = 0; i < rows->count && !pprof->error && !pprof->out->error; i++)
+		if (!is_nothing(pprof, &rows->row[i]))
+			put_sample(pprof, &rows->row[i]);
+}
+
 static void put_profile(struct pprof *pprof)
 {
 	const struct export_profile *profile = pprof->profile;
 	const struct analysis *analysis = profile->analysis;
 	string(pprof, "");
 	put_types(pprof);
-	for (size_t i = 0; i < profile->count && !pprof->error && !pprof->out->error; i++)
-		if (!is_nothing(pprof, &profile->rows[i]))
-			put_sample(pprof, &profile->rows[i]);
+	for (size_t i = 0; i < profile->trace->stream_count; i++)
+		put_samples(pprof, &profile->streams[i]);
 	put_mappings(pprof);
 	if (!analysis_imported(analysis))
 		put_integer(pprof, PROFILE_DURATION_NS, analysis->last_ns - analysis->first_ns);

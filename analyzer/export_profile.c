@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * See export.h. What was allocated, and the system calls, are counted record by record; what was
- * held comes from the layouts of the analysis.
+ * See export.h. What was allocated, and the system calls, are counted record by record, in a thread
+ * of their own that touches nothing but the streams' files; what was held comes from the layouts of
+ * the analysis.
  */
 #include "export.h"
 #include "mapping.h"
@@ -73,20 +74,19 @@ void export_frames(const struct export_profile *profile, const struct export_row
 static struct export_row *row_of(
 	struct export_profile *profile, size_t stream, uint64_t caller, uint64_t tick)
 {
+	struct export_rows *rows = &profile->streams[stream];
 	uint32_t number;
-	if (id_map_number(&profile->callers, caller, UINT32_MAX, &number))
+	if (id_map_number(&rows->callers, caller, UINT32_MAX, &number))
 		return NULL;
-	size_t at = profile->first + number - 1;
-	if (at < profile->count)
-		return &profile->rows[at];
-	struct export_row *rows =
-		room_for_one(profile->rows, profile->count, &profile->capacity, sizeof(*rows));
-	if (!rows)
+	if (number <= rows->count)
+		return &rows->row[number - 1];
+	struct export_row *row =
+		room_for_one(rows->row, rows->count, &rows->capacity, sizeof(*row));
+	if (!row)
 		return NULL;
-	profile->rows = rows;
-	rows[profile->count] =
-		(struct export_row){.stream = stream, .caller = caller, .tick = tick};
-	return &rows[profile->count++];
+	rows->row = row;
+	row[rows->count] = (struct export_row){.stream = stream, .caller = caller, .tick = tick};
+	return &row[rows->count++];
 }
 
 static int count_call(
@@ -107,7 +107,7 @@ static int count_syscall(
 {
 	if (!mapping_counts(record))
 		return 0;
-	const struct clock *clock = &profile->analysis->streams[stream].stream->clock;
+	const struct clock *clock = &profile->trace->streams[stream].clock;
 	struct export_row *row = row_of(profile, stream, record->caller, record->tick);
 	if (!row)
 		return -ENOMEM;
@@ -117,10 +117,10 @@ static int count_syscall(
 }
 
 /* The recording begins later than the program: what was before only says what the heap was then. */
-static void forget_counts(struct export_profile *profile)
+static void forget_counts(struct export_rows *rows)
 {
-	for (size_t i = profile->first; i < profile->count; i++)
-		memset(profile->rows[i].value, 0, sizeof(profile->rows[i].value));
+	for (size_t i = 0; i < rows->count; i++)
+		memset(rows->row[i].value, 0, sizeof(rows->row[i].value));
 }
 
 static int count_event(
@@ -136,24 +136,55 @@ static int count_event(
 		break;
 	}
 	if (kind == HL_KIND_begin)
-		forget_counts(profile);
-	if (name_is_syscall(kind) && !profile->analysis->streams[stream].result.observed)
+		forget_counts(&profile->streams[stream]);
+	if (name_is_syscall(kind) &&
+		profile->trace->streams[stream].info.header.mode == HL_MODE_ALLOCATOR)
 		return count_syscall(profile, stream, &event->record.syscall);
 	return 0;
 }
 
 static int count_stream(struct export_profile *profile, size_t stream)
 {
-	struct trace *trace = profile->analysis->trace;
+	struct trace own = {0}; /* for its error: that of the trace is the other thread's */
 	struct stream_reader *reader;
 	const struct stream_event *event;
-	int fd, rc = trace_stream_open(trace, &trace->streams[stream], &reader, &fd);
+	int fd, rc = trace_stream_open(&own, &profile->trace->streams[stream], &reader, &fd);
 	if (!rc) {
 		while ((rc = stream_reader_next(reader, &event)) > 0)
 			if ((rc = count_event(profile, stream, event)))
 				break;
 	}
-	return trace_stream_close(trace, reader, fd, rc);
+	rc = trace_stream_close(&own, reader, fd, rc);
+	if (rc)
+		snprintf(profile->error, sizeof(profile->error), "%s", own.error);
+	return rc;
+}
+
+static void *count_all(void *argument)
+{
+	struct export_profile *profile = argument;
+	int rc = profile->streams || !profile->trace->stream_count ? 0 : -ENOMEM;
+	for (size_t i = 0; !rc && i < profile->trace->stream_count; i++)
+		rc = count_stream(profile, i);
+	profile->counted = rc;
+	return NULL;
+}
+
+void export_profile_begin(struct export_profile *profile, struct trace *trace)
+{
+	*profile = (struct export_profile){.trace = trace};
+	profile->streams = calloc(trace->stream_count, sizeof(*profile->streams));
+	profile->counting = !pthread_create(&profile->counter, NULL, count_all, profile);
+	if (!profile->counting)
+		count_all(profile); /* no thread to be had: first this, then the analysis */
+}
+
+static int end_counting(struct export_profile *profile)
+{
+	if (profile->counting)
+		pthread_join(profile->counter, NULL);
+	profile->counting = false;
+	return profile->counted;
 }
 
 /* ---- what was held --------------------------------------------------------------------------- */
@@ -188,27 +219,28 @@ static void note_known(struct export_profile *profile, const struct analysis_str
 
 int export_profile_make(struct export_profile *profile, const struct analysis *analysis)
 {
-	int rc = 0;
-	*profile = (struct export_profile){.analysis = analysis};
+	int rc = end_counting(profile);
+	profile->analysis = analysis;
 	for (size_t i = 0; !rc && i < analysis->count; i++) {
-		profile->first = profile->count;
-		id_map_free(&profile->callers);
 		note_known(profile, &analysis->streams[i]);
-		rc = count_stream(profile, i);
-		if (!rc)
-			rc = take_moment(profile, i, MOMENT_MAPPED_PEAK);
+		rc = take_moment(profile, i, MOMENT_MAPPED_PEAK);
 		if (!rc)
 			rc = take_moment(profile, i, MOMENT_END);
 	}
 	if (rc == -ENOMEM)
-		snprintf(analysis->trace->error, sizeof(analysis->trace->error),
-			"%.300s: not enough memory to export it", analysis->trace->path);
+		snprintf(profile->error, sizeof(profile->error),
+			"%.300s: not enough memory to export it", profile->trace->path);
 	return rc;
 }
 
+/* All zero is an empty one. */
 void export_profile_free(struct export_profile *profile)
 {
-	id_map_free(&profile->callers);
-	free(profile->rows);
+	end_counting(profile);
+	for (size_t i = 0; profile->streams && i < profile->trace->stream_count; i++) {
+		id_map_free(&profile->streams[i].callers);
+		free(profile->streams[i].row);
+	}
+	free(profile->streams);
 	*profile = (struct export_profile){0};
 }

@@ -42,6 +42,7 @@ static const struct command commands[] = {
 		"  --json FILE   write the figures as JSON (\"-\" = standard output, no summary)\n"
 		"  --csv DIR     write the time lines as CSV files into this folder\n"
 		"  --map FILE    write what lay at which address, over time, as JSON\n"
+		"  --profile FILE   write what call stacks did and hold, for pprof\n"
 		"  --top N       so many rows of each table and list of places\n"
 		"  --stacks      in JSON, of each place the functions of its call stack\n"
 		"  --group-by WHAT  also what holds memory, by site, size, thread or module\n"

@@ -8,6 +8,7 @@ import zlib
 import matplotlib.colors
 import matplotlib.patches
 
+import plain
 import style
 
 ROW, LETTER = 0.21, 0.088  # inches
@@ -34,6 +35,7 @@ def _box(axes, graph, box):
         fc=matplotlib.colors.to_rgba(style.colour(graph.colour), strength)))
     room = int((wide - 0.08) / LETTER)
     if room > 3:
-        shown = box.name if len(box.name) <= room else box.name[:room - 1] + "…"
+        name = style.legible(plain.replaced(box.name), mono=True)
+        shown = name if len(name) <= room else name[:room - 1] + "…"
         axes.text(left + 0.04, ROW * (box.depth + 0.5), shown, va="center", fontsize=9,
-                  family="DejaVu Sans Mono", parse_math=False)
+                  family=style.families(mono=True), parse_math=False)

@@ -37,8 +37,9 @@ def draw(analysis):
     _places(upper, times, rows)
     _unusable(middle, times, rows)
     middle.set_xlabel(f"{unit_name} since the start of the recording")
+    begin = analysis.main_start_ns / divisor
     for axes in upper, middle:
-        axes.set_xlim(0, times[-1])
+        axes.set_xlim(begin if begin < times[-1] else 0, times[-1])
         style.mark_phases(axes, analysis.get("phases", []), divisor, numbered=axes is upper)
     _curves(lower, analysis)
     return figure

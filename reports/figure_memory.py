@@ -28,7 +28,7 @@ def draw(analysis):
     lower.set_xlabel(label)
     if axis == "event":
         lower.xaxis.set_major_formatter(_plain)
-    lower.set_xlim(_begin(analysis) / divisor, times[-1])
+    lower.set_xlim(analysis.main_start_ns / divisor, times[-1])
     style.mark_phases(upper, analysis.get("phases", []), divisor)
     style.mark_phases(lower, analysis.get("phases", []), divisor, numbered=False)
     return figure
@@ -40,13 +40,6 @@ def _axis(timeline):
         return "event", 1, "events of the log, by number"
     divisor, unit_name = units.time_scale(timeline[-1]["time_ns"])
     return "time_ns", divisor, f"{unit_name} since the start of the recording"
-
-
-def _begin(analysis):
-    """Of the process that is drawn, which may have begun late."""
-    starts = [process.get("start_ns") for process in analysis.get("processes", [])
-              if process.get("stream") == analysis.get("main_stream")]
-    return starts[0] if starts and starts[0] is not None else 0
 
 
 def column(rows, key):

@@ -5,7 +5,7 @@
 # arithmetic on what it reads; the analyzer's own messages pass through on stderr.
 
 import csv
-import glob
+import itertools
 import json
 import os
 import shutil
@@ -22,6 +22,7 @@ OK, FINDING, USAGE, UNREADABLE, NO_EVIDENCE = range(5)
 _TABLES = ("timeline", "samples", "syscalls", "return_latency", "sizes",
            "fragmentation")
 _SHARES = ("unusable_", "split_")
+SAMPLE_GROUPS = 1000
 _TEXT_COLUMNS = {"stream", "syscall", "reason", "call"}
 
 
@@ -75,6 +76,13 @@ class Analysis:
     def attached(self):
         """It ran before, so that of its heap only what came since can be known."""
         return self.get("mode") == "attached"
+
+    @property
+    def main_start_ns(self):
+        """Of the process that figures are of, which may have begun late."""
+        starts = [process.get("start_ns") for process in self.get("processes", [])
+                  if process.get("stream") == self.get("main_stream")]
+        return starts[0] if starts and starts[0] is not None else 0
 
     @property
     def lost(self):
@@ -137,56 +145,17 @@ def load(directory, tables=True, top=None, address_map=False, with_stacks=False)
         output = os.path.join(scratch, "analysis.json")
         folder = os.path.join(scratch, "csv")
         map_file = os.path.join(scratch, "map.json")
+        profile = os.path.join(scratch, "stacks.pb.gz")
         command = [program(), "analyze", directory, "--json", output]
         command += ["--top", str(top), "--stacks"] if top else []
         command += ["--csv", folder] if tables else []
-        export = _Export(directory, scratch) if with_stacks else None
-        try:
-            _run(command + (["--map", map_file] if address_map else []), output)
-            return Analysis(read_json(output), read_tables(folder) if tables else {},
-                            read_session(directory),
-                            read_json(map_file, MAP_SCHEMA) if address_map else None,
-                            export.rows() if export else None)
-        finally:
-            if export:
-                export.end()
-
-
-class _Export:
-    """`heapledger export`, beside the analyzer where there is nothing that both would import."""
-
-    def __init__(self, directory, scratch):
-        self.path = os.path.join(scratch, "stacks.pb.gz")
-        self.command = [program(), "export", "--format", "pprof", "-o", self.path, directory]
-        self.process = None if glob.glob(os.path.join(glob.escape(directory), "*.hlraw")) else \
-            self._start()
-
-    def _start(self):
-        """The analyzer says what is missing."""
-        try:
-            return subprocess.Popen(self.command, stdin=subprocess.DEVNULL,
-                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        except OSError as error:
-            raise Failure(USAGE, f"cannot run {self.command[0]}: {error.strerror}") from None
-
-    def rows(self):
-        """None where they are not known."""
-        self.process = self.process or self._start()
-        code = self.process.wait()
-        if code == NO_EVIDENCE:
-            return None
-        if code != OK:
-            raise Failure(UNREADABLE, f"the stacks cannot be exported: {' '.join(self.command[1:4])} "
-                                      f"ended with {code}")
-        try:
-            return stacks.read(self.path)
-        except (OSError, ValueError) as error:
-            raise Failure(UNREADABLE, f"the stacks cannot be read: {error}") from None
-
-    def end(self):
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        command += ["--map", map_file] if address_map else []
+        command += ["--profile", profile] if with_stacks else []
+        _run(command, output)
+        return Analysis(read_json(output), read_tables(folder) if tables else {},
+                        read_session(directory),
+                        read_json(map_file, MAP_SCHEMA) if address_map else None,
+                        read_stacks(profile) if with_stacks else None)
 
 
 def _run(command, output):
@@ -215,6 +184,14 @@ def read_json(path, wanted=SCHEMA):
     return data
 
 
+def read_stacks(path):
+    """None where they are not known."""
+    try:
+        return stacks.read(path)
+    except (OSError, ValueError) as error:
+        raise Failure(UNREADABLE, f"the stacks cannot be read: {error}") from None
+
+
 def read_tables(folder):
     return {name: _read_table(os.path.join(folder, name + ".csv")) for name in _TABLES}
 
@@ -223,8 +200,24 @@ def _read_table(path):
     if not os.path.exists(path):
         return []
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        lines = _thinned(file) if os.path.basename(path) == "samples.csv" else file
         return [{key: _cell(key, text) for key, text in row.items()}
-                for row in csv.DictReader(file)]
+                for row in csv.DictReader(lines)]
+
+
+def _thinned(file):
+    """samples.csv grows with the time that was recorded, a figure does not: of many rows of a
+    stream, in order, as many groups as a figure is wide, and of each the first and the last row
+    and those with the least and the most resident memory."""
+    yield next(file, "")
+    for _, rows in itertools.groupby(file, key=lambda line: line.partition(",")[0]):
+        rows = list(rows)
+        size = -(-len(rows) // SAMPLE_GROUPS)
+        for start in range(0, len(rows), size):
+            group = rows[start:start + size]
+            values = [int(row.split(",", 3)[2]) for row in group]
+            kept = {0, len(group) - 1, values.index(min(values)), values.index(max(values))}
+            yield from (group[at] for at in sorted(kept))
 
 
 def _cell(key, text):

@@ -6,7 +6,6 @@
 
 import functools
 import math
-import warnings
 
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.font_manager import FontProperties
@@ -29,7 +28,7 @@ GAP = 0.18                                 # inches between columns
 
 @functools.lru_cache(maxsize=None)
 def _font(size, bold, mono):
-    return FontProperties(family="DejaVu Sans Mono" if mono else "DejaVu Sans", size=size,
+    return FontProperties(family=style.families(mono), size=size,
                           weight="bold" if bold else "normal")
 
 
@@ -97,7 +96,8 @@ class Sheets:
 
     def text(self, text, size=BODY, bold=False, mono=False, colour="ink", indent=0.0, after=0.08):
         step = size * LEAD / 72
-        for line in wrapped(plain.replaced(text), WIDTH - 2 * MARGIN - indent, size, bold, mono):
+        text = style.legible(plain.replaced(text), mono)
+        for line in wrapped(text, WIDTH - 2 * MARGIN - indent, size, bold, mono):
             self.need(step)
             self.put(MARGIN + indent, self.y, line, size, bold, mono, colour)
             self.y += step
@@ -124,7 +124,7 @@ class Sheets:
         return part
 
     def table(self, block):
-        rows = [[plain.replaced(cell) for cell in row] for row in block.rows]
+        rows = [[style.legible(plain.replaced(cell)) for cell in row] for row in block.rows]
         foot = [list(block.foot)] if block.foot else []
         columns = _columns(block.heads, rows + foot)
         names = [name for name, _ in block.heads]
@@ -279,16 +279,14 @@ def write(analysis, sections, path, mark):
     """mark: goes after the end, where a comment may stand."""
     command = plain.replaced(content.command_text(analysis))
     creator = f"heapledger {analysis.get('version', '')}"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a box stands for what the font has not
-        with PdfPages(path, metadata={"Title": f"heapledger: {command}", "Creator": creator,
-                                      "CreationDate": None}) as file:
-            sheets = Sheets(file)
-            _first(sheets, analysis)
-            for section in sections:
-                sheets.heading(section.title, _least(section))
-                for block in section.blocks:
-                    BLOCKS[type(block)](sheets, block, analysis)
-            sheets.end()
+    with PdfPages(path, metadata={"Title": f"heapledger: {command}", "Creator": creator,
+                                  "CreationDate": None}) as file:
+        sheets = Sheets(file)
+        _first(sheets, analysis)
+        for section in sections:
+            sheets.heading(section.title, _least(section))
+            for block in section.blocks:
+                BLOCKS[type(block)](sheets, block, analysis)
+        sheets.end()
     with open(path, "ab") as file:
         file.write(mark)

@@ -16,10 +16,10 @@ def _is_plain(character):
 
 def escaped(text):
     """For a terminal: each as \\x, \\u or \\U and its number."""
-    return "".join(c if _is_plain(c) else _number(ord(c)) for c in text)
+    return "".join(c if _is_plain(c) else number(ord(c)) for c in text)
 
 
-def _number(code):
+def number(code):
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8
         return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

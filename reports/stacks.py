@@ -18,7 +18,7 @@ Row = namedtuple("Row", "process frames values number cut")
 
 
 def read(path):
-    """Rows of all processes; ValueError if it is no profile."""
+    """Rows of all processes; None if it has no values, ValueError if it is no profile."""
     try:
         with gzip.open(path) as file:
             data = file.read(MOST_BYTES + 1)
@@ -101,7 +101,7 @@ def _rows(profile):
         rows.append(Row(labels.get("process", ""), tuple(frames),
                         dict(zip(types, map(_signed, _packed(sample.get(2, []))))),
                         labels.get("stack", 0), bool(labels.get("cut"))))
-    return rows
+    return rows if types else None
 
 
 def _signed(value):
@@ -109,7 +109,9 @@ def _signed(value):
 
 
 def _frames(place, functions, modules):
-    """Of an address: the functions that were inlined there come last."""
+    """Of an address: the functions that were inlined there come last. Without one it is unknown."""
+    if not _one(place, 3):
+        return []
     found = []
     for data in reversed(place.get(4, [])):
         line = _by_number(data)

@@ -5,9 +5,12 @@
 # modules and page.py. Imports matplotlib, so nothing the CI gate needs may come from here.
 
 import contextlib
+import functools
 import io
 import logging
 import re
+
+import plain
 
 # It warns about a home that cannot be written, where it would keep its cache.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -15,6 +18,7 @@ try:
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib import font_manager
     import numpy  # noqa: F401, checked here so that one line names all that is missing
 except ImportError as missing:
     from load import Failure, USAGE
@@ -107,6 +111,34 @@ def setup():
         "svg.fonttype": "path",
         "svg.hashsalt": "heapledger",
     })
+
+
+# It has most letters that DejaVu lacks, Chinese, Japanese and Korean ones, and can be put into a PDF:
+# Debian's fonts-droid-fallback.
+FALLBACK = "Droid Sans Fallback"
+
+
+@functools.lru_cache(maxsize=None)
+def families(mono=False):
+    """The fonts of a text, the later ones for letters that the first has not."""
+    there = any(font.name == FALLBACK for font in font_manager.fontManager.ttflist)
+    return ["DejaVu Sans Mono" if mono else "DejaVu Sans"] + ([FALLBACK] if there else [])
+
+
+@functools.lru_cache(maxsize=None)
+def _letters(family):
+    """Those that it has in both of its weights."""
+    faces = (font_manager.get_font(font_manager.findfont(
+        font_manager.FontProperties(family=family, weight=weight))).get_charmap()
+        for weight in ("normal", "bold"))
+    return frozenset.intersection(*map(frozenset, faces))
+
+
+def legible(text, mono=False):
+    """With the numbers of letters that no font here has, as \\u and \\U."""
+    known = [_letters(family) for family in families(mono)]
+    return "".join(c if c.isspace() or any(ord(c) in letters for letters in known)
+                   else plain.number(ord(c)) for c in text)
 
 
 _place = None  # of size -> the part of a sheet that figures go to

@@ -8,7 +8,10 @@
  *     policies users COUNT        blocks of 60 KiB, then of 90, while the program moves the break
  *     policies small COUNT        blocks of 100 bytes, none freed
  *     policies churn KIB COUNT    one block, made, touched and freed again and again
+ *     policies idle KIB COUNT     the same, not touched
+ *     policies purge KIB COUNT    made, touched and freed below a block that stays, then malloc_trim
  */
+#include <malloc.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,6 +153,24 @@ static void churn(size_t bytes, long count)
 		free(touched(bytes));
 }
 
+static void idle(size_t bytes, long count)
+{
+	for (long i = 0; i < count; i++)
+		free(opaque(malloc(bytes)));
+}
+
+static void purge(size_t bytes, long count)
+{
+	void *block = touched(bytes);
+
+	touched(3000);
+	for (long i = 0; i < count; i++) {
+		free(block);
+		malloc_trim(0);
+		block = touched(bytes);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
@@ -165,6 +186,10 @@ int main(int argc, char **argv)
 		return 2;
 	if (!strcmp(mode, "churn"))
 		return churn((size_t)(first * KIB), second), 0;
+	if (!strcmp(mode, "idle"))
+		return idle((size_t)(first * KIB), second), 0;
+	if (!strcmp(mode, "purge"))
+		return purge((size_t)(first * KIB), second), 0;
 	if (!strcmp(mode, "blocks") || !strcmp(mode, "blocked"))
 		return blocks((size_t)(first * KIB), second, !strcmp(mode, "blocked")), 0;
 	return 2;

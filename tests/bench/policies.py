@@ -3,12 +3,14 @@
 """The textbook's claims about brk and mmap, measured: `./dev bench policies [NAME...]`.
 
 Runs `heapledger compare` on four real programs and on the small ones of policies.c, and prints its
-tables, which docs/brk-vs-mmap.md quotes. Nothing here is a test: no figure passes or fails.
+tables, which docs/brk-vs-mmap.md quotes; `calls` times single calls, `durations` takes from recordings how
+long each system call took. Nothing here is a test: no figure passes or fails.
 """
 
 import argparse
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -26,6 +28,9 @@ from test_git import SCRIPT as GIT_SCRIPT  # noqa: E402
 
 FIXED = {'HEAPLEDGER_SET': 'mmap_threshold=131072'}
 CALL_ROUNDS = 7
+DURATION_KIB = 256, 1024, 4096, 16384, 65536
+DURATION_ROUNDS = 300
+EVENT = re.compile(r' (brk|mmap|munmap|mremap|madvise|mprotect) .* reason=(\w+) .* ns=(\d+)$')
 
 
 def sqlite_script(folder):
@@ -48,7 +53,7 @@ def nothing(folder):
 REAL = {
     'sqlite3': (sqlite_script, {}, ['--stdin', 'script.sql'], ['sqlite3', ':memory:']),
     'gcc': (write('large.c', large_c_file(150)), {}, [], ['gcc', '-O2', '-c', 'large.c']),
-    'python3': (write('script.py', PYTHON_SCRIPT.replace('30000', '10000')),
+    'python3': (write('script.py', 'ROWS = 10000\n' + PYTHON_SCRIPT),
                 {'PYTHONMALLOC': 'malloc'}, [], ['/usr/bin/python3', '-B', 'script.py']),
     'git': (git_repository, GIT_ENVIRONMENT, [], ['git', '-C', 'cloned', 'repack', '-adfq']),
 }
@@ -104,21 +109,90 @@ def calls(build):
     return lines
 
 
+def durations_of(build, folder, command, policy, env=None):
+    """(system call, reason) -> how many ns each took, as the library measured around it."""
+    heapledger = build / 'analyzer/heapledger'
+    trace = folder / 'trace'
+    script = folder / 'script.sql'
+    with open(script if script.exists() else os.devnull, 'rb') as stdin:
+        subprocess.run([heapledger, 'record', '-q', '--force', '--kernel', 'off', '--policy', policy, '-o',
+                        trace, '--', *command], cwd=folder, check=True, stdin=stdin,
+                       stdout=subprocess.DEVNULL, env={**ENVIRONMENT, **(env or {})})
+    said = subprocess.run([heapledger, 'dump', '--kind', 'brk,mmap,munmap,mremap,madvise,mprotect', trace],
+                          text=True, check=True, stdout=subprocess.PIPE).stdout
+    found = {}
+    for call, reason, ns in (match.groups() for match in map(EVENT.search, said.splitlines()) if match):
+        found.setdefault((call, reason), []).append(int(ns))
+    return found
+
+
+def p50_p99(values):
+    order = sorted(values)
+    at = [order[min(len(order) * share // 100, len(order) - 1)] for share in (50, 99)]
+    return ' / '.join(f'{value / 1000:.1f}' for value in at)
+
+
+def durations(build):
+    """By size, of blocks that were touched and of ones that were not; then of the real programs."""
+    with tempfile.TemporaryDirectory(prefix='heapledger-bench-') as name:
+        return _by_size(build, Path(name)) + _of_programs(build, Path(name))
+
+
+def _by_size(build, folder):
+    columns = [('brk', 'brk', 'grow_top', 'brk up'), ('brk', 'brk', 'trim_top', 'brk down'),
+               ('mmap', 'mmap', 'over_threshold', 'mmap'), ('mmap', 'munmap', 'free_mmapped', 'munmap'),
+               ('purge', 'madvise', 'trim_call', 'madvise')]
+    heads = ' | '.join(name for *_, name in columns)
+    lines = ['', f'| microseconds: p50 / p99 of {DURATION_ROUNDS} | {heads} |', '|---' * 6 + '|']
+    for mode, said in ('idle', 'not touched'), ('churn', 'touched'):
+        for kib in DURATION_KIB:
+            run = [build / 'tests/bench/policies', mode, str(kib), str(DURATION_ROUNDS)]
+            found = {'brk': durations_of(build, folder, run, 'brk', {'HEAPLEDGER_SET': 'top_pad=0'}),
+                     'mmap': durations_of(build, folder, run, 'mmap', FIXED), 'purge': {}}
+            if mode == 'churn':
+                found['purge'] = durations_of(build, folder, [run[0], 'purge', *run[2:]], 'brk')
+            cells = [found[way].get((call, reason), []) for way, call, reason, _ in columns]
+            shown = [p50_p99(cell) if len(cell) >= DURATION_ROUNDS - 1 else '' for cell in cells]
+            lines.append(f'| {kib:,} KiB, {said} | {" | ".join(shown)} |')
+    return lines
+
+
+def _of_programs(build, folder):
+    lines = ['', '| microseconds: count, p50 / p99, longest | policy | brk | mmap | munmap | madvise |',
+             '|---' * 6 + '|']
+    for name, (prepare, env, _, command) in REAL.items():
+        place = folder / name
+        place.mkdir()
+        prepare(place)
+        for policy in 'brk', 'mmap', 'hybrid':
+            found = {}
+            for (call, reason), values in durations_of(build, place, command, policy, env).items():
+                if reason != 'recorder':
+                    found.setdefault(call, []).extend(values)
+            cells = [f'{len(found[call])}, {p50_p99(found[call])}, {max(found[call]) / 1000:.1f}'
+                     if call in found else '' for call in ('brk', 'mmap', 'munmap', 'madvise')]
+            lines.append(f'| {name} | {policy} | {" | ".join(cells)} |')
+    return lines
+
+
+SINGLE = {'calls': calls, 'durations': durations}
+
+
 def main():
     build = Path(os.environ['HEAPLEDGER_BUILD'])
     known = cases(build)
     parser = argparse.ArgumentParser(prog='./dev bench policies', description=__doc__.split('\n')[0])
-    parser.add_argument('names', metavar='NAME', nargs='*', help=f'calls, {", ".join(known)}')
+    parser.add_argument('names', metavar='NAME', nargs='*', help=', '.join([*SINGLE, *known]))
     parser.add_argument('--runs', type=int, default=5)
     arguments = parser.parse_args()
-    names = arguments.names or ['calls', *known]
-    unknown = set(names) - {'calls', *known}
+    names = arguments.names or [*SINGLE, *known]
+    unknown = set(names) - {*SINGLE, *known}
     if unknown:
         parser.error(f'there is no {", ".join(sorted(unknown))}')
     print(f'{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, '
           f'glibc {platform.libc_ver()[1]}')
     for name in names:
-        lines = calls(build) if name == 'calls' else compare(build, known[name], arguments.runs)
+        lines = SINGLE[name](build) if name in SINGLE else compare(build, known[name], arguments.runs)
         print('\n'.join(lines), flush=True)
 
 

@@ -6,6 +6,7 @@ need a situation which is hard to bring about with a real program. A script that
 
 import copy
 import csv
+import gzip
 import json
 import os
 import sys
@@ -210,13 +211,13 @@ class Situation:
         source.mkdir(exist_ok=True)
         (source / 'analysis.json').write_text(json.dumps(self.data))
         (source / 'map.json').write_text(json.dumps(self.map))
+        (source / 'none.pb.gz').write_bytes(gzip.compress(b''))
         for name, (head, rows) in tables(self.data, self.with_samples).items():
             with open(source / f'{name}.csv', 'w', newline='') as file:
                 csv.writer(file).writerows([head, *rows])
         analyzer = self.folder / 'heapledger'
         analyzer.write_text(
             '#!/bin/sh\n'
-            '[ "$1" != export ] || exit 4\n'
             'case "$1 $3 $5" in\n'
             '"analyze --json --csv"|"analyze --json ") ;;\n'
             '"analyze --json --top") set -- "$1" "$2" "$3" "$4" ;;\n'
@@ -227,7 +228,8 @@ class Situation:
             ' exit $status; }\n'
             f'cp "{source}/analysis.json" "$4"\n'
             f'[ -z "$6" ] || {{ mkdir -p "$6" && cp "{source}"/*.csv "$6"; }}\n'
-            f'[ -z "$8" ] || cp "{source}/map.json" "$8"\n')
+            f'[ -z "$8" ] || cp "{source}/map.json" "$8"\n'
+            f'[ -z "${{10}}" ] || cp "{source}/none.pb.gz" "${{10}}"\n')
         analyzer.chmod(0o755)
         return analyzer
 

@@ -204,6 +204,7 @@ def test_system_calls_of_a_process_and_its_children(attach, victim, heapledger, 
     page = tmp_path / 'report.html'
     assert run([heapledger, 'report', attached.trace, '-o', page]).status == 0
     assert 'mode attached' in page.read_text()
+    assert '<h2>Where in the code</h2>\n<p class="missing">' in page.read_text()
     budget = tmp_path / 'heap.toml'
     budget.write_text('[syscalls]\nbrk = 10\n[peak]\nmapped = "1 GiB"\n')
     assert run([heapledger, 'check', attached.trace, '--budget', budget]).status == 0

@@ -10,6 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from conftest import CLEAN_ENVIRONMENT, analyze, run
@@ -168,6 +169,73 @@ def test_pprof_is_a_profile_of_the_official_schema(heapledger, request, kind):
         assert not numbers
 
 
+GO = shutil.which('go', path=CLEAN_ENVIRONMENT['PATH'])
+
+
+def go_pprof(trace, tmp_path, *arguments):
+    outcome = run([GO, 'tool', 'pprof', '-symbolize=none', *arguments, trace], cwd=tmp_path,
+                  env={'HOME': str(tmp_path)})
+    assert outcome.status == 0, outcome
+    return outcome.stdout.decode()
+
+
+@pytest.mark.skipif(not GO, reason='golang-go, which has pprof, is not installed')
+@pytest.mark.parametrize('kind', ['stacked', 'plain', 'observed'])
+def test_pprof_itself_opens_it_and_comes_to_the_same_sums(heapledger, request, kind, tmp_path):
+    trace, analysis = request.getfixturevalue(kind)
+    profile = tmp_path / 'p.pb.gz'
+    assert export(heapledger, trace, 'pprof', '-o', profile).status == 0
+    head, _, rest = go_pprof(profile, tmp_path, '-raw').partition('Samples:\n')
+    assert rest, head
+    types, *lines = rest.partition('Locations\n')[0].splitlines()
+    types = [word.removesuffix('[dflt]').split('/')[0] for word in types.split()]
+    samples = [[int(word) for word in line.partition(':')[0].split()] for line in lines
+               if re.match(r' *-?\d+( |:)', line)]
+    sums = dict(zip(types, map(sum, zip(*samples)), strict=True))
+    expected = {'alloc_space': allocated(analysis)}
+    if kind != 'observed':
+        names = {'peak_space': 'peak', 'inuse_space': 'end', 'syscalls': 'syscalls'}
+        expected |= {key: totals(analysis)[value] for key, value in names.items()}
+        expected['syscall_time'] = sums['syscall_time']
+        all_sites = run([heapledger, 'analyze', '--json', '-', '--top', 1_000_000, trace]).stdout
+        pinned = sum(site['pinned_bytes'] for process in json.loads(all_sites)['processes']
+                     if process['moments'] for site in peak(process)['sites'] if not site['kept'])
+        assert abs(sums['pinned_space'] - pinned) <= len(samples) / 2 and pinned > 0
+        expected['pinned_space'] = sums['pinned_space']
+    assert {key: sums[key] for key in expected} == expected
+    for value, total in expected.items():
+        unit = {'syscalls': [], 'syscall_time': ['-unit=ns']}.get(value, ['-unit=B'])
+        said = go_pprof(profile, tmp_path, '-top', '-flat', *unit, '-nodefraction=0',
+                        '-nodecount=100000', f'-sample_index={value}')
+        assert f'Type: {value}\n' in said
+        assert re.search(rf'nodes accounting for {total}[a-zA-Z]*, 100% of {total}[a-zA-Z]* ', said), said[:400]
+        flat = [int(re.match(r' *(\d+)', line).group(1)) for line in said.partition('cum%\n')[2].splitlines()]
+        assert sum(flat) == total > 0
+        if kind == 'stacked' and value == 'alloc_space':
+            assert 'sqlite3' in said and 'main' in said
+
+
+@pytest.mark.parametrize('kind', ['stacked', 'plain', 'observed'])
+def test_analyze_writes_the_same_profile_and_all_else_as_without(heapledger, request, kind, tmp_path):
+    trace, _ = request.getfixturevalue(kind)
+    outcome = run([heapledger, 'analyze', '--profile', tmp_path / 'p', '--json', tmp_path / 'with', trace])
+    assert outcome.status == 0, outcome.stderr
+    assert (tmp_path / 'p').read_bytes() == export(heapledger, trace, 'pprof').stdout
+    assert run([heapledger, 'analyze', '--json', tmp_path / 'without', trace]).status == 0
+    assert (tmp_path / 'with').read_bytes() == (tmp_path / 'without').read_bytes()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--profile', '-'], b'--profile needs a file'),
+    (['--profile', 'p', '--from', '1s'], b'--profile shows the whole recording'),
+    (['--profile', 'none/p'], b'cannot write none/p: No such file or directory'),
+])
+def test_a_profile_of_analyze_that_cannot_be_is_one_line(heapledger, plain, arguments, message, tmp_path):
+    outcome = run([heapledger, 'analyze', *arguments, plain[0]], cwd=tmp_path)
+    assert outcome.status == 2 and message in outcome.stderr and outcome.stderr.count(b'\n') == 1
+    assert not list(tmp_path.iterdir())
+
+
 # ---- the time line ------------------------------------------------------------------------------
 
 
@@ -192,6 +260,66 @@ def test_trace_events_are_the_system_calls_and_counters(heapledger, stacked):
             last[event['pid']] = event['args']
     assert last[analysis['processes'][-1]['pid']]['requested'] == \
         analysis['processes'][-1]['end']['requested_bytes']
+
+
+NAME = {'type': 'string', 'minLength': 1}
+NUMBER = {'type': 'integer', 'minimum': 0}
+TIME = {'type': 'number', 'minimum': 0}  # microseconds
+
+
+def event_of(phase, optional=(), **fields):
+    """A JSON Schema of one kind of event, which has these fields and no others."""
+    fields = {'ph': {'const': phase}, 'pid': NUMBER, 'name': NAME, **fields}
+    return {'type': 'object', 'properties': fields, 'additionalProperties': False,
+            'required': [name for name in fields if name not in optional]}
+
+
+def arguments(optional=(), **fields):
+    return {'type': 'object', 'properties': fields, 'additionalProperties': False,
+            'required': [name for name in fields if name not in optional]}
+
+
+# What the Trace Event Format says of the kinds of events that are used here: complete events, counters,
+# the two ends of a nestable asynchronous one, and metadata.
+TRACE_EVENTS = {
+    '$schema': 'https://json-schema.org/draft/2020-12/schema',
+    **arguments(displayTimeUnit={'enum': ['ms', 'ns']},
+                otherData={'type': 'object', 'additionalProperties': NAME},
+                traceEvents={'type': 'array', 'items': {'oneOf': [
+                    event_of('X', cat=NAME, tid=NUMBER, ts=TIME, dur=TIME, args=arguments(
+                        ('call', 'call_size', 'errno', 'moved', 'length'), reason=NAME, call=NAME,
+                        call_size=NUMBER, errno=NUMBER, moved={'type': 'integer'}, length=NUMBER)),
+                    event_of('C', ts=TIME, args={'type': 'object', 'minProperties': 1,
+                                                 'additionalProperties': NUMBER}),
+                    event_of('b', cat=NAME, id=NAME, tid=NUMBER, ts=TIME),
+                    event_of('e', cat=NAME, id=NAME, tid=NUMBER, ts=TIME),
+                    {**event_of('M', args=arguments(name=NAME)),
+                     'allOf': [{'properties': {'name': {'const': 'process_name'}}}]}]}})}
+
+
+def test_trace_events_are_what_the_format_allows(build, heapledger, stacked, tmp_path):
+    """By a strict schema; and slices of a thread do not overlap, nor do phases, as Perfetto wants it."""
+    jsonschema.Draft202012Validator.check_schema(TRACE_EVENTS)
+    phases = tmp_path / 'trace'
+    assert run([heapledger, 'record', '--kernel', 'off', '-o', phases, '--',
+                build / 'tests' / 'victims' / 'victim_phases_pie', 'names', 10, 'a', 'b']).status == 0
+    kinds = set()
+    for trace in stacked[0], phases:
+        said = json.loads(export(heapledger, trace, 'trace-event').stdout)
+        jsonschema.Draft202012Validator(TRACE_EVENTS).validate(said)
+        kinds |= {event['ph'] for event in said['traceEvents']}
+        ends, open_phase = {}, {}
+        for event in sorted((e for e in said['traceEvents'] if e['ph'] == 'X'), key=lambda e: e['ts']):
+            thread = event['pid'], event['tid']
+            assert event['ts'] >= ends.get(thread, 0) - 0.001, event
+            ends[thread] = event['ts'] + event['dur']
+        for event in said['traceEvents']:
+            if event['ph'] in 'be':
+                key = event['cat'], event['id']
+                assert (open_phase.pop(key, None) == event['name']) == (event['ph'] == 'e'), event
+                open_phase |= {key: event['name']} if event['ph'] == 'b' else {}
+        assert not open_phase
+    assert kinds == set('XCMbe')
 
 
 def test_phases_begin_and_end(build, heapledger, tmp_path):

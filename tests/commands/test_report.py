@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from analysis_fixture import (STREAM, Situation, add_process, causes, end_moment, ledger,
+from analysis_fixture import (REPORTS, STREAM, Situation, add_process, causes, end_moment, ledger,
                               moments, set_causes)
 from conftest import run
 
@@ -228,6 +228,25 @@ def test_the_first_screen_shows_resident_memory_or_says_that_it_is_not_known(sit
     assert 'Resident memory was not measured.' in page.text and 'class="resident"' not in page.source
 
 
+def test_of_very_many_samples_the_extremes_stay(tmp_path):
+    """An hour has 360,000 of them; a figure has not so many columns."""
+    sys.path.insert(0, str(REPORTS))
+    import load
+    values = [(number * 7919) % 50_021 for number in range(50_000)]
+    lines = [f'{name},{10 * number},{value},1,2,3,4,5,6,7,8\n' for name in ('1.1', '2.1')
+             for number, value in enumerate(values)]
+    head = ('stream,time_ns,rss_bytes,rss_anon_bytes,rss_file_bytes,rss_shmem_bytes,swap_bytes,'
+            'rss_peak_bytes,recorder_bytes,minor_faults,major_faults\n')
+    (tmp_path / 'samples.csv').write_text(head + ''.join(lines) + '3.1,0,5,1,2,3,4,5,6,7,8\n')
+    rows = load.read_tables(tmp_path)['samples']
+    for name in '1.1', '2.1':
+        mine = [(row['time_ns'], row['rss_bytes']) for row in rows if row['stream'] == name]
+        assert mine == sorted(set(mine)) and set(mine) <= {(10 * n, v) for n, v in enumerate(values)}
+        assert mine[0][0] == 0 and mine[-1][0] == 499_990 and 1000 < len(mine) <= 4000
+        assert {value for _, value in mine} >= {min(values), max(values)}
+    assert [row['rss_bytes'] for row in rows if row['stream'] == '3.1'] == [5]
+
+
 def test_failed_calls_are_named(situation):
     situation.data['events']['by_call']['malloc']['failed'] = 3
     situation.data['syscalls']['by_cause'][0]['failed'] = 2
@@ -423,9 +442,17 @@ def test_page_and_pdf_cannot_be_one_file(situation):
 
 
 def test_a_name_that_the_font_has_no_letters_for_is_nobodys_business(situation):
-    situation.data['command'] = ['\u6570\u636e', 'x']
+    """They are there by another font, or by their numbers; and nothing warns (warnings are errors here)."""
+    sys.path.insert(0, str(REPORTS))
+    import style
+    situation.data['command'] = ['\u6570\u636e', '\U00016800', 'x\u00e9']
+    add_process(situation.data, '9.2', 9, ['\u6570'])
     outcome = situation.report('--pdf', 'out.pdf')
     assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    said = ''.join(run(['pdftotext', situation.folder / 'out.pdf', '-']).stdout.decode().split())
+    shown = '\u6570\u636e' if style.FALLBACK in style.families() else '\\u6570\\u636e'
+    assert said.count(shown) == 1 and said.count(shown[:len(shown) // 2]) == 2, said[:300]
+    assert '\\U00016800' in said and 'x\u00e9' in said, said[:300]
 
 
 def test_each_figure_says_in_words_what_it_shows(situation):
@@ -561,7 +588,6 @@ def test_a_full_disk_leaves_the_old_report(situation):
     analyzer = situation._write()
     script = situation.folder.parent / 'limit.sh'
     script.write_text('trap "" XFSZ; ulimit -f 100; exec "$@"\n')
-    from analysis_fixture import REPORTS
     outcome = run(['/bin/bash', script, sys.executable, REPORTS / 'report.py', situation.trace],
                   cwd=situation.folder, env={'HEAPLEDGER_BIN': str(analyzer)})
     assert outcome.status == 2

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""The report in a real browser: its first screen fits a screen, nothing scrolls sideways on a telephone,
+and both colour schemes are drawn in their own colours. Needs chromium, which is not among the packages of
+the tests (200 MB with what it depends on), but among those of ./dev gallery."""
+
+import sys
+
+import pytest
+
+from analysis_fixture import REPORTS, Situation, add_process, end_moment
+from browser import Browser, chromium
+
+pytestmark = pytest.mark.skipif(not chromium(), reason='chromium is not installed')
+WIDE, NARROW = (1440, 900), (360, 740)
+
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+    """One with long words, several processes and a table of moments."""
+    situation = Situation(tmp_path_factory.mktemp('screens'))
+    situation.data['moments'] = [end_moment()]
+    situation.data['command'] = ['/opt/' + 'a_long_word_without_a_break' * 4, '--option=' + 'x' * 90]
+    add_process(situation.data, '9.2', 9, ['/usr/lib/' + 'child' * 30])
+    assert situation.report('-o', 'page.html').status == 0
+    return situation.folder / 'page.html'
+
+
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp('chromium')) as started:
+        yield started
+
+
+@pytest.mark.parametrize('dark', [False, True])
+def test_the_first_screen_fits_and_has_the_colours_of_the_scheme(browser, page, dark):
+    sys.path.insert(0, str(REPORTS))
+    import style
+    browser.open(page, *WIDE, dark)
+    for part in 'h1', '.verdict', '.lead', '.bar', '.spark', '.glance':
+        box = browser.value(f'(b => [b.top, b.bottom, b.width])'
+                            f'(document.querySelector("{part}").getBoundingClientRect())')
+        assert 0 <= box[0] < box[1] <= WIDE[1] and box[2] > 0, (part, box)
+    paper = style.COLOURS['paper'][dark]
+    red, green, blue = (int(paper[at:at + 2], 16) for at in (1, 3, 5))
+    assert browser.value('getComputedStyle(document.body).backgroundColor') == \
+        f'rgb({red}, {green}, {blue})'
+
+
+@pytest.mark.parametrize('size', [WIDE, NARROW])
+def test_nothing_scrolls_sideways_but_what_is_made_to(browser, page, size):
+    browser.open(page, *size)
+    assert browser.value('document.documentElement.scrollWidth') == size[0]
+    # Nor is anything cut off that cannot be scrolled to.
+    outside = browser.value(
+        'Array.from(document.querySelectorAll("main *")).filter(e => !e.closest(".wide, svg") && '
+        f'(e.getBoundingClientRect().right > {size[0]} || e.getBoundingClientRect().left < 0))'
+        '.map(e => e.tagName + "." + e.className)')
+    assert outside == []
