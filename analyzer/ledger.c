@@ -335,12 +335,12 @@ bool ledger_kept_known(const struct ledger *ledger)
 	       (!ledger->kept_moment || ledger->kept_calls == calls_of(ledger));
 }
 
-static void list_begins(struct ledger *ledger, uint64_t flags)
+/* One that says less than the one before, which holds, is passed over. */
+static void list_begins(struct ledger *ledger, uint32_t tid, uint64_t flags)
 {
-	ledger->kept_passed =
-		!(flags & HL_KEPT_ALL) && ledger->kept_all && ledger_kept_known(ledger);
-	if (ledger->kept_passed)
+	if (!(flags & HL_KEPT_ALL) && ledger->kept_all && ledger_kept_known(ledger))
 		return;
+	ledger->kept_by = tid;
 	ledger->kept_count = 0;
 	ledger->kept_told = true;
 	ledger->kept_all = flags & HL_KEPT_ALL;
@@ -348,17 +348,18 @@ static void list_begins(struct ledger *ledger, uint64_t flags)
 	ledger->kept_calls = calls_of(ledger);
 }
 
-/* What caches hold: as was read while the process ran, or as it told itself. */
-static int keeps(struct ledger *ledger, const struct hl_mark_record *record)
+/* What caches hold: as was read while the process ran, or as it told itself. One list may begin while
+ * another thread's goes on. */
+static int keeps(struct ledger *ledger, uint32_t tid, const struct hl_mark_record *record)
 {
 	uint64_t addr = hl_addr_of(record->kind_addr);
 	if (recall_kept_change(ledger))
 		return -ENOMEM;
 	if (!addr) {
-		list_begins(ledger, record->chunk);
+		list_begins(ledger, tid, record->chunk);
 		return 0;
 	}
-	if (ledger->kept_passed)
+	if (!ledger->kept_told || tid != ledger->kept_by)
 		return 0;
 	struct ledger_kept *list = room_for_one(ledger->kept, ledger->kept_count,
 		&ledger->kept_capacity, sizeof(*list));
@@ -385,7 +386,7 @@ static int marked(struct ledger *ledger, unsigned kind, const struct stream_even
 	if (kind == HL_KIND_resident_run)
 		return ledger_snapshot_run(ledger, &event->record.mark);
 	if (kind == HL_KIND_kept)
-		return keeps(ledger, &event->record.mark);
+		return keeps(ledger, event->tid, &event->record.mark);
 	if (kind == HL_KIND_begin)
 		return ledger_recording_begins(ledger, call->tick);
 	return kind == HL_KIND_phase ? phase_begins(ledger, &event->record.phase) : 0;

@@ -210,8 +210,8 @@ struct ledger {
 	size_t kept_capacity;
 	bool kept_all;    /* no cache is missing in it */
 	bool kept_moment; /* it holds until the next call */
-	bool kept_passed; /* it says less than the one before, which holds */
 	bool kept_told;
+	uint32_t kept_by;    /* the thread that tells it */
 	uint64_t kept_calls; /* before it */
 	struct ledger_snapshot snapshot;
 	struct ranges break_again; /* asked for again soon after it had gone back (thrash.h) */

@@ -140,6 +140,7 @@ class Heap:
         self.kept = None      # what the caches hold, and whether that is all
         self.kept_all = False
         self.kept_moment = False   # it holds until the next call
+        self.kept_by = None        # the thread whose list it is
         self.page = {}        # page -> 'touched' or 'purged'
         self.segments = {}    # start -> number of the arena; the newest last
         self.requested = 0
@@ -238,11 +239,10 @@ class Heap:
             elif old and event.number('size'):
                 self.put(*old)
         elif kind == 'kept' and 'blocks' in event.named:
-            self.kept_less = self.kept_all and 'all' not in event.plain
-            if not self.kept_less:
+            if 'all' in event.plain or not self.kept_all:
                 self.kept, self.kept_all = [], 'all' in event.plain
-                self.kept_moment = 'now' in event.plain
-        elif kind == 'kept' and not self.kept_less:
+                self.kept_moment, self.kept_by = 'now' in event.plain, event.tid
+        elif kind == 'kept' and self.kept is not None and self.kept_by == event.tid:
             self.kept.append(Block(int(event.plain[0], 0), 0, event.number('chunk'),
                                    kept=event.plain[1]))
 

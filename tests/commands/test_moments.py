@@ -345,6 +345,19 @@ def test_blocks_of_caches_hold_pages(moments):
            largest_bytes=None, oldest_at_ns=None, thread=None)
 
 
+@pytest.mark.parametrize('flags', [3, 2], ids=['whole', 'less'])
+def test_lists_of_two_tellers_may_be_mixed(moments, flags):
+    """The recorder reads the caches while the process tells of them: no block counts twice."""
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
+              .malloc(BASE + 48, 100, 112).malloc(BASE + 9000 - 8, 40, 48).free(BASE + 9000 - 8)
+              .free(BASE + 48).kept(0, 2, 1).kept(BASE + 48, 112, 1).kept(0, 2, flags, tid=0)
+              .kept(BASE + 48, 112, 1, tid=0).kept(BASE + 8992, 48, 2)
+              .kept(BASE + 8992, 48, 2, tid=0))
+    moment = last(moments(script))
+    expect(moment, caches_known=True)
+    expect(moment['ledger'], cached_bytes=112 + 48, live_blocks=1)
+
+
 def test_a_failed_realloc_leaves_the_block_as_it_was(moments):
     script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
               .free(BASE + 16, REALLOC_BEGIN).malloc(0, 1 << 40, 0, kind=REALLOC))

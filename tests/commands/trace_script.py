@@ -94,8 +94,8 @@ class Script:
         self.tick = 1000 + ns
         return self
 
-    def kept(self, addr, bytes_, what):
-        return self.add('call', 7, self.tick, 66, addr, bytes_, what, 0, 0, 0)
+    def kept(self, addr, bytes_, what, tid=7):
+        return self.add('call', tid, self.tick, 66, addr, bytes_, what, 0, 0, 0)
 
     def sample(self, resident, recorder):
         return self.add('sample', self.tick, resident, 0, 0, resident, recorder)
