@@ -159,6 +159,7 @@ int analysis_add_up(struct analysis *analysis)
 	analysis->first_ns = UINT64_MAX;
 	json_t *session = analysis->trace->session;
 	analysis->complete = analysis->count > 0 && !analysis->trace->missing_count &&
+			     !analysis->trace->empty_count &&
 			     !json_is_false(json_object_get(session, "complete")) &&
 			     !json_integer_value(json_object_get(session, "unrecorded_processes"));
 	for (size_t i = 0; i < analysis->count; i++) {

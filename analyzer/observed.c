@@ -4,7 +4,8 @@
  * process's are its share of them. Its log says from when to when each allocator call lasted that
  * may have made one (`other` with the reason `observed`). A system call lies inside of that with
  * time to spare on both sides, one that the program makes for itself lies outside: the middle of it
- * decides, so that the clocks may differ by half its length.
+ * decides, so that the clocks may differ by half its length. By how much they differ tell the
+ * recorder's own calls, which both sides have: in truth the kernel's time lies within the log's.
  */
 #include "observed.h"
 #include "mapping.h"
@@ -355,6 +356,20 @@ static void claim(struct share *share, uint32_t tid, const struct hl_syscall_rec
 	}
 }
 
+/* Brings the kernel's times of what is still to come to those of the log, if they differ for sure. A
+ * kernel that is behind by more than the recorder's call lasted is not noticed here. */
+static void set_clock(
+	struct share *share, const struct hl_syscall_record *own, const struct hl_syscall_record *seen)
+{
+	int64_t least = (int64_t)(own->tick - seen->tick);
+	int64_t most = least + (int64_t)own->duration - (int64_t)seen->duration;
+
+	if (least > most || (least <= 0 && most >= 0))
+		return;
+	for (struct call *call = share->next; call < share->end; call++)
+		call->record.tick += (uint64_t)(least + (most - least) / 2);
+}
+
 /* The recorder's own call in the kernel's record. */
 static void disown(
 	struct share *share, uint32_t tid, const struct hl_syscall_record *own, uint64_t slack)
@@ -365,6 +380,7 @@ static void disown(
 			hl_kind_of(call->record.kind_addr) == hl_kind_of(own->kind_addr) &&
 			call->record.result == own->result && call->record.length == own->length) {
 			call->owner = OWNER_RECORDER;
+			set_clock(share, own, &call->record);
 			return;
 		}
 }

@@ -160,6 +160,25 @@ static int by_serial(const void *left, const void *right)
 	return strcmp(a->name, b->name);
 }
 
+/* `record` was killed between creating the file and writing to it. */
+static bool is_empty(DIR *directory, const char *name)
+{
+	struct stat status;
+	return !fstatat(dirfd(directory), name, &status, 0) && S_ISREG(status.st_mode) &&
+	       !status.st_size;
+}
+
+static int scan_stream(struct trace *trace, DIR *directory, const char *name)
+{
+	if (!is_plain(name))
+		return fail(trace, -EBADMSG, name,
+			"is no name of a stream (letters, digits, . _ -)");
+	if (!is_empty(directory, name))
+		return add_stream(trace, name);
+	trace->empty_count++;
+	return 0;
+}
+
 static int scan_directory(struct trace *trace)
 {
 	DIR *directory = opendir(trace->path);
@@ -168,10 +187,7 @@ static int scan_directory(struct trace *trace)
 	int rc = 0;
 	for (struct dirent *entry; !rc && (entry = readdir(directory));)
 		if (is_stream_name(entry->d_name))
-			rc = is_plain(entry->d_name)
-				     ? add_stream(trace, entry->d_name)
-				     : fail(trace, -EBADMSG, entry->d_name,
-					       "is no name of a stream (letters, digits, . _ -)");
+			rc = scan_stream(trace, directory, entry->d_name);
 	closedir(directory);
 	return rc;
 }
@@ -386,6 +402,12 @@ static const char *session_note(
 			" names %s not there: %.200s%s",
 			trace->missing_count, trace->missing_count == 1 ? "is" : "are",
 			trace->missing, trace->missing_count == 1 ? "" : " ...");
+		return buffer;
+	}
+	if (trace->empty_count && !(*index)--) {
+		snprintf(buffer, length, "%zu of the streams %s empty: nothing was written of %s",
+			trace->empty_count, trace->empty_count == 1 ? "is" : "are",
+			trace->empty_count == 1 ? "it" : "them");
 		return buffer;
 	}
 	if (unrecorded > 0 && !(*index)--) {

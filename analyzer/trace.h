@@ -31,6 +31,7 @@ struct trace {
 	struct stacks stacks; /* after trace_read_stacks */
 	size_t missing_count; /* streams that session.json names and that are not there */
 	const char *missing;  /* the file of the first of them */
+	size_t empty_count;   /* files of streams that were created, and nothing was written */
 	uint64_t origin_ns;   /* CLOCK_MONOTONIC ns of the start: the first stream's start */
 	char error[640];
 };

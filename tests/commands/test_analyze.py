@@ -243,6 +243,17 @@ def test_a_missing_stream_is_no_whole_trace(heapledger, build, tmp_path):
     assert 'INCOMPLETE: 1 stream is not there' in text
 
 
+def test_a_stream_that_nothing_was_written_of_costs_only_itself(heapledger, build, tmp_path):
+    """`record` was killed just when it had created the file."""
+    trace = make_trace(build, tmp_path / 'trace', SCRIPT)
+    before = figures(heapledger, trace)
+    (trace / '101.2.hlt').write_bytes(b'')
+    data = figures(heapledger, trace)
+    assert before['complete'] is True and data['complete'] is False
+    assert data['notes'] == [*before['notes'], '1 of the streams is empty: nothing was written of it']
+    assert data['events'] == before['events']
+
+
 def test_an_output_that_cannot_be_written_is_2(heapledger, trace, tmp_path):
     for option, path in ('--json', tmp_path / 'no' / 'x'), ('--json', '/dev/full'), (
             '--csv', trace / '100.1.hlt'):

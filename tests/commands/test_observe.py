@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import analyze, assert_sound, run, without_own_lines
-from probe_fixture import skip_without_probe
+from probe_fixture import rewrite, skip_without_probe
 from witness_fixture import Witness, assert_same_calls
 
 LIBRARIES = {'glibc': None, 'jemalloc': 'libjemalloc.so.2', 'mimalloc': 'libmimalloc.so.2.0',
@@ -351,6 +351,21 @@ def test_system_calls_have_their_cause(watched, victims):
     for name in UNKNOWN_INSIDE:
         assert full['end'][name] is None and full['peak']['at_mapped'][name] is None, name
     assert full['returned_bytes'] is None and full['free_to_return'] is None
+
+
+@pytest.mark.parametrize('shift', [-2000, -1000, 3000, 6000])
+def test_clocks_that_differ_are_brought_together(watched, heapledger, victims, tmp_path, shift):
+    """By longer than some calls last: the recorder's own calls, on both sides, tell by how much."""
+    def figures(analysis):
+        causes = [(row['syscall'], row['call'], row['count'], row['bytes'])
+                  for row in analysis['syscalls']['by_cause']]
+        return analysis['syscalls']['total'], analysis['syscalls']['foreign'], causes
+    full = watched(victims / 'victim_observed', 0, 0, 200, 300)
+    trace, = (path.parent for path in tmp_path.rglob('session.json'))
+    kernel, = trace.glob('*.kernel.hlt')
+    rewrite(kernel, lambda records: [{**record, 'tick': record['tick'] + shift} for record in records])
+    moved = analyze(heapledger, trace)
+    assert not moved['notes'] and figures(moved) == figures(full)
 
 
 def test_the_programs_own_mappings_are_not_the_allocators(watched, allocator, victims):
