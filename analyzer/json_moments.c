@@ -273,7 +273,7 @@ static json_t *resident_object(
 	put_known(object, "rss_anon_bytes", counted->has_before, (int64_t)counted->before);
 	put_known(object, "rss_anon_after_bytes", counted->has_after, (int64_t)counted->after);
 	int64_t residual;
-	bool known = ledger_residual(counted, resident->all, &residual);
+	bool known = ledger_residual(counted, resident->all, &residual) && !resident->cut;
 	put_known(object, "residual_bytes", known, residual);
 	return object;
 }

@@ -351,6 +351,11 @@ static void print_residual(const struct analysis *analysis)
 	}
 	if (end && end->layout.resident.known) {
 		const struct layout_resident *resident = &end->layout.resident;
+		if (resident->cut) {
+			say("At the end %s at least: that snapshot was cut short.",
+				usize(resident->all));
+			return;
+		}
 		residual_text(text, sizeof(text), &resident->counted, resident->all);
 		say("At the end %s, where the kernel %s.", usize(resident->all), text);
 	}

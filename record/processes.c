@@ -327,8 +327,7 @@ void processes_put_clock(struct processes *all, struct process *process)
 
 	if (process->header.mode >= HL_MODE_ATTACHED)
 		return; /* its ticks are that clock */
-	clock.tick = session_tick(all->session);
-	clock.size = session_monotonic();
+	session_read_clocks(all->session, &clock.tick, &clock.size);
 	processes_put(all, process, &clock, 1);
 }
 

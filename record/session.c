@@ -97,8 +97,8 @@ static enum hl_clock choose_clock(void)
 	return HL_CLOCK_TSC;
 }
 
-/* A pair read at the same instant: the closest of a few tries. */
-static void read_pair(const struct session *session, uint64_t *tick, uint64_t *ns)
+/* The closest of a few tries. */
+void session_read_clocks(const struct session *session, uint64_t *tick, uint64_t *ns)
 {
 	uint64_t best = UINT64_MAX;
 
@@ -118,7 +118,7 @@ static void read_pair(const struct session *session, uint64_t *tick, uint64_t *n
 static void start_clock(struct session *session)
 {
 	session->map->clock = choose_clock();
-	read_pair(session, &session->tick, &session->clock_ns);
+	session_read_clocks(session, &session->tick, &session->clock_ns);
 	session->realtime_ns =
 		nanoseconds(CLOCK_REALTIME) - (session_monotonic() - session->clock_ns);
 	session->tick_hz = 1000000000;
@@ -133,7 +133,7 @@ static void measure_clock(struct session *session)
 		return;
 	if (passed < TICK_PROBE_NS)
 		nanosleep(&(struct timespec){.tv_nsec = (long)(TICK_PROBE_NS - passed)}, NULL);
-	read_pair(session, &tick, &ns);
+	session_read_clocks(session, &tick, &ns);
 	session->tick_hz =
 		(uint64_t)((double)(tick - session->tick) * 1e9 / (double)(ns - session->clock_ns));
 }

@@ -39,6 +39,10 @@ void session_back(struct session *session);
 uint64_t session_tick(const struct session *session);
 uint64_t session_monotonic(void);
 
+/* Both at the same instant: a pair that is off by a microsecond would put the calls of a whole second
+ * beside those that the kernel tells of. */
+void session_read_clocks(const struct session *session, uint64_t *tick, uint64_t *ns);
+
 static inline struct hl_page *session_page(const struct session *session, uint32_t number)
 {
 	return (struct hl_page *)(session->pages + (size_t)number * HL_PAGE_BYTES);

@@ -403,10 +403,10 @@ def test_peaks_by_chance_are_as_the_model_has_them(moments, seed, rises):
 RESIDENT_BEGIN, RESIDENT_RUN, PEAK, END = 64, 65, 2, 4
 
 
-def snapshot(script, pages, reason):
+def snapshot(script, pages, reason, cut=False):
     """Of so many pages of the break, at one tick."""
     tick = script.tick
-    script.add('call', 0, tick, RESIDENT_BEGIN, reason, 1, 1, 0, 0, 0)
+    script.add('call', 0, tick, RESIDENT_BEGIN, reason | cut << 8, 1, 1, 0, 0, 0)
     script.lines.append(f'call 0 {tick} {RESIDENT_RUN} {BASE} {pages * PAGE} 0 0 0 0')
     return script
 
@@ -437,6 +437,16 @@ def test_at_the_end_the_kernel_is_asked_after(moments):
         if moment['moment'] != 'mapped_peak':
             expect(moment['resident'], rss_anon_bytes=7 * PAGE, rss_anon_after_bytes=7 * PAGE,
                    residual_bytes=PAGE)
+
+
+def test_of_a_snapshot_that_was_cut_short_nothing_is_left_over(moments, heapledger, tmp_path):
+    """What it does not have is not known, and so not unexplained."""
+    script = Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 60000, 60016).sample(9 * PAGE, 0)
+    snapshot(script, 6, END, cut=True).sample(9 * PAGE, 0)
+    end = last(moments(script))
+    expect(end['resident'], cut=True, all_bytes=6 * PAGE, rss_anon_bytes=9 * PAGE, residual_bytes=None)
+    text = run([heapledger, 'analyze', tmp_path / 'trace']).stdout.decode()
+    assert '  At the end 24.0 KiB at least: that snapshot was cut short.\n' in text
 
 
 @pytest.mark.parametrize('more', [0, 1])
