@@ -158,8 +158,7 @@ int analysis_add_up(struct analysis *analysis)
 	total->thrash.faults_known = analysis->count > 0;
 	analysis->first_ns = UINT64_MAX;
 	json_t *session = analysis->trace->session;
-	analysis->complete = analysis->count > 0 && !analysis->trace->missing_count &&
-			     !analysis->trace->empty_count &&
+	analysis->complete = analysis->count > 0 && !trace_absent(analysis->trace) &&
 			     !json_is_false(json_object_get(session, "complete")) &&
 			     !json_integer_value(json_object_get(session, "unrecorded_processes"));
 	for (size_t i = 0; i < analysis->count; i++) {

@@ -40,6 +40,16 @@ static int grow(struct leaves *leaves)
 	return 0;
 }
 
+struct leaf *leaves_next(const struct leaves *leaves, size_t *at)
+{
+	while (*at < leaves->size) {
+		struct leaf *leaf = leaves->list[(*at)++];
+		if (leaf)
+			return leaf;
+	}
+	return NULL;
+}
+
 int leaves_add(struct leaves *leaves, struct leaf *leaf)
 {
 	if (leaves->count >= leaves->size / 2 && grow(leaves))

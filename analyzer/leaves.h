@@ -38,6 +38,9 @@ static inline struct leaf *leaves_find(struct leaves *leaves, uint64_t key)
 	return recent->leaf;
 }
 
+/* The next one of a walk over all of them, from *at = 0 on; NULL at the end. */
+struct leaf *leaves_next(const struct leaves *leaves, size_t *at);
+
 /* Puts in a leaf that is not there, made by malloc; 0 or -ENOMEM. */
 int leaves_add(struct leaves *leaves, struct leaf *leaf);
 

@@ -47,15 +47,9 @@ static struct pages_leaf *find(struct pages *pages, uint64_t key)
 	return (struct pages_leaf *)leaves_find(&pages->leaves, key);
 }
 
-/* The next one of a walk over all of them, from *at = 0 on; NULL at the end. */
 static struct pages_leaf *next_leaf(const struct pages *pages, size_t *at)
 {
-	while (*at < pages->leaves.size) {
-		struct leaf *leaf = pages->leaves.list[(*at)++];
-		if (leaf)
-			return (struct pages_leaf *)leaf;
-	}
-	return NULL;
+	return (struct pages_leaf *)leaves_next(&pages->leaves, at);
 }
 
 static size_t limit_of(const struct pages *pages)

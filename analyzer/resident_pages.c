@@ -23,15 +23,9 @@ static struct resident_leaf *find(struct resident_pages *pages, uint64_t key)
 	return (struct resident_leaf *)leaves_find(&pages->leaves, key);
 }
 
-/* The next one of a walk over all of them, from *at = 0 on; NULL at the end. */
 static struct resident_leaf *next_leaf(const struct resident_pages *pages, size_t *at)
 {
-	while (*at < pages->leaves.size) {
-		struct leaf *leaf = pages->leaves.list[(*at)++];
-		if (leaf)
-			return (struct resident_leaf *)leaf;
-	}
-	return NULL;
+	return (struct resident_leaf *)leaves_next(&pages->leaves, at);
 }
 
 /* A new leaf, which is freed if there is no room for it. */

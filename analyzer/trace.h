@@ -36,6 +36,12 @@ struct trace {
 	char error[640];
 };
 
+/* Streams that nothing can be read of. */
+static inline size_t trace_absent(const struct trace *trace)
+{
+	return trace->missing_count + trace->empty_count;
+}
+
 /* Opens the directory, checks every stream's headers and reads its clock marks. On failure
  * trace->error says why; trace_close is needed in any case. */
 int trace_open(struct trace *trace, const char *path);

@@ -206,7 +206,7 @@ static void print_log_loss(uint64_t events, uint64_t streams)
 /* What is missing is said even when nothing can be compared. */
 static int print_unverified(const struct trace *trace, const char *why)
 {
-	uint64_t events = 0, streams = trace->missing_count + trace->empty_count;
+	uint64_t events = 0, streams = trace_absent(trace);
 
 	for (uint32_t i = 0; i < trace->stream_count; i++) {
 		const struct hl_trace_header *header = &trace->streams[i].info.header;

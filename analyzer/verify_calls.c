@@ -241,7 +241,7 @@ int verify_read(struct verify *verify)
 
 	if (rc)
 		snprintf(trace->error, sizeof(trace->error), "not enough memory");
-	verify->log_incomplete += trace->missing_count + trace->empty_count;
+	verify->log_incomplete += trace_absent(trace);
 	for (uint32_t i = 0; !rc && i < trace->stream_count; i++) {
 		count_loss(&trace->streams[i], &verify->log_lost, &verify->log_incomplete);
 		rc = read_stream(verify, &trace->streams[i], i);

@@ -15,10 +15,6 @@
 #define CARVE_SCAN_MAX 10000
 #define CARVE_LARGE_FREE_BYTES ((size_t)65536)
 
-/* The common way through what is below becomes one function; what is rare stays out of it. */
-#define FLAT __attribute__((flatten))
-#define APART __attribute__((noinline))
-
 static size_t owner_flag(const struct arena *arena)
 {
 	return arena->in_segments ? CHUNK_OTHER_ARENA : 0;

@@ -9,6 +9,11 @@
 #include "arena.h"
 #include "cache.h"
 
+/* For here and heap.c: the common way through what a function calls becomes one function; what is
+ * rare stays out of it. */
+#define FLAT __attribute__((flatten))
+#define APART __attribute__((noinline))
+
 /* A chunk of at least `bytes`, marked in use, or NULL when bins and top have none. What lies on the
  * way and has the same size may go to the thread's cache (which may be NULL). */
 struct chunk *carve_take(struct arena *arena, size_t bytes, struct cache *cache);

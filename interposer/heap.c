@@ -27,9 +27,6 @@
 
 #define LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
-/* The common way through what is below becomes one function; what is rare stays out of it. */
-#define FLAT __attribute__((flatten))
-#define APART __attribute__((noinline))
 
 static void *no_memory(void)
 {
