@@ -12,11 +12,13 @@ import subprocess
 import time
 
 SECONDS = 120  # for an answer, on a slow machine
+MISSING = 'chromium is not installed; ./dev browser does it'
 
 
 def chromium():
-    """Its path, or None."""
-    return shutil.which('chromium', path='/usr/bin:/usr/local/bin')
+    """Its path, or None. The shell is the same browser without windows."""
+    names = 'chromium', 'chromium-headless-shell'
+    return next(filter(None, (shutil.which(name, path='/usr/bin:/usr/local/bin') for name in names)), None)
 
 
 class Browser:
@@ -56,7 +58,8 @@ class Browser:
         self.close()
 
     def close(self):
-        self._process.terminate()
+        # All of its group: the command can be a shell that waits for the browser.
+        os.killpg(self._process.pid, signal.SIGTERM)
         try:
             self._process.wait(SECONDS)
         except subprocess.TimeoutExpired:

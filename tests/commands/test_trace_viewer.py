@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from browser import Browser, chromium
+from browser import MISSING, Browser, chromium
 from conftest import analyze, run
 
 VIEWER = next((path for place in ('cmd/trace', 'internal/trace/traceviewer')
                for path in Path('/usr/share').glob(f'go-*/src/{place}/static/trace_viewer_full.html')), None)
-pytestmark = [pytest.mark.skipif(not chromium(), reason='chromium is not installed'),
+pytestmark = [pytest.mark.skipif(not chromium(), reason=MISSING),
               pytest.mark.skipif(not VIEWER, reason='golang-go, which has the viewer, is not installed')]
 
 PAGE = '''<!DOCTYPE html><meta charset="utf-8"><title>trace viewer</title>
