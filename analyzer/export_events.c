@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * The time line in the trace-event format that Perfetto and Chrome's about:tracing open: counters
- * of the ledger, each system call of the allocator with its cause, and the phases. One event a
- * line.
+ * The time line in the trace-event format that Perfetto and Chrome's chrome://tracing open:
+ * counters of the ledger, each system call of the allocator with its cause, and the phases. One
+ * event a line.
  */
 #include "export.h"
+#include "id_map.h"
 #include "mapping.h"
 #include "names.h"
 
@@ -17,6 +18,7 @@ struct events {
 	const struct analysis *analysis;
 	const struct analysis_stream *entry;
 	struct writer *out;
+	struct id_map threads; /* of the stream, that have a name by now */
 	bool any;
 	bool failed; /* no memory */
 };
@@ -63,11 +65,25 @@ static void put_time(struct events *events, uint64_t tick)
 	put_microseconds(events, ",\"ts\":", clock_ns(&events->entry->stream->clock, tick));
 }
 
+static void put_thread(struct events *events, uint32_t tid)
+{
+	writer_text(events->out, ",\"tid\":");
+	writer_u64(events->out, tid);
+}
+
+/* What a viewer writes beside a track. */
+static void end_name(struct events *events, const char *name)
+{
+	put_string(events, ",\"args\":{\"name\":", name, strlen(name));
+	writer_text(events->out, "}}");
+}
+
 /* ---- counters -------------------------------------------------------------------------------- */
 
 static void begin_counter(struct events *events, const char *name, uint64_t tick)
 {
 	begin(events, "C", name, strlen(name));
+	writer_text(events->out, ",\"cat\":\"memory\"");
 	put_time(events, tick);
 	writer_text(events->out, ",\"args\":{");
 }
@@ -128,43 +144,72 @@ static void put_counters(struct events *events)
 
 /* ---- slices ---------------------------------------------------------------------------------- */
 
+static const char *reason_of(const struct hl_syscall_record *record)
+{
+	const char *name = name_reason(record->cause >> 8 & 0xff);
+	return name ? name : "unknown";
+}
+
 static void put_args(struct events *events, unsigned kind, const struct hl_syscall_record *record)
 {
-	unsigned call = record->cause & 0xff, reason = record->cause >> 8 & 0xff;
+	unsigned call = record->cause & 0xff;
+	const char *text = name_reason_text(record->cause >> 8 & 0xff);
 	uint64_t from = hl_addr_of(record->kind_addr);
-	const char *text = name_reason(reason);
-	if (!text)
-		text = "unknown";
-	put_string(events, ",\"args\":{\"reason\":", text, strlen(text));
+	put_string(events, ",\"args\":{\"reason\":", reason_of(record), strlen(reason_of(record)));
+	if (text)
+		put_string(events, ",\"reason_text\":", text, strlen(text));
 	if (call && name_kind(call))
 		put_string(events, ",\"call\":", name_kind(call), strlen(name_kind(call)));
 	if (call) {
-		writer_text(events->out, ",\"call_size\":");
+		writer_text(events->out, ",\"call_bytes\":");
 		writer_u64(events->out, record->cause_size);
 	}
 	if (record->result < 0) {
 		writer_text(events->out, ",\"errno\":");
 		writer_i64(events->out, -record->result);
 	} else if (kind == HL_KIND_brk && !from) {
-		writer_text(events->out, ",\"moved\":0"); /* it asked where the break is */
+		writer_text(events->out, ",\"moved_bytes\":0"); /* it asked where the break is */
 	} else if (kind == HL_KIND_brk) {
-		writer_text(events->out, ",\"moved\":");
+		writer_text(events->out, ",\"moved_bytes\":");
 		writer_i64(events->out, record->result - (int64_t)from);
 	} else {
-		writer_text(events->out, ",\"length\":");
+		writer_text(events->out, ",\"length_bytes\":");
 		writer_u64(events->out, record->length);
 	}
 	writer_text(events->out, "}}");
 }
 
+/* The first time that there is something on its track. */
+static void name_thread(struct events *events, uint32_t tid)
+{
+	uint32_t known = events->threads.count, number;
+	char name[64] = "system calls, main thread";
+	if (id_map_number(&events->threads, tid, UINT32_MAX, &number)) {
+		events->failed = true;
+		return;
+	}
+	if (number <= known)
+		return;
+	if (tid != events->entry->stream->info.header.pid)
+		snprintf(name, sizeof(name), "system calls, thread %u", tid);
+	begin(events, "M", "thread_name", strlen("thread_name"));
+	put_thread(events, tid);
+	end_name(events, name);
+}
+
+/* Viewers colour slices by their names, and sum them up so: hence the cause is in it. */
 static void put_syscall(struct events *events, const struct stream_event *event, unsigned kind)
 {
 	const struct hl_syscall_record *record = &event->record.syscall;
+	uint32_t tid = event->tid & LEDGER_TID_MASK;
+	char name[64];
 	if (!mapping_counts(record))
 		return;
-	begin(events, "X", name_kind(kind), strlen(name_kind(kind)));
-	writer_text(events->out, ",\"cat\":\"syscall\",\"tid\":");
-	writer_u64(events->out, event->tid & LEDGER_TID_MASK);
+	name_thread(events, tid);
+	int length = snprintf(name, sizeof(name), "%s %s", name_kind(kind), reason_of(record));
+	begin(events, "X", name, (size_t)length);
+	writer_text(events->out, ",\"cat\":\"syscall\"");
+	put_thread(events, tid);
 	put_time(events, record->tick);
 	put_microseconds(
 		events, ",\"dur\":", clock_span(&events->entry->stream->clock, record->duration));
@@ -202,8 +247,7 @@ static void put_phase_end(
 	begin(events, phase, row->name, strnlen(row->name, sizeof(row->name)));
 	put_string(events, ",\"cat\":\"phase\",\"id\":", events->entry->stream->name,
 		strlen(events->entry->stream->name));
-	writer_text(events->out, ",\"tid\":");
-	writer_u64(events->out, events->entry->stream->info.header.pid);
+	put_thread(events, events->entry->stream->info.header.pid);
 	put_time(events, tick);
 	writer_char(events->out, '}');
 }
@@ -221,13 +265,29 @@ static void put_phases(struct events *events)
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
-static int put_stream(struct events *events)
+/* A process number can be that of several streams, by exec: the last one gives it its name, and
+ * each is marked where it begins. */
+static void put_process(struct events *events, size_t index)
 {
 	const struct trace_stream *stream = events->entry->stream;
 	const char *program = export_program(stream);
 	begin(events, "M", "process_name", strlen("process_name"));
-	put_string(events, ",\"args\":{\"name\":", program, strlen(program));
+	end_name(events, program);
+	begin(events, "M", "process_sort_index", strlen("process_sort_index"));
+	writer_text(events->out, ",\"args\":{\"sort_index\":");
+	writer_u64(events->out, index);
 	writer_text(events->out, "}}");
+	begin(events, "i", program, strlen(program));
+	writer_text(events->out, ",\"cat\":\"process\",\"s\":\"p\"");
+	put_thread(events, stream->info.header.pid);
+	put_time(events, stream->begin_tick ? stream->begin_tick : stream->info.header.start_tick);
+	put_string(events, ",\"args\":{\"stream\":", stream->name, strlen(stream->name));
+	writer_text(events->out, "}}");
+}
+
+static int put_stream(struct events *events, size_t index)
+{
+	put_process(events, index);
 	put_counters(events);
 	put_phases(events);
 	return events->entry->result.observed ? 0 : put_syscalls(events);
@@ -241,7 +301,8 @@ int export_events(const struct analysis *analysis, struct writer *out)
 			 "\"heapledger " HEAPLEDGER_VERSION "\"},\"traceEvents\":[");
 	for (size_t i = 0; !rc && i < analysis->count; i++) {
 		events.entry = &analysis->streams[i];
-		rc = put_stream(&events);
+		rc = put_stream(&events, i);
+		id_map_free(&events.threads);
 	}
 	writer_text(out, "\n]}\n");
 	if (rc || !events.failed)

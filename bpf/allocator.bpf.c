@@ -303,23 +303,35 @@ int enter(struct pt_regs *regs)
 	return 0;
 }
 
-SEC("uretprobe")
-int leave(struct pt_regs *regs)
+/* The thread's call, if it is in one that is to be told. */
+static __always_inline struct event_allocating *under_way(void)
 {
 	__u32 tid = (__u32)bpf_get_current_pid_tgid();
 	struct event_allocating *call = bpf_map_lookup_elem(&allocating, &tid);
+
+	return call && call->kind && is_wanted(tid) ? call : NULL;
+}
+
+static __always_inline void end(struct event_allocating *call, __u64 addr)
+{
+	tell(call->kind, addr, call, call);
+	call->kind = 0;
+}
+
+SEC("uretprobe")
+int leave(struct pt_regs *regs)
+{
+	struct event_allocating *call = under_way();
 	struct event_allocator_counters *own = own_counters();
 	__u64 addr = PT_REGS_RC(regs);
 
 	if (own)
 		own->hit[EVENT_HIT_RETURN]++;
-	if (!is_wanted(tid) || !call || !call->kind ||
-		PT_REGS_SP(regs) != call->stack + sizeof(__u64))
+	if (!call || PT_REGS_SP(regs) != call->stack + sizeof(__u64))
 		return 0;
 	if (call->kind == POSIX_MEMALIGN)
 		addr = (__u32)addr == 0 ? read_word(call->result) : 0;
-	tell(call->kind, addr, call, call);
-	call->kind = 0;
+	end(call, addr);
 	return 0;
 }
 
@@ -327,15 +339,11 @@ int leave(struct pt_regs *regs)
 SEC("uprobe")
 int returning(struct pt_regs *regs)
 {
-	__u32 tid = (__u32)bpf_get_current_pid_tgid();
-	struct event_allocating *call = bpf_map_lookup_elem(&allocating, &tid);
+	struct event_allocating *call = under_way();
 
 	count_hit(bpf_get_attach_cookie(regs));
-	if (!is_wanted(tid) || !call || !call->kind || !call->throws ||
-		PT_REGS_SP(regs) != call->stack)
-		return 0;
-	tell(call->kind, PT_REGS_RC(regs), call, call);
-	call->kind = 0;
+	if (call && call->throws && PT_REGS_SP(regs) == call->stack)
+		end(call, PT_REGS_RC(regs));
 	return 0;
 }
 
@@ -343,15 +351,11 @@ int returning(struct pt_regs *regs)
 SEC("uprobe")
 int unwinding(struct pt_regs *regs)
 {
-	__u32 tid = (__u32)bpf_get_current_pid_tgid();
-	struct event_allocating *call = bpf_map_lookup_elem(&allocating, &tid);
+	struct event_allocating *call = under_way();
 
 	count_hit(bpf_get_attach_cookie(regs));
-	if (!is_wanted(tid) || !call || !call->throws ||
-		!is_within(call, PT_REGS_SP(regs), 0, UNWINDING))
-		return 0;
-	tell(call->kind, 0, call, call);
-	call->kind = 0;
+	if (call && call->throws && is_within(call, PT_REGS_SP(regs), 0, UNWINDING))
+		end(call, 0);
 	return 0;
 }
 

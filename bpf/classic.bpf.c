@@ -4,7 +4,7 @@
  * tell it by themselves. The tracepoints of the calls and task_newtask give their fields; of the
  * raw ones only that they were passed is used. Break, image, the number of threads and page faults
  * in user mode are kept here; resident memory, other faults and wait statuses are not known. Loaded
- * by probe.c.
+ * by load.c.
  */
 #include "calls.bpf.h"
 

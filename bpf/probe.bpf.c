@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
  *
  * The kernel's side of the ledger: the memory system calls of the recorded process tree, each with
- * arguments, result and times; forks, execs and exits; page faults and resident memory. Loaded and
- * read by probe.c; decides nothing. Where the kernel has no BTF, classic.bpf.c is in its place.
+ * arguments, result and times; forks, execs and exits; page faults and resident memory. Loaded by
+ * load.c, read by probe.c; decides nothing. Where the kernel has no BTF, classic.bpf.c is in its
+ * place.
  *
- * Two ways in, and probe.c loads one of them: a tracepoint for each system call (enter_brk ...,
+ * Two ways in, and load.c loads one of them: a tracepoint for each system call (enter_brk ...,
  * leave), which costs other system calls next to nothing but needs tracefs, or the two raw
  * tracepoints that every system call passes (enter_raw, leave_raw).
  *
@@ -120,7 +121,8 @@ static __always_inline bool is_compat(void)
 	return bpf_get_current_task_btf()->thread_info.status & TS_COMPAT;
 }
 
-/* Arguments that a call does not have are whatever the registers held: probe.c leaves them out. */
+/* Arguments that a call does not have are whatever the registers held: event_record.c leaves them
+ * out. */
 SEC("tp_btf/sys_enter")
 int BPF_PROG(enter_raw, struct pt_regs *regs, long number)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Attaches BPF programs to the tracepoints syscalls:sys_enter_* and sys_exit_*, and says where the
- * fields of a tracepoint are. Called by probe.c;
+ * fields of a tracepoint are. Called by load.c;
  * the only file that knows tracefs, and it neither mounts nor changes anything in it.
  */
 #ifndef HEAPLEDGER_TRACEFS_H

@@ -123,20 +123,38 @@ def build():
     return Path(folder).resolve()
 
 
+def existing(path):
+    assert path.exists(), f'{path} was not built'
+    return path
+
+
 @pytest.fixture(scope='session')
 def heapledger(build):
     """The command, uninstalled."""
-    path = build / 'analyzer' / 'heapledger'
-    assert path.exists(), f'{path} was not built'
-    return path
+    return existing(build / 'analyzer' / 'heapledger')
 
 
 @pytest.fixture(scope='session')
 def library(build):
     """The library that is preloaded."""
-    path = build / 'interposer' / 'libheapledger.so'
-    assert path.exists(), f'{path} was not built'
-    return path
+    return existing(build / 'interposer' / 'libheapledger.so')
+
+
+@pytest.fixture(scope='session')
+def victims(build):
+    """The folder of the programs that are made to be recorded."""
+    return build / 'tests' / 'victims'
+
+
+@pytest.fixture
+def trace(tmp_path):
+    """Where a recording goes; nothing is there yet."""
+    return tmp_path / 'trace'
+
+
+def session(trace):
+    """What `record` says of a recording."""
+    return json.loads((trace / 'session.json').read_text())
 
 
 def analyze(heapledger, trace):
@@ -154,6 +172,20 @@ def ledger_adds_up(moment):
         'requested_bytes', 'slack_bytes', 'partial_bytes', 'top_bytes', 'between_bytes', 'metadata_bytes')]
     rows += [ledger['cached_bytes'] or 0, ledger['table_bytes'] or 0, *ledger['whole_pages'].values()]
     assert ledger['mapped_bytes'] == sum(rows), ledger
+
+
+def until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'it did not happen'
+        time.sleep(0.002)
+
+
+def child_of(process):
+    """The number of its first child, as soon as there is one."""
+    children = f'/proc/{process.pid}/task/{process.pid}/children'
+    until(lambda: open(children).read().split())
+    return int(open(children).read().split()[0])
 
 
 def redis_server(folder):
@@ -180,6 +212,17 @@ def assert_sound(analysis, least_calls, trace=None):
     assert not wrong, wrong
     if trace:
         SOUND.add(trace)
+
+
+def sound(heapledger, trace):
+    """The analysis of a recording in which nothing is missing and nothing contradicts itself."""
+    analysis = analyze(heapledger, trace)
+    assert not any(analysis['anomalies'].values()), analysis['anomalies']
+    assert analysis['complete'] and analysis['events']['lost'] == 0, analysis['notes']
+    described = session(trace)
+    assert described['complete'] and described['unrecorded_processes'] == 0, described['notes']
+    assert sum(s['events'] for s in described['streams']) == analysis['events']['total']
+    return analysis
 
 
 def recordings(folder):

@@ -7,29 +7,43 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 
 SECONDS = 120  # for an answer, on a slow machine
+MISSING = 'chromium is not installed; ./dev browser does it'
 
 
 def chromium():
-    """Its path, or None."""
-    return shutil.which('chromium', path='/usr/bin:/usr/local/bin')
+    """Its path, or None. The shell is the same browser without windows."""
+    names = 'chromium', 'chromium-headless-shell'
+    return next(filter(None, (shutil.which(name, path='/usr/bin:/usr/local/bin') for name in names)), None)
 
 
 class Browser:
-    def __init__(self, folder):
-        """folder: for its profile; it is not to find one of the user's."""
+    def __init__(self, folder, *options):
+        """folder: for its profiles; it is not to find one of the user's. A start that fails is tried once
+        more, since that is not what anybody tests here."""
+        try:
+            self._start(folder / 'first', options)
+        except (RuntimeError, OSError):
+            self.close()
+            self._start(folder / 'second', options)
+
+    def _start(self, folder, options):
+        folder.mkdir()
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
         # The protocol is on descriptors 3 and 4.
         self._process = subprocess.Popen(
             ['/bin/bash', '-c', f'exec "$@" 3<&{to_read} 4>&{to_write}', 'bash', chromium(), '--headless',
              '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--hide-scrollbars',
-             '--no-first-run', f'--user-data-dir={folder}', '--remote-debugging-pipe', 'about:blank'],
+             '--no-first-run', f'--user-data-dir={folder}', '--remote-debugging-pipe', *options,
+             'about:blank'],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            pass_fds=(to_read, to_write), env={**os.environ, 'HOME': str(folder)})
+            pass_fds=(to_read, to_write), env={**os.environ, 'HOME': str(folder)},
+            start_new_session=True)
         os.close(to_read)
         os.close(to_write)
         self._left, self._number, self._session = b'', 0, None
@@ -41,8 +55,16 @@ class Browser:
         return self
 
     def __exit__(self, *_):
-        self._process.terminate()
-        self._process.wait()
+        self.close()
+
+    def close(self):
+        # All of its group: the command can be a shell that waits for the browser.
+        os.killpg(self._process.pid, signal.SIGTERM)
+        try:
+            self._process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         os.close(self._read)
         os.close(self._write)
 
@@ -78,14 +100,16 @@ class Browser:
         self.ask('Emulation.setEmulatedMedia', features=[
             {'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}])
         self.ask('Page.navigate', url=page.as_uri())
+        deadline = time.monotonic() + SECONDS
         while self.value('document.readyState + location.href') != 'complete' + page.as_uri():
+            assert time.monotonic() < deadline, f'{page} does not load'
             time.sleep(0.02)
 
     def value(self, script):
-        """What an expression is in the page."""
-        found = self.ask('Runtime.evaluate', expression=script, returnByValue=True)
+        """What an expression is in the page; of a promise, what it comes to."""
+        found = self.ask('Runtime.evaluate', expression=script, returnByValue=True, awaitPromise=True)
         if 'exceptionDetails' in found:
-            raise RuntimeError(f'{script}: {found["exceptionDetails"]}')
+            raise RuntimeError(f'{script[:200]}: {found["exceptionDetails"]}')
         return found['result'].get('value')
 
     def picture(self, path, whole=False):

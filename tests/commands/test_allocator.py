@@ -4,17 +4,16 @@ promise and exits 0 when it holds (tests/victims)."""
 
 import pytest
 
-from conftest import analyze, run
+from conftest import analyze, existing, run
 
 VICTIMS = ['interface', 'faults', 'fork_threads', 'many_threads', 'signals', 'late_calls',
            'foreign_break', 'no_memory', 'fork_in_handler', 'own_mapping']
 
 
 @pytest.fixture
-def victim(build, library):
+def victim(victims, library):
     def start(name, **variables):
-        path = build / 'tests' / 'victims' / f'victim_{name}'
-        assert path.exists(), f'{path} was not built'
+        path = existing(victims / f'victim_{name}')
         return run([path], env={'LD_PRELOAD': str(library), **variables}, timeout=120)
     return start
 

@@ -4,7 +4,6 @@ does. Nothing of a program is lost however it ends, nothing of it changes, and w
 in one line while it runs on."""
 
 import ctypes
-import json
 import os
 import random
 import resource
@@ -15,14 +14,12 @@ import time
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, analyze, run
+from conftest import CLEAN_ENVIRONMENT, analyze, existing, run, session
 
 
 @pytest.fixture(scope='session')
-def victim(build):
-    path = build / 'tests' / 'victims' / 'victim_record_calls'
-    assert path.exists(), f'{path} was not built'
-    return path
+def victim(victims):
+    return existing(victims / 'victim_record_calls')
 
 
 @pytest.fixture(scope='session')
@@ -56,10 +53,6 @@ def alone(environment):
 
 def raw_files(trace):
     return sorted(trace.glob('*.hlraw'))
-
-
-def session(trace):
-    return json.loads((trace / 'session.json').read_text())
 
 
 def made(heapledger, trace, sound=True):

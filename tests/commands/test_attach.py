@@ -109,11 +109,6 @@ class Footprint:
 
 
 @pytest.fixture
-def victims(build):
-    return build / 'tests' / 'victims'
-
-
-@pytest.fixture
 def victim(victims):
     victim = Victim(victims / 'victim_attached')
     yield victim

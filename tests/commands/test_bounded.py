@@ -2,42 +2,18 @@
 """Recordings of a part of a run: what is in the part is complete and makes sense, the program does not
 notice, and the outputs say that it is a part."""
 
-import json
-import os
 import signal
 import subprocess
 import time
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, analyze, run
+from conftest import CLEAN_ENVIRONMENT, analyze, existing, run, session, sound
 
 
 @pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
-
-
-@pytest.fixture
-def victim(build):
-    path = build / 'tests' / 'victims' / 'victim_phases_pie'
-    assert path.exists(), f'{path} was not built'
-    return path
-
-
-def session(trace):
-    return json.loads((trace / 'session.json').read_text())
-
-
-def sound(heapledger, trace):
-    """The analysis of a trace in which nothing is missing and nothing contradicts itself."""
-    result = analyze(heapledger, trace)
-    assert not any(result['anomalies'].values()), result['anomalies']
-    assert result['complete'] and result['events']['lost'] == 0, result['notes']
-    described = session(trace)
-    assert described['complete'] and described['unrecorded_processes'] == 0
-    assert sum(s['events'] for s in described['streams']) == result['events']['total']
-    return result
+def victim(victims):
+    return existing(victims / 'victim_phases_pie')
 
 
 def made(result):
@@ -160,10 +136,8 @@ LARGE = 10 << 20
 
 
 @pytest.fixture
-def built(build):
-    path = build / 'tests' / 'victims' / 'victim_bounded'
-    assert path.exists(), f'{path} was not built'
-    return path
+def built(victims):
+    return existing(victims / 'victim_bounded')
 
 
 def late(heapledger, trace, victim, mode, count, *options):

@@ -3,22 +3,16 @@
 they put there, block by block, of all threads; of threads that never rest no live block is told, or
 nothing. And what the heap keeps for it is said of the moment, not only of the end."""
 
-import json
 import subprocess
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, analyze, ledger_adds_up, run
+from conftest import CLEAN_ENVIRONMENT, analyze, existing, ledger_adds_up, run
 
 
 @pytest.fixture
-def victim(build):
-    return build / 'tests' / 'victims' / 'victim_cached'
-
-
-@pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
+def victim(victims):
+    return existing(victims / 'victim_cached')
 
 
 class Recording:

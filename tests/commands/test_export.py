@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
 """`heapledger export`: what other tools read agrees with what `analyze` says of the same recording, to
-the byte: collapsed stacks, pprof as protoc decodes it by the official profile.proto, trace-event JSON,
-CSV; with call stacks and without, of several processes, and of an allocator that is not ours."""
+the byte: collapsed stacks in flamegraph.pl, pprof as protoc decodes it by the official profile.proto and
+in pprof, trace-event JSON by a schema (in its viewer: test_trace_viewer.py), CSV in sqlite; with call
+stacks and without, of several processes, and of an allocator that is not ours."""
 
+import collections
 import csv
 import gzip
 import json
 import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -95,6 +98,30 @@ def test_stacks_have_names_from_the_outermost_in(heapledger, stacked):
     assert len({stack[0] for stack in stacks if stack[0].startswith('sqlite3')}) == 2
     deep = [stack for stack in stacks if len(stack) > 4 and stack[1] != '[cut]']
     assert deep and any('main' in frame for stack in deep for frame in stack[1:4]), stacks[:5]
+
+
+FLAMEGRAPH = Path('/usr/share/perl5/Devel/NYTProf/flamegraph.pl')
+
+
+@pytest.mark.skipif(not FLAMEGRAPH.exists(), reason='libdevel-nytprof-perl, which has flamegraph.pl, is not installed')
+@pytest.mark.parametrize('kind', ['stacked', 'plain'])
+def test_flamegraph_draws_each_frame_with_its_sum(heapledger, request, kind):
+    """The tool that the format comes from: its picture has a frame for each beginning of a stack, and the
+    one below all has the sum."""
+    trace, analysis = request.getfixturevalue(kind)
+    for value, total in totals(analysis).items():
+        said = export(heapledger, trace, 'collapsed', '--value', value).stdout
+        outcome = run([FLAMEGRAPH, '--minwidth', 0, '--countname', 'parts'], input=said)
+        assert (outcome.status, outcome.stderr) == (0, b''), outcome
+        expected = collections.Counter({('all',): total})
+        for stack, number in collapsed(heapledger, trace, value).items():
+            frames = ('all', *stack.split(';'))
+            for depth in range(2, len(frames) + 1):
+                expected[frames[:depth]] += number
+        drawn = [re.fullmatch(r'(.*) \(([\d,]+) parts, [\d.]+%\)', title.text, re.DOTALL).groups()
+                 for title in ElementTree.fromstring(outcome.stdout).iter('{http://www.w3.org/2000/svg}title')]
+        assert sorted((name, int(number.replace(',', ''))) for name, number in drawn) == sorted(
+            (frames[-1], number) for frames, number in expected.items())
 
 
 # ---- pprof --------------------------------------------------------------------------------------
@@ -245,12 +272,13 @@ def test_trace_events_are_the_system_calls_and_counters(heapledger, stacked):
     assert (outcome.status, outcome.stderr) == (0, b''), outcome
     events = json.loads(outcome.stdout)['traceEvents']
     for event in events:
-        assert event['ph'] in 'XCM' and isinstance(event['pid'], int) and event['name'], event
+        assert event['ph'] in 'XCMi' and isinstance(event['pid'], int) and event['name'], event
         assert event['ph'] == 'M' or event['ts'] >= 0, event
     slices = [event for event in events if event['ph'] == 'X']
     assert len(slices) == analysis['events']['syscalls']
     assert all(event['dur'] >= 0 and event['args']['reason'] and event['tid'] for event in slices)
-    moved = [event['args']['moved'] for event in slices if event['name'] == 'brk']
+    assert all(event['name'].split(' ')[1] == event['args']['reason'] for event in slices)
+    moved = [event['args']['moved_bytes'] for event in slices if event['name'].startswith('brk ')]
     assert moved and moved[0] == 0 and max(moved) > 0 and all(abs(by) < 1 << 30 for by in moved)
     counters = [event for event in events if event['ph'] == 'C']
     assert {event['name'] for event in counters} >= {'heap bytes', 'live blocks', 'returned bytes'}
@@ -287,14 +315,20 @@ TRACE_EVENTS = {
                 otherData={'type': 'object', 'additionalProperties': NAME},
                 traceEvents={'type': 'array', 'items': {'oneOf': [
                     event_of('X', cat=NAME, tid=NUMBER, ts=TIME, dur=TIME, args=arguments(
-                        ('call', 'call_size', 'errno', 'moved', 'length'), reason=NAME, call=NAME,
-                        call_size=NUMBER, errno=NUMBER, moved={'type': 'integer'}, length=NUMBER)),
-                    event_of('C', ts=TIME, args={'type': 'object', 'minProperties': 1,
+                        ('call', 'call_bytes', 'errno', 'moved_bytes', 'length_bytes'), reason=NAME,
+                        reason_text=NAME, call=NAME, call_bytes=NUMBER, errno=NUMBER,
+                        moved_bytes={'type': 'integer'}, length_bytes=NUMBER)),
+                    event_of('C', cat=NAME, ts=TIME, args={'type': 'object', 'minProperties': 1,
                                                  'additionalProperties': NUMBER}),
                     event_of('b', cat=NAME, id=NAME, tid=NUMBER, ts=TIME),
                     event_of('e', cat=NAME, id=NAME, tid=NUMBER, ts=TIME),
-                    {**event_of('M', args=arguments(name=NAME)),
-                     'allOf': [{'properties': {'name': {'const': 'process_name'}}}]}]}})}
+                    event_of('i', cat=NAME, s={'const': 'p'}, tid=NUMBER, ts=TIME,
+                             args=arguments(stream=NAME)),
+                    event_of('M', name={'const': 'process_name'}, args=arguments(name=NAME)),
+                    event_of('M', name={'const': 'process_sort_index'},
+                             args=arguments(sort_index=NUMBER)),
+                    event_of('M', name={'const': 'thread_name'}, tid=NUMBER,
+                             args=arguments(name=NAME))]}})}
 
 
 def test_trace_events_are_what_the_format_allows(build, heapledger, stacked, tmp_path):
@@ -319,7 +353,7 @@ def test_trace_events_are_what_the_format_allows(build, heapledger, stacked, tmp
                 assert (open_phase.pop(key, None) == event['name']) == (event['ph'] == 'e'), event
                 open_phase |= {key: event['name']} if event['ph'] == 'b' else {}
         assert not open_phase
-    assert kinds == set('XCMbe')
+    assert kinds == set('XCMbei')
 
 
 def test_phases_begin_and_end(build, heapledger, tmp_path):
@@ -346,6 +380,32 @@ def test_csv_is_that_of_analyze(heapledger, plain, tmp_path):
         assert (tmp_path / 'here' / name).read_bytes() == (tmp_path / 'there' / name).read_bytes()
     with open(tmp_path / 'here' / 'timeline.csv') as file:
         assert len(list(csv.DictReader(file))) > 1
+
+
+def test_sqlite_imports_each_table_and_sums_it_alike(heapledger, stacked, tmp_path):
+    """`.import --csv` makes a table of the first line and takes each line that has as many fields; what does
+    not fit it says. All columns but names are numbers or empty, by sqlite's reading as by Python's."""
+    trace, analysis = stacked
+    assert export(heapledger, trace, 'csv', '-o', tmp_path / 'csv').status == 0
+    tables = {path.stem: path for path in (tmp_path / 'csv').iterdir()}
+    for name, path in tables.items():
+        with open(path) as file:
+            columns = next(csv.reader(file))
+            rows = list(csv.reader(file))
+        sums = ', '.join(f'sum("{column}" + 0), count(nullif("{column}", \'\'))' for column in columns)
+        outcome = run(['sqlite3', ':memory:', '-cmd', f'.import --csv {path} t', '-csv',
+                       f'select count(*), {sums} from t'])
+        assert (outcome.status, outcome.stderr) == (0, b''), outcome
+        count, *found = next(csv.reader([outcome.stdout.decode()]))
+        assert int(count) == len(rows) and (rows or name == 'return_latency'), name
+        for at, column in enumerate(columns):
+            values = [row[at] for row in rows if row[at]]
+            assert int(found[2 * at + 1]) == len(values)
+            if column not in ('stream', 'syscall', 'reason', 'call'):
+                assert float(found[2 * at] or 0) == pytest.approx(sum(map(float, values)), rel=1e-9), column
+    said = run(['sqlite3', ':memory:', '-cmd', f'.import --csv {tables["syscalls"]} t',
+                'select sum(count) from t'])
+    assert int(said.stdout) == analysis['syscalls']['total']
 
 
 # ---- what cannot be done ------------------------------------------------------------------------

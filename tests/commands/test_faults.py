@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from conftest import run
+from conftest import existing, run
 from probe_fixture import skip_without_probe
 
 PAGE = 4096
@@ -29,15 +29,8 @@ def needs_probe(build):
 
 
 @pytest.fixture(scope='module')
-def victim(build):
-    path = build / 'tests' / 'victims' / 'victim_touching'
-    assert path.exists(), f'{path} was not built'
-    return path
-
-
-@pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
+def victim(victims):
+    return existing(victims / 'victim_touching')
 
 
 def record(heapledger, trace, *command, env=None):

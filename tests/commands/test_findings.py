@@ -9,17 +9,12 @@ import re
 
 import pytest
 
-from conftest import ledger_adds_up, run
+from conftest import existing, ledger_adds_up, run
 
 
 @pytest.fixture
-def victim(build):
-    return build / 'tests' / 'victims' / 'victim_trimmed'
-
-
-@pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
+def victim(victims):
+    return existing(victims / 'victim_trimmed')
 
 
 def record(heapledger, trace, command, *options):

@@ -5,23 +5,17 @@ ours alone), on the library's, and recorded; the recording must be whole."""
 
 import pytest
 
-from conftest import analyze, assert_sound, run
+from conftest import analyze, assert_sound, existing, run
 
 GLIBCS_CACHES = {'GLIBC_TUNABLES': 'glibc.malloc.tcache_count=7'}
 ONE_ARENA = {'GLIBC_TUNABLES': 'glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0'}
 
 
 @pytest.fixture
-def victims(build):
-    return build / 'tests' / 'victims'
-
-
-@pytest.fixture
 def hostile(victims, heapledger, library, tmp_path):
     """Runs a victim in the three ways and gives its analysis."""
     def start(name, *arguments, plain=True, stdout=None):
-        path = victims / f'victim_{name}'
-        assert path.exists(), f'{path} was not built'
+        path = existing(victims / f'victim_{name}')
         trace = tmp_path / 'trace'
         argv = [path, *arguments]
         ways = {

@@ -26,11 +26,6 @@ CODE = '#include <stdio.h>\n' + '\n'.join(
     for n in range(300))
 
 
-@pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
-
-
 def needs(program):
     if shutil.which(program) is None:
         pytest.skip(f'{program} is not installed')

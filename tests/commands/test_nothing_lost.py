@@ -2,38 +2,24 @@
 """Nothing of a program is lost, however it ends: what it counted of itself, call by call, kind by
 kind, process by process, is what its trace has. And what cannot be kept is counted and said."""
 
-import json
 import os
 import random
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from conftest import analyze, run
+from conftest import analyze, child_of, existing, run, session, sound, until
 from witness_fixture import CALLS, Witness, assert_same_calls
 
 TIMEOUT = 120
 
 
 @pytest.fixture(scope='session')
-def victims(build):
-    return build / 'tests' / 'victims'
-
-
-@pytest.fixture(scope='session')
 def victim(victims):
-    path = victims / 'victim_record_calls'
-    assert path.exists(), f'{path} was not built'
-    return path
-
-
-@pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
+    return existing(victims / 'victim_record_calls')
 
 
 @pytest.fixture
@@ -62,33 +48,6 @@ def record(start):
     return call
 
 
-def session(trace):
-    return json.loads((trace / 'session.json').read_text())
-
-
-def assert_whole(heapledger, trace):
-    analysis = analyze(heapledger, trace)
-    assert not any(analysis['anomalies'].values()), analysis['anomalies']
-    assert analysis['complete'] and analysis['events']['lost'] == 0, analysis['events']
-    described = session(trace)
-    assert described['complete'] and described['unrecorded_processes'] == 0, described['notes']
-    assert sum(s['events'] for s in described['streams']) == analysis['events']['total']
-    return analysis
-
-
-def until(condition, seconds=TIMEOUT):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, 'it did not happen'
-        time.sleep(0.002)
-
-
-def child_of(process):
-    children = f'/proc/{process.pid}/task/{process.pid}/children'
-    until(lambda: open(children).read().split())
-    return int(open(children).read().split()[0])
-
-
 # How a program begins and ends: streams are its images, without the shell that starts it
 
 @pytest.mark.parametrize('words, calls, streams, status', [
@@ -111,7 +70,7 @@ def child_of(process):
 def test_every_call_is_kept(heapledger, record, trace, witness, victim, words, calls, streams,
                             status):
     assert record(victim, *words.split()) == (status, b'', '')
-    analysis = assert_whole(heapledger, trace)
+    analysis = sound(heapledger, trace)
     assert_same_calls(witness, analysis)
     count = int(words.split()[1])
     assert analysis['events']['by_call']['posix_memalign']['count'] == calls * count
@@ -127,7 +86,7 @@ def test_every_call_is_kept_while_threads_log(heapledger, record, trace, witness
                                               streams, status):
     """The end of the process, or an exec, interrupts at most the calls of the three others."""
     assert record(victim, 'busy', *words.split()) == (status, b'', '')
-    assert_same_calls(witness, assert_whole(heapledger, trace), under_way=3)
+    assert_same_calls(witness, sound(heapledger, trace), under_way=3)
     assert len(session(trace)['streams']) == 1 + streams
 
 
@@ -138,14 +97,14 @@ def test_every_call_of_a_hostile_program_is_kept(heapledger, record, trace, witn
                                                  streams):
     status, _, stderr = record(*f'{victims}/victim_{words}'.split())
     assert status == 0, stderr
-    assert_same_calls(witness, assert_whole(heapledger, trace))
+    assert_same_calls(witness, sound(heapledger, trace))
     assert len(session(trace)['streams']) == 1 + streams
 
 
 def test_signal_handlers_that_allocate(heapledger, record, trace, witness, victim):
     status, stdout, _ = record(victim, 'interrupt', 100000)
     assert status == 0
-    analysis = assert_whole(heapledger, trace)
+    analysis = sound(heapledger, trace)
     assert_same_calls(witness, analysis)
     assert analysis['events']['by_call']['posix_memalign']['count'] == int(stdout)
 
@@ -154,7 +113,7 @@ def test_bash_forks_and_runs(heapledger, record, trace, witness):
     """Each turn is a fork, and a fork with an exec over it."""
     script = 'for i in {1..150}; do (:); /bin/true; done; exit 3'
     assert record('/bin/bash', '-c', script) == (3, b'', '')
-    assert_same_calls(witness, assert_whole(heapledger, trace))
+    assert_same_calls(witness, sound(heapledger, trace))
     ends = [s['end'] for s in session(trace)['streams']]
     assert (len(ends), ends.count('exec')) == (2 + 150 + 2 * 150, 1 + 150)
 
@@ -164,7 +123,7 @@ def test_another_pid_namespace(heapledger, record, trace, victim):
     if subprocess.run(['unshare', '-pf', 'true'], capture_output=True).returncode != 0:
         pytest.skip('no right to make a pid namespace here')
     assert record('unshare', '-pf', victim, 'fork', 5000) == (0, b'', '')
-    analysis = assert_whole(heapledger, trace)
+    analysis = sound(heapledger, trace)
     assert analysis['events']['by_call']['posix_memalign']['count'] == 15000
 
 
@@ -191,7 +150,7 @@ def test_nothing_is_lost_by_sigkill(heapledger, victims, victim, tmp_path, threa
         witness = Witness(victims / 'libwitness.so', folder)
         process = witness.start(heapledger, folder / 'trace', victim, 'forever', threads)
         killed(process, child_of(process), witness, calls)
-        analysis = assert_whole(heapledger, folder / 'trace')
+        analysis = sound(heapledger, folder / 'trace')
         assert_same_calls(witness, analysis, under_way=threads)
         described = session(folder / 'trace')
         assert described['exit'] == {'signal': signal.SIGKILL}
@@ -205,7 +164,7 @@ def test_nothing_is_lost_by_sigkill_of_a_family(heapledger, start, trace, witnes
     for image in list(witness.images()):
         os.kill(image.pid, signal.SIGKILL)
     assert process.wait(TIMEOUT) == -signal.SIGKILL
-    assert_same_calls(witness, assert_whole(heapledger, trace), under_way=1)
+    assert_same_calls(witness, sound(heapledger, trace), under_way=1)
     assert [s['end'] for s in session(trace)['streams']] == ['exec'] + 4 * ['signal']
 
 
@@ -317,14 +276,14 @@ def test_no_descriptor_for_the_program(heapledger, record, trace, witness, victi
     """It has no use for more than three: the library opens a file before it is mapped."""
     status, _, stderr = record('/usr/bin/prlimit', '--nofile=64', victim, 'threads', 1000, 4)
     assert (status, stderr) == (0, '')
-    assert_same_calls(witness, assert_whole(heapledger, trace))
+    assert_same_calls(witness, sound(heapledger, trace))
 
 
 def test_four_descriptors_at_exec(heapledger, record, trace, witness, victim):
     """The least with which a dynamic program starts at all: ld.so needs one for each library."""
     status, _, stderr = record('/bin/sh', '-c', f'ulimit -n 4; exec {victim} count 1000')
     assert (status, stderr) == (0, '')
-    assert_same_calls(witness, assert_whole(heapledger, trace))
+    assert_same_calls(witness, sound(heapledger, trace))
 
 
 @pytest.mark.parametrize('limit', range(3, 24))
@@ -399,7 +358,7 @@ def test_too_little_shared_memory(record, trace, victim, size):
 @pytest.mark.parametrize('size', ['2500k', '3m', '5m', '9m'])
 def test_little_shared_memory(heapledger, record, trace, witness, victim, size):
     assert record(victim, 'threads', 50000, 4, before=small_shared_memory(size))[::2] == (0, '')
-    assert_same_calls(witness, assert_whole(heapledger, trace))
+    assert_same_calls(witness, sound(heapledger, trace))
 
 
 @pytest.mark.parametrize('options', [[], ['--stacks', '64']], ids=['callers', 'stacks'])
@@ -412,14 +371,14 @@ def test_shared_memory_that_others_fill(heapledger, start, trace, witness, victi
                     options=options)
     _, stderr = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, stderr) == (0, b'')
-    assert_same_calls(witness, assert_whole(heapledger, trace))
+    assert_same_calls(witness, sound(heapledger, trace))
 
 
 # When the buffers are full
 
 def test_waiting_loses_nothing(heapledger, record, trace, witness, victim):
     assert record(victim, 'threads', 50000, 4, options=['--buffer', '1M'])[::2] == (0, '')
-    assert_same_calls(witness, assert_whole(heapledger, trace))
+    assert_same_calls(witness, sound(heapledger, trace))
 
 
 def dropped(start, witness, victim, *words):
@@ -519,7 +478,7 @@ def test_the_recorders_own_calls_are_few_and_constant(heapledger, victim, tmp_pa
     trace = tmp_path / 'trace'
     assert run([heapledger, 'record', '-o', trace, '--kernel', 'off', '--', victim,
                 *words.split()]).status == (5 if '_exit' in words else 0)
-    result = assert_whole(heapledger, trace)
+    result = sound(heapledger, trace)
     assert [p['syscalls']['recorder'] for p in result['processes']] == own
     assert result['syscalls']['recorder'] == sum(own)
     assert not any(row['reason'] == 'recorder' for row in result['syscalls']['by_cause'])
@@ -529,7 +488,7 @@ def test_nothing_else_is_called(heapledger, record, trace, victim):
     """Once it runs, the kernel ends the program at any call but the heap's own and those with which
     it waits for the recorder."""
     assert record(victim, 'sealed', 300000) == (0, b'', '')
-    result = assert_whole(heapledger, trace)
+    result = sound(heapledger, trace)
     assert result['events']['by_call']['posix_memalign']['count'] == 300001
 
 
@@ -540,7 +499,7 @@ SYSTEM_CALLS = {'brk', 'mmap', 'munmap', 'mremap', 'madvise', 'mprotect'}
 @pytest.mark.parametrize('words', ['busy threads 3000 4', 'interrupt 30000', 'busy fork 1000'])
 def test_every_system_call_has_its_cause(heapledger, record, trace, victim, words):
     assert record(victim, *words.split())[0] == 0
-    result = assert_whole(heapledger, trace)
+    result = sound(heapledger, trace)
     outcome = run([heapledger, 'dump', trace])
     seen = own = 0
     begun = set()  # streams whose process has made its first call

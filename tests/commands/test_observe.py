@@ -2,7 +2,6 @@
 """`record --observe`: the program keeps its own allocator, whichever that is; every call to it is
 logged, and what cannot be known of it is said to be unknown."""
 
-import json
 import os
 import subprocess
 import tempfile
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import analyze, assert_sound, run, without_own_lines
+from conftest import analyze, assert_sound, run, session, without_own_lines
 from probe_fixture import rewrite, skip_without_probe
 from witness_fixture import Witness, assert_same_calls
 
@@ -39,16 +38,6 @@ def allocator(request):
     return request.param, {'LD_PRELOAD': path} if path else {}
 
 
-@pytest.fixture(scope='module')
-def victims(build):
-    return build / 'tests' / 'victims'
-
-
-@pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
-
-
 @pytest.fixture
 def observe(heapledger, trace):
     """Observes a program, which must do what it does on its own; the analysis."""
@@ -65,10 +54,6 @@ def observe(heapledger, trace):
         assert analysis['mode'] == 'observe'
         return analysis
     return call
-
-
-def session(trace):
-    return json.loads((trace / 'session.json').read_text())
 
 
 # Counts

@@ -12,22 +12,16 @@ import time
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, analyze, run
+from conftest import CLEAN_ENVIRONMENT, analyze, existing, run
 
 
 @pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
-
-
-@pytest.fixture
-def victim(build):
+def victim(victims):
     def find(way):
-        path = build / 'tests' / 'victims' / f'victim_phases_{way}'
+        path = victims / f'victim_phases_{way}'
         if way == 'cpp' and not path.exists():
             pytest.skip('there is no C++ compiler')
-        assert path.exists(), f'{path} was not built'
-        return path
+        return existing(path)
     return find
 
 

@@ -38,11 +38,6 @@ PARAMETERS = {'mxfast': 1, 'trim_threshold': -1, 'top_pad': -2, 'mmap_threshold'
 
 
 @pytest.fixture
-def victims(build):
-    return build / 'tests' / 'victims'
-
-
-@pytest.fixture
 def settings(victims, library):
     """Runs parts of the victim under the library, with these variables; what it prints."""
     def start(*parts, **variables):

@@ -4,7 +4,6 @@ program changes, and wrong use is answered with one line."""
 
 import errno
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -17,19 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, SOURCE, analyze, run
+from conftest import CLEAN_ENVIRONMENT, SOURCE, analyze, child_of, existing, run, session, sound, until
 
 
 @pytest.fixture(scope='session')
-def victim(build):
-    path = build / 'tests' / 'victims' / 'victim_record_calls'
-    assert path.exists(), f'{path} was not built'
-    return path
-
-
-@pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
+def victim(victims):
+    return existing(victims / 'victim_record_calls')
 
 
 @pytest.fixture
@@ -43,20 +35,9 @@ def record(heapledger, trace):
     return call
 
 
-def session(trace):
-    return json.loads((trace / 'session.json').read_text())
-
-
-def made(heapledger, trace, sound=True):
+def made(heapledger, trace):
     """The victim's own calls that are in the trace, which has to be in order."""
-    result = analyze(heapledger, trace)
-    assert not any(result['anomalies'].values()), result['anomalies']
-    if sound:
-        assert result['complete'] and result['events']['lost'] == 0, result['events']
-        described = session(trace)
-        assert described['complete']
-        assert sum(s['events'] for s in described['streams']) == result['events']['total']
-    return result['events']['by_call']['posix_memalign']['count']
+    return sound(heapledger, trace)['events']['by_call']['posix_memalign']['count']
 
 
 def one_line(outcome, status, *words):
@@ -73,19 +54,6 @@ def spawn(heapledger, trace, *command, options=(), **more):
     return subprocess.Popen(
         [str(word) for word in words],
         env=CLEAN_ENVIRONMENT, start_new_session=True, **more)
-
-
-def until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, 'it did not happen'
-        time.sleep(0.01)
-
-
-def child_of(process):
-    children = f'/proc/{process.pid}/task/{process.pid}/children'
-    until(lambda: open(children).read().split())
-    return int(open(children).read().split()[0])
 
 
 # The program does not notice

@@ -2,14 +2,13 @@
 """Snapshots of resident pages: each run is what the kernel says of these pages of a program that keeps
 still, none is missing, and what is cut, late or not to be had is said."""
 
-import json
 import platform
 import struct
 import subprocess
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, run
+from conftest import CLEAN_ENVIRONMENT, existing, run, session
 
 PAGE = 4096
 # A snapshot that was asked for is taken soon, but when cannot be seen from outside.
@@ -17,19 +16,8 @@ PATIENCE = [0.3, 2, 10, 40]
 
 
 @pytest.fixture(scope='module')
-def victim(build):
-    path = build / 'tests' / 'victims' / 'victim_resident'
-    assert path.exists(), f'{path} was not built'
-    return path
-
-
-@pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
-
-
-def session(trace):
-    return json.loads((trace / 'session.json').read_text())
+def victim(victims):
+    return existing(victims / 'victim_resident')
 
 
 def residency(trace):

@@ -13,23 +13,16 @@ from collections import defaultdict
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, analyze, run
+from conftest import CLEAN_ENVIRONMENT, analyze, existing, run, session, sound
 
 RING = 1 << 20
 SLACK = 256 << 10  # of each thread a block is cut, of up to this size, and one more is left out
 GROWS = 10 * RING  # three times as much and its copy, and what was still to be taken
 
 
-@pytest.fixture
-def trace(tmp_path):
-    return tmp_path / 'trace'
-
-
 @pytest.fixture(scope='module')
-def victim(build):
-    path = build / 'tests' / 'victims' / 'victim_ring'
-    assert path.exists(), f'{path} was not built'
-    return path
+def victim(victims):
+    return existing(victims / 'victim_ring')
 
 
 @pytest.fixture(scope='module')
@@ -37,21 +30,8 @@ def cut_at(build):
     return build / 'tests' / 'unit' / 'cut_at'
 
 
-def session(trace):
-    return json.loads((trace / 'session.json').read_text())
-
-
 def record(heapledger, trace, command, *options):
     return run([heapledger, 'record', '-q', '-o', trace, *options, '--', *command])
-
-
-def sound(heapledger, trace):
-    """The analysis of a trace in which nothing is missing and nothing contradicts itself."""
-    result = analyze(heapledger, trace)
-    assert not any(result['anomalies'].values()), result['anomalies']
-    assert result['complete'] and result['events']['lost'] == 0, result['notes']
-    assert sum(s['events'] for s in session(trace)['streams']) == result['events']['total']
-    return result
 
 
 def all_events(trace):

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The report in a real browser: its first screen fits a screen, nothing scrolls sideways on a telephone,
-and both colour schemes are drawn in their own colours. Needs chromium, which is not among the packages of
-the tests (200 MB with what it depends on), but among those of ./dev gallery."""
+and both colour schemes are drawn in their own colours. Chromium is not among the packages of ./dev test,
+since it is large: ./dev browser installs it and runs these tests."""
 
 import sys
 
 import pytest
 
 from analysis_fixture import REPORTS, Situation, add_process, end_moment
-from browser import Browser, chromium
+from browser import MISSING, Browser, chromium
 
-pytestmark = pytest.mark.skipif(not chromium(), reason='chromium is not installed')
+pytestmark = pytest.mark.skipif(not chromium(), reason=MISSING)
 WIDE, NARROW = (1440, 900), (360, 740)
 
 
