@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #define UNIT_BYTES 4096u
+#define AHEAD_SLOTS 96 /* their lines are in the core's cache that wrote them; 3 % of an event's cost */
 
 /* The high-water mark of what this process touched in one page of the pool. */
 static void touch(struct processes *all, struct process *process, uint32_t number, uint32_t used)
@@ -85,6 +86,7 @@ static uint32_t walk(
 		unsigned kind = hl_packed_kind(slots[at].word[0]);
 		unsigned length;
 
+		__builtin_prefetch(&slots[at + AHEAD_SLOTS]);
 		if (is_compact_call(slots[at].word[0])) {
 			calls++;
 			at++;

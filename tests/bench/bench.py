@@ -6,6 +6,11 @@ Every round runs each candidate once on each workload, in an order that changes 
 so that what disturbs the machine disturbs all alike. The tables give the medians of the rounds' ratios to
 plain glibc in the same round, with half the spread between the quartiles. Nothing here is a test: no
 figure passes or fails.
+
+On a virtual machine the host moves CPUs about: a cache line then goes between them in one of two times,
+and programs of several threads, which a recorded one always is, take one of two. So that time is taken
+before and after each workload's runs of a round. If it has changed meanwhile they are made once more;
+and rounds with near and with far CPUs have tables of their own.
 """
 
 import argparse
@@ -32,6 +37,8 @@ sys.path.insert(0, str(HERE.parent / 'fidelity'))
 sys.dont_write_bytecode = True
 REAL_PROGRAMS = ['sqlite3', 'gcc', 'python3 malloc', 'redis-server']
 START_RUNS = 21
+MOVED = 2       # the CPUs have been moved if a line's time changes by this factor
+AGAIN = 3       # as often at most are runs made again for that
 # What a run gives: wall seconds, CPU seconds, peak RSS in bytes, and of a recording, its events and
 # bytes an event.
 WALL, CPU, RSS, EVENTS, EVENT_BYTES = range(5)
@@ -121,17 +128,36 @@ def peers():
             print(f'bench: {name}: {file} is not installed, left out', file=sys.stderr)
 
 
+def line_time(build):
+    """Nanoseconds of a cache line from one CPU to another and back, 0 if there is but one CPU."""
+    return int(subprocess.run([build / 'tests/bench/cores'], check=True, capture_output=True).stdout)
+
+
+def have_moved(before, after):
+    return max(before, after) > MOVED * min(before, after)
+
+
 def measure(candidates, tasks, rounds, folder, build, quiet=False):
-    """results[task][candidate] = list of what a run gives, one a round."""
+    """results[task][candidate] = list of what a run gives, one a round; lines[task] = the cache line's
+    time in that round, None if it was not the same before and after."""
     results = {name: {c.name: [] for c in candidates} for name in tasks}
+    lines = {name: [] for name in tasks}
+    before = line_time(build)
     for turn in range(rounds):
         for name, task in tasks.items():
             shift = turn % len(candidates)
-            for candidate in candidates[shift:] + candidates[:shift]:
-                results[name][candidate.name].append(task.run(candidate, folder, build))
+            order = candidates[shift:] + candidates[:shift]
+            for _ in range(AGAIN):
+                runs = {c.name: task.run(c, folder, build) for c in order}
+                start, before = before, line_time(build)
+                if not have_moved(start, before):
+                    break
+            for candidate, run in runs.items():
+                results[name][candidate].append(run)
+            lines[name].append(None if have_moved(start, before) else before)
         if not quiet:
             print(f'bench: round {turn + 1} of {rounds}', file=sys.stderr)
-    return results
+    return results, lines
 
 
 def spread(values):
@@ -162,6 +188,29 @@ def table(results, names, column, base, title):
     return lines
 
 
+def placed_tables(results, lines, names):
+    """The times by how near the CPUs were, where they have been moved."""
+    known = [line for times in lines.values() for line in times if line]
+    if not known or not have_moved(min(known), max(known)):
+        return []
+    limit = math.sqrt(min(known) * max(known))
+    out = []
+    for title, is_wanted in (('near', lambda line: line < limit), ('far', lambda line: line >= limit)):
+        part, took = {}, []
+        for workload, runs in results.items():
+            rounds = [i for i, line in enumerate(lines[workload]) if line and is_wanted(line)]
+            took += [lines[workload][i] for i in rounds]
+            if rounds:
+                part[f'{workload} ({len(rounds)})'] = {
+                    name: [values[i] for i in rounds] for name, values in runs.items()}
+        out += ['', *table(part, names, WALL, 'glibc',
+                           f'Time with {title} CPUs (a cache line there and back in '
+                           f'{min(took)} to {max(took)} ns) and (rounds)')]
+        if len(part) < len(results):
+            out.pop() # a mean of the workloads that happen to be there would say nothing
+    return out
+
+
 def event_table(results):
     """What recording adds to the time of the whole command, loading and the collector included, by the
     number of events."""
@@ -186,7 +235,8 @@ def event_table(results):
 def start_line(candidates, folder, build):
     """What a recording costs once: /bin/true, which does nothing."""
     task = Workload(['/bin/true'])
-    runs = measure(candidates, {'true': task}, START_RUNS, folder, build, quiet=True)['true']
+    results, _ = measure(candidates, {'true': task}, START_RUNS, folder, build, quiet=True)
+    runs = results['true']
     plain = statistics.median(run[WALL] for run in runs['glibc'])
     cost = {c.name: (statistics.median(run[WALL] for run in runs[c.name]) - plain) * 1e3
             for c in candidates if c.name != 'glibc'}
@@ -194,7 +244,7 @@ def start_line(candidates, folder, build):
             ', '.join(f'{name} {ms:.1f} ms' for name, ms in cost.items()))
 
 
-def report(results, candidates, arguments, elapsed):
+def report(results, placed, candidates, arguments, elapsed):
     names = [c.name for c in candidates if c.name != 'glibc']
     lines = [f'`./dev bench {arguments.what} --rounds {arguments.rounds}`, {elapsed:.0f} s, '
              f'{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, '
@@ -204,6 +254,7 @@ def report(results, candidates, arguments, elapsed):
     for title, part in sets.items():
         if part:
             lines += ['', *table(part, names, WALL, 'glibc', 'Time' + title)]
+            lines += placed_tables(part, {name: placed[name] for name in part}, names)
             lines += ['', *table(part, names, RSS, 'glibc', 'Peak RSS' + title)]
     if 'recorded' in names:
         lines += ['', *event_table(results)]
@@ -269,13 +320,13 @@ def main():
                 parser.error(f'no workload {", ".join(sorted(unknown))}')
             tasks = {name: tasks[name] for name in wanted}
         start = time.perf_counter()
-        results = measure(candidates, tasks, arguments.rounds, Path(folder), build)
-        text = report(results, candidates, arguments, time.perf_counter() - start)
+        results, placed = measure(candidates, tasks, arguments.rounds, Path(folder), build)
+        text = report(results, placed, candidates, arguments, time.perf_counter() - start)
         if arguments.what == 'recording':
             text += '\n\n' + start_line(candidates, Path(folder), build)
     print(text)
     if arguments.json:
-        arguments.json.write_text(json.dumps({'command': sys.argv[1:], 'runs': results}))
+        arguments.json.write_text(json.dumps({'command': sys.argv[1:], 'runs': results, 'cache_line_ns': placed}))
 
 
 if __name__ == '__main__':
