@@ -74,15 +74,7 @@ static const char *number(uint64_t value)
 {
 	static char buffers[4][32];
 	static unsigned next;
-	char *buffer = buffers[next++ % 4];
-	char *p = buffer + sizeof(buffers[0]) - 1;
-	*p = 0;
-	for (unsigned digits = 0; value || !digits; digits++, value /= 10) {
-		if (digits && digits % 3 == 0)
-			*--p = ',';
-		*--p = (char)('0' + value % 10);
-	}
-	return p;
+	return tool_format_count(buffers[next++ % 4], sizeof(buffers[0]), value);
 }
 
 static const char *duration(uint64_t ns)
@@ -640,6 +632,8 @@ static void name_place(char *text, size_t length, const struct analysis_site *pl
 			place->line);
 	else if (place->function)
 		snprintf(text, length, "%s", place->function);
+	else if (site_is_nameless(place))
+		snprintf(text, length, "%s+0x%" PRIx64, base_name(place->module), place->offset);
 	else if (place->address)
 		snprintf(text, length, "0x%" PRIx64, place->address);
 	else
