@@ -109,9 +109,9 @@ def _split(sizes):
     """The finding: of the largest size that would fit into all that is free at the end."""
     for size in reversed(sizes):
         if size["split"] is not None:
-            return (f"F(S): at the end {units.percent(_share(size['split']))} fewer blocks of "
+            return (f"At the end {units.percent(_share(size['split']))} fewer blocks of "
                     f"{_size(size['size_bytes'])} fit than in one free piece")
-    return "F(S): how many blocks of a size fewer fit than in one free piece"
+    return "How many blocks of a size fewer fit than in one free piece"
 
 
 def _curves(axes, analysis):

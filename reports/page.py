@@ -57,8 +57,10 @@ def header(analysis, command):
 
 def first_screen(analysis):
     first = words.findings(analysis)[0]
+    scope = words.about_heap(analysis)
+    scope = f'<p class="scope">{prose(scope)}</p>\n' if scope else ""
     return (f'<section class="lead {first.kind}">\n<h2>{escape(first.title)}</h2>\n'
-            f"{finding_text(first)}</section>\n{facts(analysis)}"
+            f"{finding_text(first)}{scope}</section>\n{facts(analysis)}"
             f'<div class="glance">\n{ledger_bars(analysis)}{resident(analysis)}</div>\n')
 
 
@@ -118,7 +120,7 @@ def resident(analysis):
             f'{prose(units.size(most))}</span><span>{keys}</span></p>\n'
             f'<svg class="spark" viewBox="0 0 {WIDE} {HIGH}" preserveAspectRatio="none" role="img" '
             f'aria-label="{escape("Resident memory over time. " + data.sentence())}">{drawn}</svg>\n'
-            f'<p class="axis"><span>0 B at {prose(units.time(start))}</span><span>'
+            f'<p class="axis"><span>{prose(units.time(start))}</span><span>'
             f"{prose(units.time(data.end_ns))}</span></p>\n</section>\n")
 
 

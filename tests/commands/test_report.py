@@ -473,12 +473,12 @@ def test_fragmentation_is_said_in_titles(situation):
                     if label.startswith('Fragmentation over time'))
 
     assert ('free: at most 1.81 MiB, at 1.40 s, 56.7 % of it whole pages; ' in label()
-            and 'F(S): at the end 25.0 % fewer blocks of 128 KiB fit' in label()), label()
+            and 'At the end 25.0 % fewer blocks of 128 KiB fit' in label()), label()
     for size in situation.data['moments'][-1]['free_space']['sizes'][3:]:
         size['split'] = None
-    assert 'F(S): at the end 10.0 % fewer blocks of 4 KiB fit' in label()
+    assert 'At the end 10.0 % fewer blocks of 4 KiB fit' in label()
     situation.data['moments'] = None
-    assert 'F(S): how many blocks of a size fewer fit than' in label()
+    assert 'How many blocks of a size fewer fit than' in label()
 
 
 def test_what_the_ledger_leaves_over(situation):
