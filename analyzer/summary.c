@@ -87,6 +87,14 @@ static const char *duration(uint64_t ns)
 		const char *unit;
 	} units[] = {{1000000000, "s"}, {1000000, "ms"}, {1000, "us"}, {1, "ns"}};
 	unsigned i = 0;
+	uint64_t seconds = (ns + 500000000) / 1000000000, minutes = (seconds + 30) / 60;
+	if (seconds >= 120) {
+		bool hours = seconds >= 7200;
+		snprintf(buffer, sizeof(buffers[0]), "%" PRIu64 " %s %" PRIu64 " %s",
+			hours ? minutes / 60 : seconds / 60, hours ? "h" : "min",
+			hours ? minutes % 60 : seconds % 60, hours ? "min" : "s");
+		return buffer;
+	}
 	while (i < 3 && ns < units[i].ns)
 		i++;
 	double value = (double)ns / (double)units[i].ns;

@@ -131,7 +131,7 @@ def facts(analysis):
         exact = units.exact_size if form is units.size else units.count
         note = ATTACHED_NOTES.get(path, note) if analysis.attached else note
         if path.startswith("peak.") and len(analysis.get("processes", [])) > 1:
-            note = f"of {words.main_name(analysis)}, the largest heap"
+            note = f"of process {words.main_name(analysis)}"
         rows.append((name, shown(analysis, form, value), exact(value), note, value is not None))
     return rows
 

@@ -77,8 +77,9 @@ def ledger_bars(analysis):
     shown = overview.bars(analysis)
     head = "<section>\n<h2>What the heap holds</h2>\n"
     if not shown:
-        return (f'{head}<p class="missing">What the heap held was not measured.</p>\n'
-                "</section>\n")
+        text = ("It held nothing." if analysis.get("peak.mapped_bytes") == 0
+                else "What the heap held was not measured.")
+        return f'{head}<p class="missing">{text}</p>\n</section>\n'
     most = max(bar.mapped for bar in shown)
     drawn = "".join(
         f'<p class="moment">{prose(bar.title())}</p>\n<div class="bar" role="img" '
@@ -107,13 +108,14 @@ def resident(analysis):
     most, start, span = max(data.largest, 1), data.start_ns, max(data.end_ns - data.start_ns, 1)
 
     def line(points):
+        points = points * 2 if len(points) == 1 else points  # else a dot would not be drawn
         return " ".join(f"{WIDE * (moment - start) / span:.1f},{HIGH - HIGH * value / most:.1f}"
                         for moment, value in points)
     path = line(data.points)
     left, right = (path.split(" ")[at].split(",")[0] for at in (0, -1))
     drawn = (f'<polygon points="{left},{HIGH} {path} {right},{HIGH}"/>'
              + (f'<polyline class="mapped" points="{line(data.mapped)}"/>' if data.mapped else "")
-             + f'<polyline class="resident" points="{path}"/>')
+             + f'<polyline class="resident{" single" if len(data.points) == 1 else ""}" points="{path}"/>')
     keys = '<i class="key resident"></i>resident' + (
         '&emsp;<i class="key mapped"></i>mapped' if data.mapped else "")
     return (f'{head}<p>{prose(data.sentence())}</p>\n<p class="axis"><span>'
