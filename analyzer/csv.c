@@ -321,8 +321,8 @@ static const struct {
 	/* The last, and only with --group-by. */
 	{"groups.csv",
 		"stream,moment,phase,time_ns,group_by,kept,up_to_bytes,thread,function,file,line,"
-		"module,offset,caller,pinned_bytes,alone_bytes,alone_pages,blocks,"
-		"requested_bytes,mapped_blocks,mapped_requested_bytes,smallest_bytes,largest_bytes,oldest_at_ns\n",
+		"module,offset,caller,pinned_bytes,alone_bytes,alone_pages,blocks,requested_bytes,"
+		"mapped_blocks,mapped_requested_bytes,smallest_bytes,largest_bytes,oldest_at_ns\n",
 		group_rows},
 };
 

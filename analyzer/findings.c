@@ -215,7 +215,7 @@ static const char *name_holder(const struct maker *maker, char *text, size_t len
 
 /* ---- findings -------------------------------------------------------------------------------- */
 
-/* Blocks need not have been written: what is given back may have been in memory in small part only. */
+/* Blocks need not have been written: what is given back may have been in memory in part only. */
 static void promise_trim(const struct maker *maker, struct finding *finding, uint64_t bytes)
 {
 	const struct ledger_result *result = &maker->entry->result;

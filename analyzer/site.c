@@ -35,8 +35,8 @@ static void set_site(struct analysis_site *site, uint64_t address, const struct 
 	site->offset = place->offset;
 }
 
-/* Functions without a name are passed on the way to the one of their module that has a name, through
- * which it was entered. Where there is none, who called that module is not the place. */
+/* Functions without a name are passed on the way to the one of their module that has a name,
+ * through which it was entered. Where there is none, who called that module is not the place. */
 static bool has_left(const struct analysis_site *nameless, const struct symbol_place *place)
 {
 	return nameless->module && place->module && strcmp(nameless->module, place->module->path);

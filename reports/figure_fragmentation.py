@@ -109,7 +109,8 @@ def _split(sizes):
     """The finding: of the largest size that would fit into all that is free at the end."""
     for size in reversed(sizes):
         if size["split"] == 0:
-            return f"At the end as many blocks of {_size(size['size_bytes'])} fit as in one free piece"
+            return (f"At the end as many blocks of {_size(size['size_bytes'])} fit as in one "
+                    "free piece")
         if size["split"] is not None:
             return (f"At the end {units.percent(_share(size['split']))} fewer blocks of "
                     f"{_size(size['size_bytes'])} fit than in one free piece")

@@ -112,10 +112,11 @@ def resident(analysis):
         return " ".join(f"{WIDE * (moment - start) / span:.1f},{HIGH - HIGH * value / most:.1f}"
                         for moment, value in points)
     path = line(data.points)
+    kind = "resident single" if len(data.points) == 1 else "resident"
     left, right = (path.split(" ")[at].split(",")[0] for at in (0, -1))
     drawn = (f'<polygon points="{left},{HIGH} {path} {right},{HIGH}"/>'
              + (f'<polyline class="mapped" points="{line(data.mapped)}"/>' if data.mapped else "")
-             + f'<polyline class="resident{" single" if len(data.points) == 1 else ""}" points="{path}"/>')
+             + f'<polyline class="{kind}" points="{path}"/>')
     keys = '<i class="key resident"></i>resident' + (
         '&emsp;<i class="key mapped"></i>mapped' if data.mapped else "")
     return (f'{head}<p>{prose(data.sentence())}</p>\n<p class="axis"><span>'

@@ -49,7 +49,8 @@ def _all_well(analysis):
     if not end:
         return Finding("fine", "What was measured", summary(analysis))
     if not analysis.get("peak.mapped_bytes"):
-        return Finding("fine", "Nothing happened", "No memory was asked for, and the heap had none.")
+        return Finding("fine", "Nothing happened", "No memory was asked for, and the heap had "
+                       "none.")
     ledger, back = end["ledger"], end["trim_bytes"] + end["trim_top_bytes"]
     return Finding("fine", "Nothing is wrong with this heap",
                    f"{size(ledger['mapped_bytes'])} is mapped at the end, "
@@ -129,7 +130,8 @@ def summary(analysis):
              if total is not None else "How many system calls its allocator made is unknown")
     per = f", one for every {calls / total:,.0f} calls" if calls and total else ""
     peak, mapped = analysis.get("peak.requested_bytes"), analysis.get("peak.mapped_bytes")
-    who = f"Its process {main_name(analysis)} had the largest heap and" if _several(analysis) else "The program"
+    who = (f"Its process {main_name(analysis)} had the largest heap and" if _several(analysis)
+           else "The program")
     text += f"{per}. {who} held at most {size(peak)}; "
     text += (f"for that the heap had at most {size(mapped)} mapped" if mapped is not None
              else "how much its heap had mapped for that is unknown")
