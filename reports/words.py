@@ -49,8 +49,8 @@ def _all_well(analysis):
     if not end:
         return Finding("fine", "What was measured", summary(analysis))
     if not analysis.get("peak.mapped_bytes"):
-        return Finding("fine", "Nothing happened", "No memory was asked for, and the heap had "
-                       "none.")
+        return Finding("fine", "Nothing happened",
+                       "No memory was asked for, and the heap had none.")
     ledger, back = end["ledger"], end["trim_bytes"] + end["trim_top_bytes"]
     return Finding("fine", "Nothing is wrong with this heap",
                    f"{size(ledger['mapped_bytes'])} is mapped at the end, "
