@@ -27,7 +27,13 @@ struct analysis_site {
 	const char *file;
 	unsigned line; /* 0 = not known */
 	const char *module;
+	uint64_t offset; /* in its file */
 };
+
+static inline bool site_is_nameless(const struct analysis_site *site)
+{
+	return site->module && site->address && !site->function;
+}
 
 /* `caller` as a record has it, of a process at a time. */
 typedef void analysis_describe(void *context, const struct trace_stream *stream, uint64_t tick,

@@ -253,6 +253,7 @@ static void comma_group(struct writer *out, const struct analysis_stream *entry,
 	comma_quoted(out, place->file);
 	comma_known(out, place->line, place->line);
 	comma_quoted(out, place->module);
+	comma_known(out, site_is_nameless(place), (int64_t)place->offset);
 	comma_text(out, address);
 	comma_share(out, sum->pinned);
 	comma(out, sum->alone_bytes);
@@ -320,7 +321,7 @@ static const struct {
 	/* The last, and only with --group-by. */
 	{"groups.csv",
 		"stream,moment,phase,time_ns,group_by,kept,up_to_bytes,thread,function,file,line,"
-		"module,caller,pinned_bytes,alone_bytes,alone_pages,blocks,requested_bytes,"
+		"module,offset,caller,pinned_bytes,alone_bytes,alone_pages,blocks,requested_bytes,"
 		"mapped_blocks,mapped_requested_bytes,smallest_bytes,largest_bytes,oldest_at_ns\n",
 		group_rows},
 };

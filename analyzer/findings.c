@@ -39,6 +39,13 @@ static const char *size(uint64_t bytes)
 	return tool_format_size(buffer, sizeof(buffers[0]), bytes);
 }
 
+static const char *number(uint64_t count)
+{
+	static char buffers[4][32];
+	static unsigned next;
+	return tool_format_count(buffers[next++ % 4], sizeof(buffers[0]), count);
+}
+
 static unsigned percent(uint64_t part, uint64_t all)
 {
 	return all ? (unsigned)((double)part * 100 / (double)all + 0.5) : 0;
@@ -78,8 +85,11 @@ struct place {
 
 static bool same_place(const struct place *a, const struct place *b)
 {
-	if (!a->site.function || !b->site.function)
+	if (layout_is_kept(a->caller) || layout_is_kept(b->caller))
 		return a->caller == b->caller;
+	if (!a->site.function || !b->site.function)
+		return a->site.address ? a->site.address == b->site.address
+				       : a->caller == b->caller;
 	return !strcmp(a->site.function, b->site.function) && a->site.line == b->site.line &&
 	       !strcmp(a->site.file ? a->site.file : "", b->site.file ? b->site.file : "");
 }
@@ -145,7 +155,7 @@ static const char *file_name(const char *path)
 	return slash ? slash + 1 : path;
 }
 
-/* "parse_line (parse.c:120)", "parse_line (libfoo.so)", or an address. */
+/* "parse_line (parse.c:120)", "parse_line (libfoo.so)", "libfoo.so+0x1a2b", or an address. */
 static const char *name_place(const struct place *place, char *text, size_t length)
 {
 	const struct analysis_site *site = &place->site;
@@ -156,7 +166,7 @@ static const char *name_place(const struct place *place, char *text, size_t leng
 		snprintf(text, length, "%.80s (%.60s)", site->function,
 			site->module ? file_name(site->module) : "?");
 	else if (site->module)
-		snprintf(text, length, "%.80s", file_name(site->module));
+		snprintf(text, length, "%.80s+0x%" PRIx64, file_name(site->module), site->offset);
 	else if (place->caller && !hl_caller_stack(place->caller))
 		snprintf(text, length, "0x%" PRIx64 " (record --stacks 16 gives names)",
 			place->caller);
@@ -175,12 +185,12 @@ static const char *name_blocks(const struct place *place, char *text, size_t len
 {
 	char name[200];
 	if (layout_is_kept(place->caller) && layout_kept(place->caller) == HL_KEPT_TABLE)
-		snprintf(text, length, "%" PRIu64 " blocks of the allocator's own", place->blocks);
+		snprintf(text, length, "%s blocks of the allocator's own", number(place->blocks));
 	else if (layout_is_kept(place->caller))
-		snprintf(text, length, "%" PRIu64 " freed blocks that %s keeps", place->blocks,
+		snprintf(text, length, "%s freed blocks that %s keeps", number(place->blocks),
 			name_keeper(place->caller));
 	else
-		snprintf(text, length, "%" PRIu64 " blocks from %s", place->blocks,
+		snprintf(text, length, "%s blocks from %s", number(place->blocks),
 			name_place(place, name, sizeof(name)));
 	return text;
 }
@@ -205,13 +215,20 @@ static const char *name_holder(const struct maker *maker, char *text, size_t len
 
 /* ---- findings -------------------------------------------------------------------------------- */
 
-static void promise_trim(struct finding *finding, const struct layout *layout, uint64_t bytes)
+/* Blocks need not have been written: what is given back may have been in memory in part only. */
+static void promise_trim(const struct maker *maker, struct finding *finding, uint64_t bytes)
 {
+	const struct ledger_result *result = &maker->entry->result;
+	const struct hl_sample_record *sample = &result->last_sample;
+	uint64_t resident = sample->rss_anon + sample->rss_file + sample->rss_shmem;
+	bool sparse = result->samples && resident < bytes;
 	finding->promised = bytes;
-	snprintf(finding->remedy, sizeof(finding->remedy), "malloc_trim(0) would return %s%s",
+	snprintf(finding->remedy, sizeof(finding->remedy), "malloc_trim(0) would return %s%s%s%s%s",
 		size(bytes),
-		layout->kept_all ? "."
-				 : " at most: what thread caches hold was not all recorded.");
+		maker->layout->kept_all ? "."
+					: " at most: what thread caches hold was not all recorded.",
+		sparse ? " By the last sample no more than " : "", sparse ? size(resident) : "",
+		sparse ? " of the process was in memory." : "");
 }
 
 /* Whole pages below the top: policy keeps them, and malloc_trim does not. */
@@ -231,7 +248,7 @@ static void find_whole_pages(struct maker *maker)
 		percent(bytes, mapped), in_break ? " below " : " inside arenas",
 		in_break ? name_holder(maker, holder, sizeof(holder)) : "",
 		in_break ? ", and the break cannot come down past it" : "");
-	promise_trim(finding, layout, bytes < layout->trim ? bytes : layout->trim);
+	promise_trim(maker, finding, bytes < layout->trim ? bytes : layout->trim);
 }
 
 static void find_top(struct maker *maker)
@@ -248,7 +265,7 @@ static void find_top(struct maker *maker)
 		"the trim threshold.",
 		size(bytes), percent(bytes, mapped_at_end(maker)));
 	if (layout->trim_top)
-		promise_trim(finding, layout, bytes < layout->trim_top ? bytes : layout->trim_top);
+		promise_trim(maker, finding, bytes < layout->trim_top ? bytes : layout->trim_top);
 }
 
 static uint64_t beyond(uint64_t bytes, uint64_t known)
@@ -276,7 +293,7 @@ static void find_partial_pages(struct maker *maker)
 		size(layout->partial), percent(layout->partial, mapped_at_end(maker)),
 		size((uint64_t)most->pinned), name_blocks(most, blocks, sizeof(blocks)));
 	if (more >= WORTH_BYTES)
-		promise_trim(finding, layout, more);
+		promise_trim(maker, finding, more);
 	else
 		snprintf(finding->remedy, sizeof(finding->remedy),
 			"No call returns it. Were those blocks freed or elsewhere, %s more would "
@@ -295,9 +312,9 @@ static void find_in_use(struct maker *maker)
 	struct finding *finding = most ? add(maker, "in_use", bytes) : NULL;
 	if (finding)
 		snprintf(finding->sentence, sizeof(finding->sentence),
-			"%s in %" PRId64 " blocks, %u %% of what is mapped, is in use at the end: the "
+			"%s in %s blocks, %u %% of what is mapped, is in use at the end: the "
 			"most, %s, in %s.",
-			size(bytes), layout->memory.live_blocks,
+			size(bytes), number((uint64_t)layout->memory.live_blocks),
 			percent(bytes, mapped_at_end(maker)), size(most->bytes),
 			name_blocks(most, blocks, sizeof(blocks)));
 }
@@ -311,10 +328,10 @@ static void find_slack(struct maker *maker)
 	struct finding *finding = add(maker, "slack", (uint64_t)slack);
 	if (finding)
 		snprintf(finding->sentence, sizeof(finding->sentence),
-			"%s, %u %% of what is mapped, is headers and rounding of %" PRId64
-			" live blocks of %s on average.",
+			"%s, %u %% of what is mapped, is headers and rounding of %s "
+			"live blocks of %s on average.",
 			size((uint64_t)slack), percent((uint64_t)slack, mapped_at_end(maker)),
-			memory->live_blocks,
+			number((uint64_t)memory->live_blocks),
 			size((uint64_t)(memory->requested / memory->live_blocks)));
 }
 
@@ -332,12 +349,12 @@ static struct finding *add_cycles(
 	struct finding *finding = add(maker, "thrash", cycles->bytes);
 	if (finding)
 		snprintf(finding->sentence, sizeof(finding->sentence),
-			"%" PRIu64 " times %s, %s in all, went back to the kernel and was asked for "
-			"again within a second: %.3f s in %s, and %s%" PRIu64 " page faults.",
-			cycles->count, what, size(cycles->bytes),
+			"%s times %s, %s in all, went back to the kernel and was asked for "
+			"again within a second: %.3f s in %s, and %s%s page faults.",
+			number(cycles->count), what, size(cycles->bytes),
 			(double)clock_span(clock, cycles->ticks) / 1e9, calls,
 			known ? "" : "up to ",
-			known ? cycles->faults : cycles->bytes >> PAGES_BITS);
+			number(known ? cycles->faults : cycles->bytes >> PAGES_BITS));
 	return finding;
 }
 
@@ -389,9 +406,9 @@ static void find_system_calls(struct maker *maker)
 	const char *reason = name_reason_text(causes->list[0].reason);
 	if (finding)
 		snprintf(finding->sentence, sizeof(finding->sentence),
-			"%" PRIu64 " system calls took %u %% of the time: the most, %" PRIu64
-			" %s in %s for %s (%s).",
-			count, percent(ns, all_ns), causes->list[0].count,
+			"%s system calls took %u %% of the time: the most, %s %s in %s for %s "
+			"(%s).",
+			number(count), percent(ns, all_ns), number(causes->list[0].count),
 			name_kind(causes->list[0].syscall), call ? call : "no call", size(bytes),
 			reason ? reason : "not recorded");
 }

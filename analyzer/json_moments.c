@@ -20,6 +20,13 @@ static json_t *string_or_null(const char *text)
 	return text ? json_text(text, strlen(text)) : NULL;
 }
 
+static void put_module(json_t *object, const struct analysis_site *site)
+{
+	put(object, "module", string_or_null(site->module));
+	put(object, "offset",
+		site_is_nameless(site) ? json_integer((json_int_t)site->offset) : NULL);
+}
+
 void json_put_origin(json_t *object, const struct analysis *analysis,
 	const struct analysis_stream *entry, uint64_t tick, uint64_t caller)
 {
@@ -37,7 +44,7 @@ void json_put_origin(json_t *object, const struct analysis *analysis,
 	put(object, "function", string_or_null(site.function));
 	put(object, "file", string_or_null(site.file));
 	put(object, "line", site.line ? json_integer(site.line) : NULL);
-	put(object, "module", string_or_null(site.module));
+	put_module(object, &site);
 }
 
 static void append_frame(void *array, const char *function, const char *module)
@@ -225,7 +232,7 @@ static json_t *group_object(
 	put(object, "function", string_or_null(place->function));
 	put(object, "file", string_or_null(place->file));
 	put(object, "line", place->line ? json_integer(place->line) : NULL);
-	put(object, "module", string_or_null(place->module));
+	put_module(object, place);
 	return object;
 }
 

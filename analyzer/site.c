@@ -32,15 +32,27 @@ static void set_site(struct analysis_site *site, uint64_t address, const struct 
 	site->function = symbol ? symbol->function : NULL;
 	site->file = symbol ? symbol->file : NULL;
 	site->line = symbol ? symbol->line : 0;
+	site->offset = place->offset;
+}
+
+/* Functions without a name are passed on the way to the one of their module that has a name,
+ * through which it was entered. Where there is none, who called that module is not the place. */
+static bool has_left(const struct analysis_site *nameless, const struct symbol_place *place)
+{
+	return nameless->module && place->module && strcmp(nameless->module, place->module->path);
 }
 
 /* Whether the search ends with this frame. */
 static bool try_frame(const struct site_finder *finder, const struct trace_stream *stream,
-	uint64_t tick, uint64_t frame, struct analysis_site *site)
+	uint64_t tick, uint64_t frame, struct analysis_site *site, struct analysis_site *nameless)
 {
 	struct symbol_place place;
 	if (symbols_find(finder->symbols, stream, tick, frame, &place))
 		return true;
+	if (has_left(nameless, &place)) {
+		*site = *nameless;
+		return true;
+	}
 	for (unsigned i = 0; i < place.count; i++) {
 		const struct symbol *symbol = &place.symbols[i];
 		if (!site->address)
@@ -52,10 +64,12 @@ static bool try_frame(const struct site_finder *finder, const struct trace_strea
 	}
 	if (!site->address)
 		set_site(site, frame, NULL, &place);
+	if (!place.count && !nameless->address)
+		set_site(nameless, frame, NULL, &place);
 	return false;
 }
 
-/* If all are wrappers, or have no name, it is the first. */
+/* If all are wrappers, or have no name, it is the first without a name, or else the first. */
 void site_find(void *context, const struct trace_stream *stream, uint64_t tick, uint64_t caller,
 	struct analysis_site *site)
 {
@@ -63,14 +77,17 @@ void site_find(void *context, const struct trace_stream *stream, uint64_t tick, 
 	uint32_t number = hl_caller_stack(caller);
 	const struct stack *stack =
 		number ? stacks_find(&finder->trace->stacks, number) : NULL;
+	struct analysis_site nameless = {0};
 	if (!finder->symbols)
 		return;
 	if (!number && caller)
-		try_frame(finder, stream, tick, caller, site);
+		try_frame(finder, stream, tick, caller, site, &nameless);
 	for (unsigned i = 0; stack && i < stack->count; i++)
 		if (try_frame(finder, stream, tick, stacks_frames(&finder->trace->stacks, stack)[i],
-			    site))
+			    site, &nameless))
 			return;
+	if (nameless.address)
+		*site = nameless;
 }
 
 static void each_function(const struct symbol_place *place, analysis_each_frame *each, void *to)

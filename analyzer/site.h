@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Which place in the program's code allocated: of a call stack, the first function that is not
- * itself one that allocates for others. Called by the commands; uses symbols.c.
+ * itself one that allocates for others; an address, where its module names none. Called by the
+ * commands; uses symbols.c.
  */
 #ifndef HEAPLEDGER_SITE_H
 #define HEAPLEDGER_SITE_H

@@ -74,15 +74,7 @@ static const char *number(uint64_t value)
 {
 	static char buffers[4][32];
 	static unsigned next;
-	char *buffer = buffers[next++ % 4];
-	char *p = buffer + sizeof(buffers[0]) - 1;
-	*p = 0;
-	for (unsigned digits = 0; value || !digits; digits++, value /= 10) {
-		if (digits && digits % 3 == 0)
-			*--p = ',';
-		*--p = (char)('0' + value % 10);
-	}
-	return p;
+	return tool_format_count(buffers[next++ % 4], sizeof(buffers[0]), value);
 }
 
 static const char *duration(uint64_t ns)
@@ -95,6 +87,14 @@ static const char *duration(uint64_t ns)
 		const char *unit;
 	} units[] = {{1000000000, "s"}, {1000000, "ms"}, {1000, "us"}, {1, "ns"}};
 	unsigned i = 0;
+	uint64_t seconds = (ns + 500000000) / 1000000000, minutes = (seconds + 30) / 60;
+	if (seconds >= 120) {
+		bool hours = seconds >= 7200;
+		snprintf(buffer, sizeof(buffers[0]), "%" PRIu64 " %s %" PRIu64 " %s",
+			hours ? minutes / 60 : seconds / 60, hours ? "h" : "min",
+			hours ? minutes % 60 : seconds % 60, hours ? "min" : "s");
+		return buffer;
+	}
 	while (i < 3 && ns < units[i].ns)
 		i++;
 	double value = (double)ns / (double)units[i].ns;
@@ -640,6 +640,8 @@ static void name_place(char *text, size_t length, const struct analysis_site *pl
 			place->line);
 	else if (place->function)
 		snprintf(text, length, "%s", place->function);
+	else if (site_is_nameless(place))
+		snprintf(text, length, "%s+0x%" PRIx64, base_name(place->module), place->offset);
 	else if (place->address)
 		snprintf(text, length, "0x%" PRIx64, place->address);
 	else

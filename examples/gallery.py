@@ -146,6 +146,13 @@ def screen(page, target, width, height, dark):
     small(shot, target)
 
 
+def of(analysis):
+    """Whose heap, where there is a choice."""
+    processes = analysis['processes']
+    main = next(each for each in processes if each['stream'] == analysis['main_stream'])
+    return f" by {Path(main['command'][0]).name}, which had the most" if len(processes) > 1 else ''
+
+
 def section(name, what, analysis, dark):
     findings = '\n'.join(
         textwrap.fill(f'{number}. {finding["sentence"]} '
@@ -155,7 +162,7 @@ def section(name, what, analysis, dark):
     end, peak = analysis['end'], analysis['peak']
     told = textwrap.fill(
         f'{what} {analysis["events"]["calls"]:,} allocator calls, {analysis["syscalls"]["total"]:,} '
-        f'system calls beneath them; at most {peak["mapped_bytes"]:,} bytes of heap mapped, '
+        f'system calls beneath them; at most {peak["mapped_bytes"]:,} bytes of heap mapped{of(analysis)}, '
         f'{end["mapped_bytes"]:,} at the end.', LINE)
     return (f'## {name}\n\n{told}\n\n{findings or "Nothing to find fault with."}\n\n'
             f'![First screen of the report of {name}, {"dark" if dark else "light"}]'

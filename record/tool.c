@@ -167,3 +167,16 @@ char *tool_format_size(char *buffer, size_t length, uint64_t bytes)
 	snprintf(buffer, length, "%.*f %s", unit == 0 ? 0 : value < 10 ? 2 : 1, value, units[unit]);
 	return buffer;
 }
+
+char *tool_format_count(char *buffer, size_t length, uint64_t count)
+{
+	char *p = buffer + length - 1;
+
+	*p = 0;
+	for (unsigned digits = 0; count || !digits; digits++, count /= 10) {
+		if (digits && digits % 3 == 0)
+			*--p = ',';
+		*--p = (char)('0' + count % 10);
+	}
+	return p;
+}

@@ -44,6 +44,9 @@ int tool_parse_interval(const char *command, const char *text, uint64_t *ns);
 /* Formats bytes for people: "640 B", "64.0 KiB", "1.50 GiB". Returns buffer. */
 char *tool_format_size(char *buffer, size_t length, uint64_t bytes);
 
+/* "1,234,567"; 27 bytes are always enough. Returns its start, somewhere in the buffer. */
+char *tool_format_count(char *buffer, size_t length, uint64_t count);
+
 /* The commands. argv[0] is the command's name. */
 int cmd_record(int argc, char **argv);
 int cmd_attach(int argc, char **argv);

@@ -131,7 +131,7 @@ def facts(analysis):
         exact = units.exact_size if form is units.size else units.count
         note = ATTACHED_NOTES.get(path, note) if analysis.attached else note
         if path.startswith("peak.") and len(analysis.get("processes", [])) > 1:
-            note = "of the largest process"
+            note = f"of process {words.main_name(analysis)}"
         rows.append((name, shown(analysis, form, value), exact(value), note, value is not None))
     return rows
 
@@ -146,11 +146,9 @@ def sections(analysis, modules):
 
 def found(analysis):
     every = words.findings(analysis)
-    about = words.about_heap(analysis)
     summary = words.summary(analysis)
     blocks = [] if any(one.text == summary for one in every) else [Text(summary)]
     if len(every) > 1:
-        blocks += [Text(about, "scope")] if about else []
         blocks.append(Findings(every[1:], 2))
     return Section("What else was found" if len(every) > 1 else "The run in short",
                    blocks) if blocks else None
@@ -183,23 +181,7 @@ def scope_text(analysis, module):
         return ""
     if module.NAME in ("syscalls", "return"):
         return f"All {len(streams)} processes together."
-    return f"The process with the largest heap: {main_process(analysis)}."
-
-
-def main_process(analysis):
-    for stream in analysis.get("processes", []):
-        if stream.get("stream") == analysis.get("main_stream"):
-            return f"{process_command(stream)} (pid {stream.get('pid')})"
-    return analysis.get("main_stream", "unknown")
-
-
-def process_command(stream):
-    value = stream.get("command")
-    return " ".join(value) if isinstance(value, list) else str(value)
-
-
-def shorten(text, limit=90):
-    return text if len(text) <= limit else text[:limit - 1] + "…"
+    return f"The process with the largest heap: {words.main_process(analysis)}."
 
 
 def syscall_table(analysis):
@@ -245,8 +227,9 @@ def sites(analysis):
     rows = flame.rows_of(analysis)
     if rows is None:
         return Section("Where in the code", [Text(NOTHING, "missing")])
-    blocks = [Text(f"The process with the largest heap: {main_process(analysis)}.", "scope")] if len(
-        analysis.get("processes", [])) > 1 else []
+    several = len(analysis.get("processes", [])) > 1
+    blocks = [Text(f"The process with the largest heap: {words.main_process(analysis)}.", "scope")
+              ] if several else []
     if flame.have_stacks(rows):
         made = [Flame(each) for each in flame.flames(analysis)]
         cut = " Some stacks have more callers than were recorded." if any(
@@ -320,7 +303,7 @@ def phases(analysis):
              ("requested at its end", True))
     rest = len(every) - len(rows) + analysis.get("phases_beyond", 0)
     note = [Text(f"{rest:,} more phases are not listed.")] if rest else []
-    of = (f" Those of {main_process(analysis)}."
+    of = (f" Those of {words.main_process(analysis)}."
           if len(analysis.get("processes", [])) > 1 else "")
     return Section("Phases", [
         Text("Memory columns are the highest in each phase. The numbers are those of the dashed "
@@ -338,7 +321,7 @@ def processes(analysis):
     rows = []
     for stream in streams[:200]:
         inner = lambda *path: dig(stream, path)
-        rows.append((str(stream.get("pid")), shorten(process_command(stream)),
+        rows.append((str(stream.get("pid")), words.shorten(words.process_command(stream)),
                      units.count(inner("events", "calls")), units.count(inner("syscalls", "total")),
                      units.size(inner("peak", "requested_bytes")),
                      units.size(inner("peak", "mapped_bytes")),

@@ -27,7 +27,7 @@ PERCENT = ([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
 
 def draw(analysis):
     rows = analysis.rows("fragmentation", analysis.get("main_stream"))
-    if not rows:
+    if not any(row["mapped_bytes"] for row in rows):
         return None
     figure, (upper, middle, lower) = style.new(
         3, 1, (10, 7.6), gridspec_kw={"height_ratios": [2.4, 1.3, 1.5], "hspace": 0.55})
@@ -39,7 +39,7 @@ def draw(analysis):
     middle.set_xlabel(f"{unit_name} since the start of the recording")
     begin = analysis.main_start_ns / divisor
     for axes in upper, middle:
-        axes.set_xlim(begin if begin < times[-1] else 0, times[-1])
+        axes.set_xlim(begin if begin < times[-1] else 0, times[-1] or 1)
         style.mark_phases(axes, analysis.get("phases", []), divisor, numbered=axes is upper)
     _curves(lower, analysis)
     return figure
@@ -108,10 +108,13 @@ def _unusable(axes, times, rows):
 def _split(sizes):
     """The finding: of the largest size that would fit into all that is free at the end."""
     for size in reversed(sizes):
+        if size["split"] == 0:
+            return (f"At the end as many blocks of {_size(size['size_bytes'])} fit as in one "
+                    "free piece")
         if size["split"] is not None:
-            return (f"F(S): at the end {units.percent(_share(size['split']))} fewer blocks of "
+            return (f"At the end {units.percent(_share(size['split']))} fewer blocks of "
                     f"{_size(size['size_bytes'])} fit than in one free piece")
-    return "F(S): how many blocks of a size fewer fit than in one free piece"
+    return "How many blocks of a size fewer fit than in one free piece"
 
 
 def _curves(axes, analysis):

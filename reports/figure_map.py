@@ -37,12 +37,13 @@ def draw(analysis):
     arenas = sorted((region for region in regions if region.kind != "break"),
                     key=_most, reverse=True)[:ARENAS_DRAWN]
     drawn = heap + arenas
-    share = [4.6] * len(heap) + [1.5 if heap else 2.6] * len(arenas)
+    largest = not arenas or (heap and _most(heap[0]) >= _most(arenas[0]))
+    share = [4.6 if largest else 2.6] * len(heap) + [1.5 if heap else 2.6] * len(arenas)
     height = sum(share) + 0.6 * (len(drawn) - 1) + 1.5
     figure, axes = style.new(len(drawn), 1, (10, height), squeeze=False, sharex=True,
                              gridspec_kw={"height_ratios": share,
                                           "hspace": 0.6 * len(share) / sum(share)})
-    figure.subplots_adjust(left=0.105, right=0.97, top=1 - 0.85 / height, bottom=0.58 / height)
+    figure.subplots_adjust(left=0.105, right=0.955, top=1 - 0.85 / height, bottom=0.58 / height)
     divisor, unit_name = units.time_scale(analysis.map["end_ns"])
     begin, end = (analysis.map[key] / divisor for key in ("start_ns", "end_ns"))
     end = end if end > begin else begin + 1
@@ -175,21 +176,23 @@ def pins(analysis):
 
 def _mark_pins(axes, region, found, divisor, begin, end):
     """A line for as long as the block was there: of one that caches keep, its end is all that is
-    known."""
+    known. Numbers of blocks that lie close together are moved apart, and a line leads to each."""
     scale, _ = units.size_scale(region.size)
     low, high = axes.get_ylim()
     heights = [(int(holder["address"], 16) - region.start) / scale for _, holder, _ in found]
     places = style.spread(heights, (high - low) / 22, low, high)
+    ink = style.colour("ink")
+    beside = axes.get_yaxis_transform()
     for (number, holder, _), height, place in zip(found, heights, places):
         since = holder["allocated_at_ns"]
         if since is not None:
             axes.plot([max(since / divisor, begin), end], [height] * 2, lw=1.6, color="white")
-            axes.plot([max(since / divisor, begin), end], [height] * 2, lw=0.9,
-                      color=style.colour("ink"))
-        axes.plot([end], [height], "<", ms=6, color=style.colour("ink"), clip_on=False)
-        axes.annotate(str(number), xy=(1, height), xycoords=("axes fraction", "data"),
-                      xytext=(1.012, place), textcoords=("axes fraction", "data"), va="center",
-                      fontsize=9, fontweight="bold", annotation_clip=False)
+            axes.plot([max(since / divisor, begin), end], [height] * 2, lw=0.9, color=ink)
+        axes.plot([1.004], [height], "<", ms=5, color=ink, clip_on=False, transform=beside)
+        axes.plot([1.004, 1.016], [height, place], lw=0.7, color=ink, clip_on=False,
+                  transform=beside)
+        axes.annotate(str(number), xy=(1.018, place), xycoords=beside, va="center", fontsize=9,
+                      fontweight="bold", annotation_clip=False)
 
 
 def _finding(region):

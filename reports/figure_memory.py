@@ -28,7 +28,8 @@ def draw(analysis):
     lower.set_xlabel(label)
     if axis == "event":
         lower.xaxis.set_major_formatter(_plain)
-    lower.set_xlim(analysis.main_start_ns / divisor, times[-1])
+    begin = analysis.main_start_ns / divisor
+    lower.set_xlim(begin, times[-1] if times[-1] > begin else begin + 1)
     style.mark_phases(upper, analysis.get("phases", []), divisor)
     style.mark_phases(lower, analysis.get("phases", []), divisor, numbered=False)
     return figure
@@ -81,7 +82,7 @@ def _levels(axes, times, timeline, samples, divisor, analysis):
         labels.append((resident[-1] / scale, f"resident {units.size(int(resident[-1]))}",
                        style.colour("resident")))
     else:
-        labels.append((0, "resident: not measured", style.colour("resident")))
+        labels.append((0, "resident unknown", style.colour("resident")))
     axes.set_ylim(0, largest / scale * 1.12)
     axes.yaxis.set_major_formatter(_plain)
     axes.set_title(f"{unit_name} held at each moment; at the right, the end", pad=8)
@@ -113,8 +114,10 @@ def _returned(axes, times, timeline):
     axes.set_ylim(0, numpy.nanmax(values) / scale * 1.15 or 1)
     axes.locator_params(axis="y", nbins=4)
     axes.yaxis.set_major_formatter(_plain)
-    if not numpy.nanmax(values):
+    some = numpy.nanmax(values)
+    if not some:
         axes.set_yticks([0])
-    axes.set_title(f"{unit_name} given back to the kernel, in all", pad=6)
+    axes.set_title(f"{unit_name} given back to the kernel, in all" if some else
+                   "nothing given back to the kernel", pad=6)
     style.label_ends(axes, [(values[-1] / scale, f"returned {units.size(int(values[-1]))}",
                              style.colour("returned"))])

@@ -57,8 +57,10 @@ def header(analysis, command):
 
 def first_screen(analysis):
     first = words.findings(analysis)[0]
+    scope = words.about_heap(analysis)
+    scope = f'<p class="scope">{prose(scope)}</p>\n' if scope else ""
     return (f'<section class="lead {first.kind}">\n<h2>{escape(first.title)}</h2>\n'
-            f"{finding_text(first)}</section>\n{facts(analysis)}"
+            f"{finding_text(first)}{scope}</section>\n{facts(analysis)}"
             f'<div class="glance">\n{ledger_bars(analysis)}{resident(analysis)}</div>\n')
 
 
@@ -75,8 +77,9 @@ def ledger_bars(analysis):
     shown = overview.bars(analysis)
     head = "<section>\n<h2>What the heap holds</h2>\n"
     if not shown:
-        return (f'{head}<p class="missing">What the heap held was not measured.</p>\n'
-                "</section>\n")
+        text = ("It held nothing." if analysis.get("peak.mapped_bytes") == 0
+                else "What the heap held was not measured.")
+        return f'{head}<p class="missing">{text}</p>\n</section>\n'
     most = max(bar.mapped for bar in shown)
     drawn = "".join(
         f'<p class="moment">{prose(bar.title())}</p>\n<div class="bar" role="img" '
@@ -105,20 +108,22 @@ def resident(analysis):
     most, start, span = max(data.largest, 1), data.start_ns, max(data.end_ns - data.start_ns, 1)
 
     def line(points):
+        points = points * 2 if len(points) == 1 else points  # else a dot would not be drawn
         return " ".join(f"{WIDE * (moment - start) / span:.1f},{HIGH - HIGH * value / most:.1f}"
                         for moment, value in points)
     path = line(data.points)
+    kind = "resident single" if len(data.points) == 1 else "resident"
     left, right = (path.split(" ")[at].split(",")[0] for at in (0, -1))
     drawn = (f'<polygon points="{left},{HIGH} {path} {right},{HIGH}"/>'
              + (f'<polyline class="mapped" points="{line(data.mapped)}"/>' if data.mapped else "")
-             + f'<polyline class="resident" points="{path}"/>')
+             + f'<polyline class="{kind}" points="{path}"/>')
     keys = '<i class="key resident"></i>resident' + (
         '&emsp;<i class="key mapped"></i>mapped' if data.mapped else "")
     return (f'{head}<p>{prose(data.sentence())}</p>\n<p class="axis"><span>'
             f'{prose(units.size(most))}</span><span>{keys}</span></p>\n'
             f'<svg class="spark" viewBox="0 0 {WIDE} {HIGH}" preserveAspectRatio="none" role="img" '
             f'aria-label="{escape("Resident memory over time. " + data.sentence())}">{drawn}</svg>\n'
-            f'<p class="axis"><span>0 B at {prose(units.time(start))}</span><span>'
+            f'<p class="axis"><span>{prose(units.time(start))}</span><span>'
             f"{prose(units.time(data.end_ns))}</span></p>\n</section>\n")
 
 

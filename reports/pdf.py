@@ -184,6 +184,9 @@ def _first(sheets, analysis):
     first = words.findings(analysis)[0]
     sheets.heading(first.title)
     _finding(sheets, first)
+    about = words.about_heap(analysis)
+    if about:
+        sheets.text(about, SMALL, colour="quiet")
     sheets.y += 0.1
     facts = content.facts(analysis)
     sheets.table(content.Table([(name, False) for name, *_ in facts],

@@ -19,4 +19,7 @@ def site_name(site):
         return KEPT.get(site["kept"], site["kept"])
     if site["function"]:
         return name(site["function"], site["file"], site["line"])
-    return (site["module"] or "").rsplit("/", 1)[-1] or site["caller"] or "unknown"
+    module = (site["module"] or "").rsplit("/", 1)[-1]
+    if module and site.get("offset") is not None:
+        return f"{module}+{site['offset']:#x}"
+    return module or site["caller"] or "unknown"

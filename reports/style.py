@@ -163,19 +163,21 @@ def new(rows=1, columns=1, size=(10, 4.2), **arguments):
 
 
 def spread(positions, gap, low, high):
-    """Moves label positions apart until neighbours are `gap` away, within low..high."""
+    """Moves label positions apart until neighbours are `gap` away, none further than it must and all
+    within low..high: those that would touch lie around the middle of where they were."""
     order = sorted(range(len(positions)), key=lambda i: positions[i])
-    placed = [min(max(positions[i], low), high) for i in order]
-    for i in range(1, len(placed)):
-        placed[i] = max(placed[i], placed[i - 1] + gap)
-    overflow = placed[-1] - high if placed else 0
-    for i in range(len(placed) - 1, -1, -1):
-        limit = high if i == len(placed) - 1 else placed[i + 1] - gap
-        if overflow > 0:
-            placed[i] = min(placed[i], limit)
+    groups = []  # [sum, count] of where the lowest of a group would have to be
+    for rank, i in enumerate(order):
+        groups.append([positions[i] - rank * gap, 1])
+        while len(groups) > 1 and groups[-2][0] / groups[-2][1] > groups[-1][0] / groups[-1][1]:
+            total, count = groups.pop()
+            groups[-1][0] += total
+            groups[-1][1] += count
+    top = max(high - (len(order) - 1) * gap, low)
+    lowest = [min(max(total / count, low), top) for total, count in groups for _ in range(count)]
     result = [0.0] * len(positions)
-    for index, value in zip(order, placed):
-        result[index] = value
+    for rank, i in enumerate(order):
+        result[i] = lowest[rank] + rank * gap
     return result
 
 

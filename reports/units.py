@@ -47,6 +47,9 @@ def counted(value, noun, nouns=None):
 def time(nanoseconds):
     if nanoseconds is None:
         return NOT_MEASURED
+    if nanoseconds >= 120 * 60 * 10**9:
+        hours, minutes = divmod(round(nanoseconds / (60 * 10**9)), 60)
+        return f"{hours:,} h {minutes} min"
     if nanoseconds >= 120 * 10**9:
         minutes, seconds = divmod(round(nanoseconds / 10**9), 60)
         return f"{minutes:,} min {seconds} s"
@@ -91,6 +94,8 @@ def size_scale(largest):
 
 def time_scale(largest):
     """Divisor and name of the unit for an axis that reaches `largest` nanoseconds."""
+    if largest >= 300 * 60 * 10**9:
+        return 3600 * 10**9, "hours"
     if largest >= 600 * 10**9:
         return 60 * 10**9, "minutes"
     names = {"s": "seconds", "ms": "milliseconds", "µs": "microseconds", "ns": "nanoseconds"}

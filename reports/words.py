@@ -48,6 +48,9 @@ def _all_well(analysis):
                 if moment["moment"] == "end"), None)
     if not end:
         return Finding("fine", "What was measured", summary(analysis))
+    if not analysis.get("peak.mapped_bytes"):
+        return Finding("fine", "Nothing happened",
+                       "No memory was asked for, and the heap had none.")
     ledger, back = end["ledger"], end["trim_bytes"] + end["trim_top_bytes"]
     return Finding("fine", "Nothing is wrong with this heap",
                    f"{size(ledger['mapped_bytes'])} is mapped at the end, "
@@ -56,9 +59,32 @@ def _all_well(analysis):
 
 
 def about_heap(analysis):
-    """Whose heap the findings are about, and when."""
-    of = f", process {analysis.get('main_stream')}" if _several(analysis) else ""
-    return f"The heap at its end{of}; the largest part first." if analysis.get("findings") else ""
+    """Whose heap this is, where there is a choice."""
+    if not _several(analysis) or analysis.attached:
+        return ""
+    return (f"The heap is that of {main_process(analysis)} at its end, the largest of "
+            f"{counted(len(analysis.get('processes')), 'process', 'processes')}.")
+
+
+def main_process(analysis, limit=60):
+    for stream in analysis.get("processes", []):
+        if stream.get("stream") == analysis.get("main_stream"):
+            return f"{shorten(process_command(stream), limit)} (pid {stream.get('pid')})"
+    return analysis.get("main_stream", "unknown")
+
+
+def main_name(analysis):
+    """Its program, as short as it goes."""
+    return shorten(main_process(analysis).split(" ")[0].rsplit("/", 1)[-1], 20)
+
+
+def process_command(stream):
+    value = stream.get("command")
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def shorten(text, limit=90):
+    return text if len(text) <= limit else text[:limit - 1] + "…"
 
 
 def verdict(analysis):
@@ -104,7 +130,8 @@ def summary(analysis):
              if total is not None else "How many system calls its allocator made is unknown")
     per = f", one for every {calls / total:,.0f} calls" if calls and total else ""
     peak, mapped = analysis.get("peak.requested_bytes"), analysis.get("peak.mapped_bytes")
-    who = "Its largest process" if len(analysis.get("processes", [])) > 1 else "The program"
+    who = (f"Its process {main_name(analysis)} had the largest heap and" if _several(analysis)
+           else "The program")
     text += f"{per}. {who} held at most {size(peak)}; "
     text += (f"for that the heap had at most {size(mapped)} mapped" if mapped is not None
              else "how much its heap had mapped for that is unknown")
@@ -288,7 +315,7 @@ def _live(analysis):
     peak = analysis.get("peak.requested_bytes")
     if not analysis.observed or not blocks or requested is None or not peak:
         return ""
-    where = " of the largest process" if _several(analysis) else ""
+    where = " of the process with the largest heap" if _several(analysis) else ""
     return (f"{counted(blocks, 'block')} with {size(requested)}{where} "
             f"{'was' if blocks == 1 else 'were'} not freed when the last record was made, "
             f"{share_text(requested, peak)} of the peak.")

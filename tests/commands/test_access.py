@@ -231,6 +231,42 @@ def test_tables_have_heads_and_what_scrolls_can_be_reached_by_the_keyboard(page)
     assert scrolled and all(each.get('tabindex') == '0' for each in scrolled)
 
 
+@pytest.mark.parametrize('pages', [[39, 38], [39] * 4, [0, 1, 20, 39], [0, 0, 1, 1]])
+def test_the_number_of_each_pin_is_beside_its_arrow_and_can_be_read(pages):
+    from load import Analysis
+    import figure_map
+    from analysis_fixture import address_map, end_moment, ordinary
+    style.setup()
+    data, moment = ordinary(), end_moment()
+    data['moments'] = [moment]
+    moment['break'] = {'top_bytes': 0, 'holders': [
+        {'address': hex(0x555555560000 + page * 4096 + 16 * (9 - at)), 'kept': None, 'size_bytes': 8,
+         'returned_bytes': 8192 * (at + 1), 'allocated_at_ns': DURATION // 2, 'function': 'fill',
+         'file': None, 'line': None} for at, page in enumerate(sorted(pages, reverse=True))]}
+    figure = figure_map.draw(Analysis(data, {}, address_map=address_map()))
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    labels = [text for text in axes.texts if text.get_text().isdigit()]
+    assert [text.get_text() for text in labels] == [str(n + 1) for n in range(len(pages))]
+    boxes = [text.get_window_extent() for text in labels]
+    for above, below in itertools.pairwise(boxes):
+        assert above.y0 >= below.y1  # in the order of the addresses, and none on another
+    for box in boxes:
+        assert box.x1 < figure.bbox.x1 and 0 <= box.y0 and box.y1 <= figure.bbox.y1
+    arrows = [line for line in axes.lines if line.get_marker() == '<']
+    leaders = [line for line in axes.lines if len(line.get_xdata()) == 2
+               and line.get_xdata()[1] > 1 and line.get_transform() is arrows[0].get_transform()]
+    assert len(arrows) == len(leaders) == len(pages)
+    for arrow, leader, box in zip(arrows, leaders, boxes):
+        (x, y), (end_x, end_y) = leader.get_transform().transform(leader.get_xydata())
+        tip_x, tip_y = arrow.get_transform().transform(arrow.get_xydata())[0]
+        assert (x, y) == pytest.approx((tip_x, tip_y))  # from the arrow ...
+        assert 0 <= box.x0 - end_x < box.height and box.y0 < end_y < box.y1  # ... to the number
+        # No further than the numbers of all the others can push it.
+        assert abs(end_y - y) <= len(pages) * 2 * box.height
+    style.close(figure)
+
+
 def test_text_in_figures_is_in_the_colours_of_text():
     """Labels in a line's own colour would be too faint: they stand beside a mark of it."""
     from load import Analysis

@@ -10,6 +10,7 @@ import re
 import pytest
 
 from conftest import existing, ledger_adds_up, run
+from trace_script import make_trace
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_the_cache_is_named_as_what_holds_the_break(heapledger, victim, trace):
 def test_who_holds_it_is_named_by_function_and_line(heapledger, victim, trace):
     data = record(heapledger, trace, [victim, 'checker', 20000], '--stacks', '8')
     found = {finding['kind']: finding for finding in data['findings']}
-    assert re.search(r'10000 blocks from fill \(trimmed\.c:\d+\)', found['partial_pages']['sentence'])
+    assert re.search(r'10,000 blocks from fill \(trimmed\.c:\d+\)', found['partial_pages']['sentence'])
     assert 'No call returns it.' in found['partial_pages']['remedy']
     assert found['partial_pages']['promised_bytes'] is None
     site = end(data)['sites'][0]
@@ -99,7 +100,7 @@ def test_fast_lists_that_hold_pages_are_named_and_emptied(heapledger, victim, tr
     """No block of the program is left, and what is free lies in small pieces between those they keep."""
     data = record(heapledger, trace, [victim, 'fast', 40000])
     finding = data['findings'][0]
-    assert re.search(r'beside 19\d\d\d freed blocks that a fast list keeps', finding['sentence']), finding
+    assert re.search(r'beside 19,\d\d\d freed blocks that a fast list keeps', finding['sentence']), finding
     assert finding['remedy'].startswith('malloc_trim(0) would return ')
 
 
@@ -107,6 +108,47 @@ def test_without_stacks_an_address_is_given(heapledger, victim, trace):
     data = record(heapledger, trace, [victim, 'checker', 20000])
     sentence = next(one['sentence'] for one in data['findings'] if one['kind'] == 'in_use')
     assert re.search(r'from 0x[0-9a-f]+ \(record --stacks 16 gives names\)', sentence), sentence
+
+
+def test_in_a_program_without_names_the_place_is_an_address_in_it(heapledger, victim, trace, tmp_path):
+    """And not the next function up that has one, libc's that called main."""
+    program = tmp_path / 'nameless'
+    assert run(['strip', '--strip-all', '-o', program, victim]).status == 0
+    data = record(heapledger, trace, [program, 'checker', 20000], '--stacks', '8')
+    sentence = next(one['sentence'] for one in data['findings'] if one['kind'] == 'in_use')
+    said = re.search(r'in 10,000 blocks from nameless\+0x([0-9a-f]+)\.', sentence)
+    assert said, sentence
+    (site,) = (site for site in end(data)['sites'] if site['blocks'] == 10000)
+    assert (site['function'], site['offset']) == (None, int(said.group(1), 16))
+    assert site['module'] == str(program)
+    names = run(['addr2line', '-f', '-i', '-e', victim, hex(site['offset'] - 1)]).stdout.decode()
+    assert 'fill' in names.split(), names
+
+
+@pytest.mark.parametrize('resident, said', [
+    (1 << 20, ' By the last sample no more than 3.00 MiB of the process was in memory.'),
+    (80 << 20, '')])
+def test_more_than_is_in_memory_is_not_promised_without_saying_so(
+        heapledger, build, tmp_path, resident, said):
+    """A block of 64 MiB at the break, freed below one of 100 bytes; nobody knows whether it was written."""
+    start, high = 0x555555560000, 0x555559560000
+    trace = make_trace(build, tmp_path / 'trace', f'''
+command program
+stream 100 1 0 0 1000
+syscall 7 1000 32 {start:#x} 0 {high + 4096:#x} {high + 4096:#x} 2000 1 2 1
+call 7 1100 1 {start + 16:#x} {(64 << 20) - 32} {(64 << 20) - 16} 0 0
+call 7 1200 1 {high:#x} 100 112 0 0
+sample 1500 {resident} {2 << 20} 0 {resident + (2 << 20)} 0
+call 7 1600 9 {start + 16:#x} 0 0 0 0
+close 1 1 0 2000 0
+''')
+    outcome = run([heapledger, 'analyze', '--json', '-', trace])
+    assert outcome.status == 0, outcome
+    (finding,) = json.loads(outcome.stdout)['findings']
+    assert finding['kind'] == 'whole_pages'
+    assert finding['remedy'].startswith('malloc_trim(0) would return 64.0 MiB')
+    assert finding['remedy'].partition(' By the last')[1:] == (
+        (' By the last', said.removeprefix(' By the last')) if said else ('', ''))
 
 
 def test_kept_blocks_are_those_that_were_freed(heapledger, victim, trace):

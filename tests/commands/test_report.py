@@ -15,6 +15,7 @@ import pytest
 from analysis_fixture import (REPORTS, STREAM, Situation, add_process, causes, end_moment, ledger,
                               moments, set_causes)
 from conftest import run
+from trace_script import make_trace
 
 FIGURES = ['fragmentation', 'ledger', 'map', 'memory', 'return', 'syscalls']
 
@@ -312,6 +313,35 @@ def test_an_analysis_with_almost_nothing_makes_a_page(situation):
     assert page.text.count('Nothing of this kind was measured in this run.') == 7
 
 
+@pytest.mark.parametrize('records', ['', 'syscall 7 1000 32 0x555555560000 0 0x555555581000 '
+                                     '0x555555581000 2000 1 2 1\n'])
+def test_a_trace_of_nothing_or_of_one_event_makes_a_page(heapledger, build, tmp_path, records):
+    """Drawn without a warning, and not praised for what it did not do."""
+    trace = make_trace(build, tmp_path / 'trace', f'command program\nstream 100 1 0 0 1000\n{records}'
+                       'close 1 1 0 2000 0\n')
+    outcome = run([heapledger, 'report', trace, '-o', tmp_path / 'out.html', '--pdf', tmp_path / 'out.pdf'])
+    assert outcome.status == 0 and b'Warning' not in outcome.stderr, outcome
+    text = (tmp_path / 'out.html').read_text()
+    assert ('Nothing happened' in text) == ('It held nothing.' in text) == (not records)
+    assert ('Nothing is wrong with this heap' in text) == bool(records)
+
+
+def test_ten_hours_are_said_in_hours_everywhere(heapledger, build, tmp_path):
+    hours = 36_000 * 10**9
+    trace = make_trace(build, tmp_path / 'trace', f'''
+command program
+stream 100 1 0 0 1000
+syscall 7 1000 32 0x555555560000 0 0x555555581000 0x555555581000 2000 1 2 1
+call 7 {1000 + hours} 1 0x555555560010 100 112 0 0
+close 1 1 0 {1000 + hours} 0
+''')
+    outcome = run([heapledger, 'report', trace, '-o', tmp_path / 'out.html'])
+    assert outcome.status == 0, outcome
+    said = (tmp_path / 'out.html').read_text().replace('&nbsp;', ' ')
+    assert 'ran for 10 h 0 min' in said and 'In 10 h 0 min the program' in said
+    assert ' 10 h 0 min, 1 process' in run([heapledger, 'analyze', trace]).stdout.decode()
+
+
 def test_the_address_map_is_a_picture_with_all_that_is_left_out_said(situation):
     whole = page_of(situation)
     assert whole.source.count('href="data:image/png;base64,') == 1
@@ -346,6 +376,8 @@ def test_all_processes_are_listed_when_there_are_several(situation):
     assert [pid for pid in (4711, 5000, 5001, 5002) if f'<td class=n>{pid}</td>' in page.source] \
         == [4711, 5000, 5001, 5002]
     assert 'The process with the largest heap: demo' in page.text
+    assert re.search(r'The heap is that of demo.* at its end, the largest of 4 processes\.', page.text)
+    assert 'of process demo' in page.text
     assert 'All 4 processes together.' in page.text
 
 
@@ -473,12 +505,12 @@ def test_fragmentation_is_said_in_titles(situation):
                     if label.startswith('Fragmentation over time'))
 
     assert ('free: at most 1.81 MiB, at 1.40 s, 56.7 % of it whole pages; ' in label()
-            and 'F(S): at the end 25.0 % fewer blocks of 128 KiB fit' in label()), label()
+            and 'At the end 25.0 % fewer blocks of 128 KiB fit' in label()), label()
     for size in situation.data['moments'][-1]['free_space']['sizes'][3:]:
         size['split'] = None
-    assert 'F(S): at the end 10.0 % fewer blocks of 4 KiB fit' in label()
+    assert 'At the end 10.0 % fewer blocks of 4 KiB fit' in label()
     situation.data['moments'] = None
-    assert 'F(S): how many blocks of a size fewer fit than' in label()
+    assert 'How many blocks of a size fewer fit than' in label()
 
 
 def test_what_the_ledger_leaves_over(situation):
