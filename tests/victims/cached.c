@@ -5,8 +5,15 @@
  *
  *     cached still THREADS   each thread frees blocks of its own, and waits; the program says which
  *                            ones, and ends when its input does
+ *     cached return THREADS  the same, but it ends at once, in this way: by return, exit of a thread,
+ *     cached exit THREADS    quick_exit, or _exit, which runs no handlers. The others rest; `last`:
+ *     cached quick THREADS   they and main end first, and the last thread ends the process; `fork`: as
+ *     cached _exit THREADS   return, of a child that has the caches of its parent's threads, too
+ *     cached last THREADS
+ *     cached fork THREADS
  *     cached marked COUNT    COUNT blocks of mixed sizes, all freed, then a phase, then all again
  *     cached wild THREADS    at different paces, until they are done and its input has ended
+ *     cached mixed THREADS   so many rest, as many run wild when it ends
  */
 #include "heapledger/mark.h"
 
@@ -17,6 +24,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -67,10 +75,9 @@ static void wait_for_end_of_input(void)
 		;
 }
 
-static int still(size_t threads)
+/* Until all have put their blocks where they stay. */
+static void begin_still(pthread_t *other, size_t threads)
 {
-	pthread_t other[THREADS_MOST];
-
 	pthread_barrier_init(&barrier, NULL, (unsigned)threads);
 	for (size_t i = 1; i < threads; i++)
 		REQUIRE(pthread_create(&other[i], NULL, keep_still, (void *)i) == 0);
@@ -83,10 +90,61 @@ static int still(size_t threads)
 	}
 	printf("still %d\n", (int)getpid());
 	fflush(stdout);
+}
+
+static int still(size_t threads)
+{
+	pthread_t other[THREADS_MOST];
+
+	begin_still(other, threads);
 	wait_for_end_of_input();
 	pthread_barrier_wait(&barrier);
 	for (size_t i = 1; i < threads; i++)
 		pthread_join(other[i], NULL);
+	return 0;
+}
+
+static void *exit_of_thread(void *unused)
+{
+	exit(0);
+	return unused;
+}
+
+static void *outlive(void *main_thread)
+{
+	REQUIRE(pthread_join(*(pthread_t *)main_thread, NULL) == 0);
+	fill(small[0], IN_CACHE, 96);
+	say("small", small[0], IN_CACHE);
+	printf("still %d\n", (int)getpid());
+	fflush(stdout);
+	return NULL;
+}
+
+static int end(const char *how, size_t threads)
+{
+	static pthread_t other[THREADS_MOST], main_thread;
+	pthread_t ending;
+	pid_t child;
+
+	if (strcmp(how, "last") == 0) {
+		main_thread = pthread_self();
+		REQUIRE(pthread_create(&ending, NULL, outlive, &main_thread) == 0);
+		pthread_exit(NULL);
+	}
+	begin_still(other, threads);
+	if (strcmp(how, "fork") == 0) {
+		child = fork();
+		REQUIRE(child >= 0);
+		if (child > 0)
+			REQUIRE(waitpid(child, NULL, 0) == child);
+	} else if (strcmp(how, "exit") == 0) {
+		REQUIRE(pthread_create(&ending, NULL, exit_of_thread, NULL) == 0);
+		pthread_join(ending, NULL);
+	} else if (strcmp(how, "quick") == 0) {
+		quick_exit(0);
+	} else if (strcmp(how, "_exit") == 0) {
+		_exit(0);
+	}
 	return 0;
 }
 
@@ -137,6 +195,25 @@ static void *run_wild(void *number)
 	return NULL;
 }
 
+static void *run_for_ever(void *number)
+{
+	for (;;)
+		run_wild(number);
+	return NULL;
+}
+
+/* Nobody is joined: they never end. */
+static int rest_and_run(size_t threads)
+{
+	static pthread_t other[THREADS_MOST];
+
+	begin_still(other, threads);
+	for (size_t i = 0; i < threads; i++)
+		REQUIRE(pthread_create(&other[i], NULL, run_for_ever, (void *)i) == 0);
+	nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+	return 0;
+}
+
 static int wild(size_t threads)
 {
 	pthread_t thread[THREADS_MOST];
@@ -161,5 +238,9 @@ int main(int argc, char **argv)
 	if (strcmp(argv[1], "marked") == 0)
 		return marked(count);
 	REQUIRE(count <= THREADS_MOST);
-	return strcmp(argv[1], "wild") == 0 ? wild(count) : still(count);
+	if (strcmp(argv[1], "wild") == 0)
+		return wild(count);
+	if (strcmp(argv[1], "mixed") == 0)
+		return rest_and_run(count);
+	return strcmp(argv[1], "still") == 0 ? still(count) : end(argv[1], count);
 }
