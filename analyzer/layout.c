@@ -156,7 +156,7 @@ static int add_kept(struct walk *walk)
 	const struct ledger *ledger = walk->ledger;
 	struct layout *layout = walk->layout;
 	layout->kept_known = ledger_kept_known(ledger);
-	layout->kept_all = ledger_kept_whole(ledger) && ledger->kept_all;
+	layout->kept_all = ledger_kept_all(ledger);
 	layout->caches = ledger->kept_caches;
 	layout->unread = ledger->kept_unread;
 	walk->kept = calloc(ledger->kept_count + 1, sizeof(*walk->kept));

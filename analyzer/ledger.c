@@ -335,6 +335,11 @@ bool ledger_kept_whole(const struct ledger *ledger)
 	       (!ledger->kept_moment || ledger->kept_calls == calls_of(ledger));
 }
 
+bool ledger_kept_all(const struct ledger *ledger)
+{
+	return ledger->kept_all && !ledger->kept_left && ledger_kept_whole(ledger);
+}
+
 /* Nobody but its thread changes a cache. What has happened after the moment that the ledger has gone
  * back to does not count. */
 bool ledger_kept_holds(const struct ledger *ledger, const struct ledger_kept *kept)
@@ -380,11 +385,12 @@ static int runs(struct ledger *ledger, uint32_t tid)
 }
 
 /* One that says less than the one before, which holds, is passed over. */
-static void list_begins(struct ledger *ledger, uint32_t tid, uint64_t head)
+static void list_begins(struct ledger *ledger, uint32_t tid, uint64_t count, uint64_t head)
 {
 	uint64_t flags = head & 0xff;
 	if (!(flags & HL_KEPT_ALL) && ledger->kept_all && ledger_kept_whole(ledger))
 		return;
+	ledger->kept_left = count;
 	ledger->kept_lists++;
 	ledger->ran.last = UINT32_MAX;
 	ledger->kept_caches = hl_kept_caches(head);
@@ -405,7 +411,7 @@ static int keeps(struct ledger *ledger, uint32_t tid, const struct hl_mark_recor
 	if (recall_kept_change(ledger))
 		return -ENOMEM;
 	if (!addr) {
-		list_begins(ledger, tid, record->chunk);
+		list_begins(ledger, tid, record->size, record->chunk);
 		return 0;
 	}
 	if (!ledger->kept_told || tid != ledger->kept_by)
@@ -415,6 +421,7 @@ static int keeps(struct ledger *ledger, uint32_t tid, const struct hl_mark_recor
 	if (!list)
 		return -ENOMEM;
 	ledger->kept = list;
+	ledger->kept_left -= ledger->kept_left > 0;
 	ledger->kept[ledger->kept_count++] = (struct ledger_kept){
 		.addr = addr,
 		.bytes = record->size,

@@ -226,6 +226,7 @@ struct ledger {
 	bool kept_told;
 	uint32_t kept_caches; /* there were */
 	uint32_t kept_unread; /* lists that could not be read */
+	uint64_t kept_left;   /* blocks that are still to be told */
 	uint64_t kept_lists;  /* up to now */
 	struct ledger_ran ran;
 	uint32_t kept_by;    /* the thread that tells it */
@@ -286,7 +287,9 @@ void ledger_free(struct ledger *ledger);
 /* What a result has of its own, but for its phases. */
 void ledger_result_free(struct ledger_result *result);
 
-/* What caches hold was told, and is so still: of all that was told, of some of it, and of this. */
+/* What caches hold was told, and is so still: of all caches, of all that was told, of some of it, and of
+ * this. */
+bool ledger_kept_all(const struct ledger *ledger);
 bool ledger_kept_whole(const struct ledger *ledger);
 bool ledger_kept_known(const struct ledger *ledger);
 bool ledger_kept_holds(const struct ledger *ledger, const struct ledger_kept *kept);

@@ -178,7 +178,7 @@ static struct recall_kept *copy_kept(
 	then.applied = point->since - 1;
 	then.quiet = point->quiet;
 	*kept = (struct recall_kept){.list = list,
-		.all = then.kept_all && ledger_kept_whole(&then),
+		.all = ledger_kept_all(&then),
 		.told = ledger_kept_known(&then),
 		.caches = then.kept_caches,
 		.unread = then.kept_unread};
@@ -274,6 +274,7 @@ static void bring_back_kept(struct ledger *ledger, struct recall_kept *kept)
 	ledger->kept_capacity = kept->count;
 	ledger->kept_all = kept->all;
 	ledger->kept_moment = false;
+	ledger->kept_left = 0;
 	ledger->kept_told = kept->told;
 	ledger->kept_caches = kept->caches;
 	ledger->kept_unread = kept->unread;

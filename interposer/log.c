@@ -773,23 +773,33 @@ uint64_t log_thread(void)
 	return self.tid != 0 ? (uint64_t)attached.serial << 32 | self.tid : 0;
 }
 
+static bool log_runs(const struct attach_pages *pages, unsigned piece)
+{
+	for (uint64_t i = 0; i < pages->piece[piece].count; i++) {
+		const struct hl_pagemap_region *run = &pages->piece[piece].run[i];
+
+		if (!log_note(HL_KIND_resident_run, pages->tick, run->start,
+			    run->end - run->start, hl_pagemap_flags(run->categories)))
+			return false;
+	}
+	return true;
+}
+
 /* Which pages are in memory; the kernel tells it at once for the whole process. */
 static void log_pages(void)
 {
-	struct hl_syscall_record calls[ATTACH_PAGES_CALLS];
 	struct attach_pages pages;
+	uint64_t count;
 
-	attach_pages(&pages, calls);
-	log_calls(calls, ATTACH_PAGES_CALLS);
-	if (pages.count == 0 ||
-		!log_note(HL_KIND_resident_begin, pages.tick,
-			HL_RESIDENT_end | (pages.cut ? HL_RESIDENT_CUT : 0), pages.took,
-			pages.count))
-		return;
-	for (uint64_t i = 0; i < pages.count; i++)
-		if (!log_note(HL_KIND_resident_run, pages.tick, pages.run[i].start,
-			    pages.run[i].end - pages.run[i].start, hl_pagemap_flags(pages.run[i].categories)))
-			return;
+	attach_pages(&pages);
+	log_calls(pages.call, pages.calls);
+	count = pages.piece[0].count + pages.piece[1].count;
+	if (count != 0 &&
+		log_note(HL_KIND_resident_begin, pages.tick,
+			HL_RESIDENT_end | (pages.cut ? HL_RESIDENT_CUT : 0), pages.took, count) &&
+		log_runs(&pages, 0))
+		log_runs(&pages, 1);
+	log_calls(pages.call, attach_pages_done(&pages));
 }
 
 bool log_has_room(void)

@@ -143,7 +143,7 @@ class Heap:
         self.kept_all = False
         self.kept_moment = False   # it holds until the next call, that of a thread until the thread's
         self.kept_by = None        # the thread whose list it is
-        self.kept_caches = self.kept_unread = 0
+        self.kept_caches = self.kept_unread = self.kept_left = 0
         self.ran = set()           # threads that have made calls since
         self.page = {}        # page -> 'touched' or 'purged'
         self.segments = {}    # start -> number of the arena; the newest last
@@ -246,9 +246,11 @@ class Heap:
             if 'all' in event.plain or not (self.kept_all and self.kept_whole()):
                 self.kept, self.kept_all, self.ran = [], 'all' in event.plain, set()
                 self.kept_moment, self.kept_by = 'now' in event.plain, event.tid
+                self.kept_left = event.number('blocks')
                 self.kept_caches = event.number('caches')
                 self.kept_unread = event.number('unread') if 'unread' in event.named else 0
         elif kind == 'kept' and self.kept is not None and self.kept_by == event.tid:
+            self.kept_left -= 1
             self.kept.append(Block(
                 int(event.plain[0], 0), 0, event.number('chunk'), kept=event.plain[1],
                 of=event.number('thread') if 'thread' in event.named else 0,
@@ -509,7 +511,7 @@ def moment(heap):
         'arenas_total': len(set(heap.segments.values())),
         **({} if kept else {'trim_bytes': trim_bytes(heap, runs)}),
         'sites_total': len(sites), 'sites': sites,
-        'caches_known': heap.kept_all and heap.kept_whole(), 'caches': heap.caches(),
+        'caches_known': heap.kept_all and heap.kept_left == 0 and heap.kept_whole(), 'caches': heap.caches(),
         'strays': strays}
 
 

@@ -144,6 +144,21 @@ def test_the_end_knows_the_caches_of_threads_at_rest(heapledger, trace, victim, 
         assert moment['ledger']['table_bytes'] == sum(c for _, c, what in blocks if what == 'table')
 
 
+def test_however_much_several_threads_hold_is_told(heapledger, trace, victim, tmp_path):
+    """Beyond some 7,000 blocks memory is borrowed, and given back: two calls of the recorder's."""
+    Recording(heapledger, trace, victim, 'many', 2, options=['--residency', 'off']).blocks_until_its_end()
+    Recording(heapledger, tmp_path / 'few', victim, 'return', 2, options=['--residency', 'off']
+              ).blocks_until_its_end()
+    many, few = analyze(heapledger, trace), analyze(heapledger, tmp_path / 'few')
+    end = many['moments'][-1]
+    assert end['caches_known'] is True and end['strays'] == 0
+    assert end['ledger']['cached_bytes'] - few['moments'][-1]['ledger']['cached_bytes'] == pytest.approx(
+        50000 * 112, abs=64 * 416)
+    told, = follow(heapledger, trace)
+    assert not {at for at, _, _ in told['blocks']} & told['live']
+    assert many['syscalls']['recorder'] == few['syscalls']['recorder'] + 2
+
+
 def test_the_end_without_handlers_is_not_known(heapledger, trace, victim):
     Recording(heapledger, trace, victim, '_exit', 4, options=['--residency', 'off']).blocks_until_its_end()
     assert follow(heapledger, trace) == []

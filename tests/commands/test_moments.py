@@ -358,6 +358,14 @@ def test_lists_of_two_tellers_may_be_mixed(moments, flags):
     expect(moment['ledger'], cached_bytes=112 + 48, live_blocks=1)
 
 
+def test_a_list_that_breaks_off_is_not_all(moments):
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
+              .kept(0, 2, 1 | 1 << 8).kept(BASE + 4112, 112, 1))
+    moment = last(moments(script))
+    expect(moment, caches_known=False, caches={'total': 1, 'known': 0, 'unread_lists': 0})
+    expect(moment['ledger'], cached_bytes=112, table_bytes=0)
+
+
 def of(thread, what):
     return thread << 8 | what
 

@@ -11,6 +11,7 @@
  *     cached _exit THREADS   return, of a child that has the caches of its parent's threads, too
  *     cached last THREADS
  *     cached fork THREADS
+ *     cached many THREADS    as return, with 50,000 blocks more in fast lists
  *     cached marked COUNT    COUNT blocks of mixed sizes, all freed, then a phase, then all again
  *     cached wild THREADS    at different paces, until they are done and its input has ended
  *     cached mixed THREADS   so many rest, as many run wild when it ends
@@ -31,6 +32,7 @@
 #define THREADS_MOST 8
 #define IN_CACHE 5   /* of the thread's size, fewer than its cache has room for */
 #define IN_LISTS 100 /* of a size for which fast lists are there, more than it has room for */
+#define MANY 50000
 #define LIVE 512
 #define TURNS 40000
 #define BURST 50        /* then a pause of half a millisecond at most */
@@ -120,6 +122,19 @@ static void *outlive(void *main_thread)
 	return NULL;
 }
 
+/* Between others, which are freed first: so that nothing joins, and the lists are not emptied. */
+static void fill_fast_lists(void)
+{
+	static void *blocks[2 * MANY];
+
+	for (size_t i = 0; i < 2 * MANY; i++)
+		blocks[i] = opaque(malloc(i % 2 == 0 ? 400 : 100));
+	for (size_t i = 0; i < 2 * MANY; i += 2)
+		free(blocks[i]);
+	for (size_t i = 1; i < 2 * MANY; i += 2)
+		free(blocks[i]);
+}
+
 static int end(const char *how, size_t threads)
 {
 	static pthread_t other[THREADS_MOST], main_thread;
@@ -140,6 +155,8 @@ static int end(const char *how, size_t threads)
 	} else if (strcmp(how, "exit") == 0) {
 		REQUIRE(pthread_create(&ending, NULL, exit_of_thread, NULL) == 0);
 		pthread_join(ending, NULL);
+	} else if (strcmp(how, "many") == 0) {
+		fill_fast_lists();
 	} else if (strcmp(how, "quick") == 0) {
 		quick_exit(0);
 	} else if (strcmp(how, "_exit") == 0) {
