@@ -93,8 +93,8 @@ void log_fork_prepare(void); /* in the forking thread, heap locks held: writes t
 void log_fork_parent(void);  /* first, while the heap's locks are still held */
 void log_fork_child(bool interrupted); /* in the child: a new stream; as arena_fork_prepare */
 /* What caches still hold, one by one, with the tick at which that was so; within a bracket, without
- * any lock, before log_process_exit or log_phase. First for address 0 how many follow, as record.h says
- * it. False if there was no room. */
+ * any lock, before log_process_exit or log_phase. First for address 0 how many follow, as record.h
+ * says it. False if there was no room. */
 bool log_kept(uint64_t tick, uint64_t block, uint64_t bytes, uint64_t chunk);
 
 /* The calling thread as struct hl_cache_place has it. */

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * See others.h. Caches belong to threads that ask nobody before they change them. So, as the collector
- * does (record/caches.c), all is read twice, and each list that was the same both times had been so in
- * between; of the others nothing is said. What is read may be anything, but it cannot go away: the locks
- * of the arenas are held meanwhile, as far as they can be had at once, and nothing beyond the memory of
- * these arenas is looked at. With them the fast lists stand still.
+ * See others.h. Caches belong to threads that ask nobody before they change them. So, as the
+ * collector does (record/caches.c), all is read twice, and each list that was the same both times
+ * had been so in between; of the others nothing is said. What is read may be anything, but it
+ * cannot go away: the locks of the arenas are held meanwhile, as far as they can be had at once,
+ * and nothing beyond the memory of these arenas is looked at. With them the fast lists stand still.
  *
- * What was read is a row of words, in the order of the walk: of each cache its place, its address, its
- * thread and its lists, of each arena its address and its lists; a list is the number of its blocks and
- * then these, with what they are in their lowest bits.
+ * What was read is a row of words, in the order of the walk: of each cache its place, its address,
+ * its thread, the bytes of its chunk and its lists, of each arena its address and its lists; a list
+ * is the number of its blocks and then these, with what they are in their lowest bits.
  */
 #include "others.h"
 
@@ -19,9 +19,9 @@
 #include "thread.h"
 
 #define TRIES 3
-#define WORDS 8192             /* beyond them memory is borrowed */
-#define BORROW_MORE 4096       /* words, for what comes meanwhile */
-#define CACHE_WORDS 3
+#define WORDS 8192       /* beyond them memory is borrowed */
+#define BORROW_MORE 4096 /* words, for what comes meanwhile */
+#define CACHE_WORDS 4
 #define UNREAD UINT64_MAX               /* in the place of a list's count */
 #define CHANGED (UINT64_C(1) << 63)     /* the same, but its words are there */
 #define WHAT_MASK UINT64_C(15)          /* of a block */
@@ -121,7 +121,7 @@ static uint64_t walk_list(struct reading *reading, const struct list *list)
 
 	for (; next != 0; count++) {
 		uint64_t block = next + (list->is_fast ? HL_CHUNK_BLOCK : 0);
-		unsigned what = list->is_fast		 ? HL_KEPT_FAST
+		unsigned what = list->is_fast        ? HL_KEPT_FAST
 				: count < list->lent ? HL_KEPT_LENT
 						     : HL_KEPT_CACHE;
 		struct hl_kept_block words;
@@ -163,7 +163,8 @@ static void take_bin(
 		uint32_t room = __atomic_load_n(&cache->room[bin], __ATOMIC_RELAXED);
 
 		list.first = load((uintptr_t)&cache->first[bin]);
-		list.is_known = hl_cache_count(&caches, bin, widened, room, &list.blocks, &list.lent);
+		list.is_known =
+			hl_cache_count(&caches, bin, widened, room, &list.blocks, &list.lent);
 	}
 	take_list(reading, &list);
 }
@@ -189,7 +190,8 @@ static void take_cache(struct reading *reading, uint64_t place)
 	if (reading->own)
 		thread = log_thread();
 	is_known = put(reading, at, place) && can_read(reading, cache) &&
-		   put(reading, at + 1, cache) && put(reading, at + 2, thread);
+		   put(reading, at + 1, cache) && put(reading, at + 2, thread) &&
+		   put(reading, at + 3, load(cache - 8) & HL_CHUNK_BYTES_MASK);
 	if (!is_known && at + 1 < reading->to->room)
 		reading->to->word[at + 1] = 0;
 	reading->at += CACHE_WORDS;
@@ -198,8 +200,8 @@ static void take_cache(struct reading *reading, uint64_t place)
 	reading->own = false;
 }
 
-/* Nobody else touches what a lock guards, and the heap is its own witness there. What was freed and is
- * in no list yet, or waits for the lock, counts as a list that cannot be read. */
+/* Nobody else touches what a lock guards, and the heap is its own witness there. What was freed and
+ * is in no list yet, or waits for the lock, counts as a list that cannot be read. */
 static void take_arena(struct reading *reading, const struct arena *arena)
 {
 	bool calm = arena->read_held && !arena_has_deferred(arena) &&
@@ -208,7 +210,9 @@ static void take_arena(struct reading *reading, const struct arena *arena)
 	put(reading, reading->at++, (uintptr_t)arena);
 	reading->own = true;
 	for (unsigned bin = 0; bin < HL_FAST_BINS; bin++) {
-		struct list list = {.bin = bin, .is_fast = true, .is_known = arena->read_held,
+		struct list list = {.bin = bin,
+			.is_fast = true,
+			.is_known = arena->read_held,
 			.blocks = UINT32_MAX};
 
 		if (list.is_known)
@@ -254,7 +258,8 @@ static void take_again(struct others *others)
 
 /* ---- what was found -------------------------------------------------------------------------- */
 
-static void tell_block(struct others *others, bool tell, uint64_t block, uint64_t bytes, uint64_t chunk)
+static void tell_block(
+	struct others *others, bool tell, uint64_t block, uint64_t bytes, uint64_t chunk)
 {
 	if (tell)
 		log_kept(others->tick, block, bytes, chunk);
@@ -262,13 +267,16 @@ static void tell_block(struct others *others, bool tell, uint64_t block, uint64_
 		others->blocks++;
 }
 
-/* Of a cache or an arena; `at` goes on to what is behind. Returns how many of its lists are unread. */
-static uint32_t pass_lists(struct others *others, size_t *at, unsigned lists, uint32_t tid, bool tell)
+/* Of a cache or an arena; `at` goes on to what is behind. Returns how many of its lists are unread.
+ */
+static uint32_t pass_lists(
+	struct others *others, size_t *at, unsigned lists, uint32_t tid, bool tell)
 {
 	uint32_t unread = 0;
 
 	for (unsigned bin = 0; bin < lists; bin++) {
-		uint64_t count = others->word[(*at)++], left = count != UNREAD ? count & ~CHANGED : 0;
+		uint64_t count = others->word[(*at)++],
+			 left = count != UNREAD ? count & ~CHANGED : 0;
 
 		unread += (count & CHANGED) != 0;
 		for (; left > 0; left--) {
@@ -289,14 +297,14 @@ static void pass(struct others *others, bool tell)
 	size_t at = 0;
 
 	for (uint32_t i = 0; i < others->read; i++) {
-		uint64_t cache = others->word[at + 1];
+		uint64_t cache = others->word[at + 1], bytes = others->word[at + 3];
 		uint32_t tid = hl_cache_tid(others->word[at + 2], serial), torn;
 
 		at += CACHE_WORDS;
 		torn = pass_lists(others, &at, HL_CACHE_BINS, tid, tell);
 		unread += torn;
 		if (cache != 0)
-			tell_block(others, tell, cache, chunk_bytes(chunk_of((void *)cache)),
+			tell_block(others, tell, cache, bytes,
 				hl_kept_pack(HL_KEPT_TABLE | (torn != 0 ? HL_KEPT_PART : 0), tid));
 	}
 	for (uint32_t i = 0; i < others->arenas; i++) {
@@ -308,7 +316,8 @@ static void pass(struct others *others, bool tell)
 		others->unread += (others->caches - others->read) * HL_CACHE_BINS;
 }
 
-/* The recording's clock is parted in between: what any thread logs afterwards bears a later time. */
+/* The recording's clock is parted in between: what any thread logs afterwards bears a later time.
+ */
 static bool take_both(struct others *others)
 {
 	hold_arenas();

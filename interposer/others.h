@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the caches of all threads and the fast lists of all arenas hold, read by a thread of the process
- * while the others may run on. Called by kept.c; makes no system call while it reads, waits for no lock.
+ * What the caches of all threads and the fast lists of all arenas hold, read by a thread of the
+ * process while the others may run on. Called by kept.c; makes no system call while it reads, waits
+ * for no lock.
  */
 #ifndef HEAPLEDGER_OTHERS_H
 #define HEAPLEDGER_OTHERS_H

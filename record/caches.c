@@ -2,8 +2,9 @@
  *
  * See caches.h. The process runs on, and nothing that is read is trusted. All is read twice: lists
  * link by link, all of them one step in one call, then once more what was found. A list that was
- * the same both times had been so in between; of the others nothing is said. In between the recording's coarse clock moves, so that whatever a thread does after the second reading gets
- * a time after that, and whatever the first one has seen was logged with a time before.
+ * the same both times had been so in between; of the others nothing is said. In between the
+ * recording's coarse clock moves, so that whatever a thread does after the second reading gets a
+ * time after that, and whatever the first one has seen was logged with a time before.
  */
 #include "caches.h"
 #include "moved.h"
@@ -17,7 +18,7 @@
 #define TRIES 3
 #define BLOCKS_MOST 65536 /* as the process itself tells at its end */
 #define ARENAS_MOST 4096
-#define AT_ONCE 1024 /* pieces that a call reads: UIO_MAXIOV */
+#define AT_ONCE 1024          /* pieces that a call reads: UIO_MAXIOV */
 #define DEFERRED HL_FAST_BINS /* what lies in no list yet counts as one more of an arena's */
 
 struct piece {
@@ -77,8 +78,9 @@ struct caches_scratch {
 	size_t chains, chain_room;
 	struct piece *piece;
 	size_t pieces, piece_room;
-	size_t arenas;      /* owners before the caches ... */
-	size_t fast_founds; /* ... and what was found of theirs */
+	size_t arenas;                    /* owners before the caches ... */
+	size_t fast_founds;               /* ... and what was found of theirs */
+	uint32_t unread;                  /* lists that could not be read */
 	struct moved moved, moved_lately; /* while all was read, and caches */
 };
 
@@ -215,7 +217,8 @@ static int add_caches(const struct caches_source *source, struct caches_scratch 
 	for (uint32_t i = 0; i < scratch->caches.highest; i++) {
 		const struct hl_cache_place *place = &scratch->caches.place[i];
 
-		if (place->cache != 0 && add_owner(scratch, place->cache, place->thread, false) == NULL)
+		if (place->cache != 0 &&
+			add_owner(scratch, place->cache, place->thread, false) == NULL)
 			return -ENOMEM;
 	}
 	return read_owner_pieces(source, scratch, scratch->arenas, scratch->owners, false);
@@ -229,9 +232,8 @@ static int add_arenas(const struct caches_source *source, struct caches_scratch 
 	scratch->owners = 0;
 	for (unsigned i = 0; address != 0; i++) {
 		struct owner *owner = add_owner(scratch, address, 0, true);
-		int rc = owner == NULL
-				 ? -ENOMEM
-				 : read_owner_pieces(source, scratch, i, i + 1, false);
+		int rc = owner == NULL ? -ENOMEM
+				       : read_owner_pieces(source, scratch, i, i + 1, false);
 
 		if (rc != 0)
 			return rc;
@@ -461,8 +463,9 @@ static uint64_t changed_lists(const struct owner *owner)
 					   : a->widened ^ b->widened;
 
 	for (unsigned bin = 0; bin < (owner->is_arena ? HL_FAST_BINS : HL_CACHE_BINS); bin++)
-		if (owner->is_arena ? c->fast[bin] != d->fast[bin]
-				    : a->room[bin] != b->room[bin] || a->first[bin] != b->first[bin])
+		if (owner->is_arena
+				? c->fast[bin] != d->fast[bin]
+				: a->room[bin] != b->room[bin] || a->first[bin] != b->first[bin])
 			changed |= UINT64_C(1) << bin;
 	return changed;
 }
@@ -525,8 +528,8 @@ static int read_twice(const struct caches_source *source, struct caches_scratch 
 	return rc == 0 ? end_moved(&scratch->moved, source) : rc;
 }
 
-/* A list that is as it was may have been another one in between, if a block of its size was handed out.
- * Fast lists are anybody's. */
+/* A list that is as it was may have been another one in between, if a block of its size was handed
+ * out. Fast lists are anybody's. */
 static void lose_what_moved(struct caches_scratch *scratch, uint32_t serial)
 {
 	const uint64_t fast = (UINT64_C(1) << HL_FAST_BINS) - 1;
@@ -534,29 +537,26 @@ static void lose_what_moved(struct caches_scratch *scratch, uint32_t serial)
 	for (size_t i = 0; i < scratch->owners; i++) {
 		struct owner *owner = &scratch->owner[i];
 
-		owner->lost |= owner->is_arena
-				       ? scratch->moved.bins & fast
-				       : moved_bins(&scratch->moved_lately,
-						 hl_cache_tid(owner->thread, serial));
+		owner->lost |= owner->is_arena ? scratch->moved.bins & fast
+					       : moved_bins(&scratch->moved_lately,
+							 hl_cache_tid(owner->thread, serial));
 	}
 }
 
-/* How many lists could not be read, of caches that have come or gone meanwhile and of those that were
- * not found, too. */
-static void count_unread(
-	const struct caches_source *source, struct caches_scratch *scratch, struct caches_held *held)
+/* How many lists could not be read, of caches that have come or gone meanwhile and of those that
+ * were not found, too. */
+static void count_unread(const struct caches_source *source, struct caches_scratch *scratch)
 {
 	const struct hl_caches *once = &scratch->caches, *again = &scratch->again;
 	uint32_t caches = 0, unread = 0;
 
-	held->caches = once->count;
 	if (!read_caches(source, &scratch->again))
 		scratch->again = (struct hl_caches){0};
 	for (size_t i = 0; i < scratch->owners; i++) {
 		const struct owner *owner = &scratch->owner[i];
 
 		caches += !owner->is_arena;
-		unread += !owner->torn     ? (uint32_t)__builtin_popcountll(owner->lost)
+		unread += !owner->torn      ? (uint32_t)__builtin_popcountll(owner->lost)
 			  : owner->is_arena ? HL_FAST_BINS + 1
 					    : HL_CACHE_BINS;
 	}
@@ -565,8 +565,9 @@ static void count_unread(
 			unread += HL_CACHE_BINS;
 	if (once->count > caches)
 		unread += (once->count - caches) * HL_CACHE_BINS;
-	held->unread = unread;
-	held->all = unread == 0 && again->count == once->count && once->count == caches;
+	if (again->count != once->count || once->count < caches)
+		unread++; /* one has come or gone unseen */
+	scratch->unread = unread;
 }
 
 /* ---- records --------------------------------------------------------------------------------- */
@@ -589,8 +590,9 @@ static int put_all(struct caches_held *held, uint32_t serial)
 
 	if (rc != 0)
 		return rc;
+	held->count = 0;
 	put(held, 0, 0,
-		hl_kept_head(HL_KEPT_MOMENT | (held->all ? HL_KEPT_ALL : 0), held->caches,
+		hl_kept_head(HL_KEPT_MOMENT | (held->all ? HL_KEPT_ALL : 0), scratch->caches.count,
 			held->unread));
 	for (size_t i = 0; i < scratch->founds; i++) {
 		const struct found *found = &scratch->found[i];
@@ -613,21 +615,6 @@ static int put_all(struct caches_held *held, uint32_t serial)
 }
 
 /* ---- a process ------------------------------------------------------------------------------- */
-
-static int read_all(struct caches_held *held, const struct caches_source *source)
-{
-	struct caches_scratch *scratch = held->scratch;
-	int rc = read_once(source, scratch);
-
-	held->tick = source->divide(source);
-	if (rc == 0)
-		rc = read_twice(source, scratch);
-	if (rc != 0)
-		return rc;
-	lose_what_moved(scratch, source->serial);
-	count_unread(source, scratch, held);
-	return 0;
-}
 
 static ssize_t read_process(const struct caches_source *source, const struct iovec *local,
 	const struct iovec *remote, size_t count)
@@ -656,6 +643,27 @@ struct caches_source caches_source(
 	};
 }
 
+/* Of several tries the best one counts. */
+static int try_once(struct caches_held *held, const struct caches_source *source)
+{
+	struct caches_scratch *scratch = held->scratch;
+	int rc = read_once(source, scratch);
+	uint64_t tick = source->divide(source);
+
+	if (rc == 0)
+		rc = read_twice(source, scratch);
+	if (rc != 0)
+		return rc;
+	lose_what_moved(scratch, source->serial);
+	count_unread(source, scratch);
+	if (held->count > 0 && scratch->unread >= held->unread)
+		return 0;
+	held->tick = tick;
+	held->unread = scratch->unread;
+	held->all = scratch->unread == 0;
+	return put_all(held, source->serial);
+}
+
 int caches_take(struct caches_held *held, const struct caches_source *source)
 {
 	int rc = 0;
@@ -669,8 +677,10 @@ int caches_take(struct caches_held *held, const struct caches_source *source)
 	if (held->scratch == NULL)
 		return -ENOMEM;
 	for (held->tries = 0; rc == 0 && !held->all && held->tries < TRIES; held->tries++)
-		rc = read_all(held, source);
-	return rc == 0 ? put_all(held, source->serial) : rc;
+		rc = try_once(held, source);
+	if (rc != 0)
+		held->count = 0;
+	return rc;
 }
 
 void caches_free(struct caches_held *held)

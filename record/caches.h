@@ -34,9 +34,8 @@ struct caches_held {
 	struct hl_mark_record *record; /* a list's head and its blocks ... */
 	size_t count;                  /* ... all of them */
 	size_t capacity;
-	uint64_t tick; /* what was done by the process before, had been done; nothing else had */
-	bool all;      /* of all caches and fast lists */
-	uint32_t caches; /* there are */
+	uint64_t tick;   /* what was done by the process before, had been done; nothing else had */
+	bool all;        /* of all caches and fast lists */
 	uint32_t unread; /* lists that could not be read */
 	unsigned tries;
 	struct caches_scratch *scratch;

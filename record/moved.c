@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * See moved.h. A page that has a new owner, or none any more, says no more than that its old one has
- * moved; of one that is the same thread's the records that have come are looked at.
+ * See moved.h. A page that has a new owner, or none any more, says no more than that its old one
+ * has moved; of one that is the same thread's the records that have come are looked at.
  */
 #include "moved.h"
 
@@ -27,7 +27,8 @@ static int grow(void **list, size_t *room, size_t wanted, size_t bytes)
 	return 0;
 }
 
-/* Whether the process has it; it may pass to another meanwhile, and then it is told to have moved. */
+/* Whether the process has it; it may pass to another meanwhile, and then it is told to have moved.
+ */
 static bool is_of(const struct hl_page *page, uint32_t serial, struct moved_page *now)
 {
 	if (atomic_load_explicit(&page->state, memory_order_acquire) != HL_PAGE_OWNED ||
@@ -99,8 +100,8 @@ static uint64_t bins_in(const struct hl_page *page, uint32_t from, uint32_t to)
 }
 
 /* Of a thread that had a page at the first moment. */
-static uint64_t bins_since(const struct session *session, const struct moved_page *before, uint32_t serial,
-	bool *any)
+static uint64_t bins_since(
+	const struct session *session, const struct moved_page *before, uint32_t serial, bool *any)
 {
 	const struct hl_page *page = session_page(session, before->number);
 	struct moved_page now = {0}, again = {0};

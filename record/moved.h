@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Which threads of a process have logged something between two moments, and for which small sizes they
- * were given blocks meanwhile: what a cache holds may then be what it held, and have been something else
- * in between. Called by caches.c; reads the pages of the session, which the threads write on.
+ * Which threads of a process have logged something between two moments, and for which small sizes
+ * they were given blocks meanwhile: what a cache holds may then be what it held, and have been
+ * something else in between. Called by caches.c; reads the pages of the session, which the threads
+ * write on.
  */
 #ifndef HEAPLEDGER_RECORD_MOVED_H
 #define HEAPLEDGER_RECORD_MOVED_H

@@ -37,8 +37,8 @@ struct hl_kept_block {
 #define HL_CHUNK_BYTES_MASK ((UINT64_C(1) << 56) - 16)
 #define HL_CHUNK_BLOCK 16 /* a block lies so far behind its chunk, which fast lists link */
 
-/* Whose cache it is: the thread's id, and above it the serial of the process that the thread was of,
- * since copies of it go on in the processes that it forks. 0 = not known. */
+/* Whose cache it is: the thread's id, and above it the serial of the process that the thread was
+ * of, since copies of it go on in the processes that it forks. 0 = not known. */
 struct hl_cache_place {
 	_Atomic uint64_t cache; /* address, or 0 */
 	_Atomic uint64_t thread;
@@ -83,8 +83,8 @@ static inline uint32_t hl_cache_tid(uint64_t thread, uint32_t serial)
 	return thread >> 32 == serial ? (uint32_t)thread : 0;
 }
 
-/* How many blocks a bin has follows from the room that is left: *lent of them, the newest, are beyond
- * its entries. False: it cannot be. */
+/* How many blocks a bin has follows from the room that is left: *lent of them, the newest, are
+ * beyond its entries. False: it cannot be. */
 static inline bool hl_cache_count(const struct hl_caches *caches, unsigned bin, bool widened,
 	uint32_t room, uint32_t *blocks, uint32_t *lent)
 {

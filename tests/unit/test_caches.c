@@ -145,8 +145,8 @@ static void take(struct caches_held *held)
 	assert_int_equal(caches_take(held, &from), 0);
 	assert_int_equal(held->record[0].size, held->count - 1);
 	assert_int_equal(hl_addr_of(held->record[0].kind_addr), 0);
-	assert_int_equal(held->record[0].chunk & 0xff,
-		HL_KEPT_MOMENT | (held->all ? HL_KEPT_ALL : 0));
+	assert_int_equal(
+		held->record[0].chunk & 0xff, HL_KEPT_MOMENT | (held->all ? HL_KEPT_ALL : 0));
 	assert_int_equal(hl_kept_caches(held->record[0].chunk), image.caches.count);
 	assert_int_equal(hl_kept_unread(held->record[0].chunk), held->unread);
 	assert_true(!held->all || held->unread == 0);
@@ -494,8 +494,8 @@ static void write_beyond(void)
 	put_call(255, block(4), hl_bin_bytes(BIN) - 16);
 }
 
-/* What is the same both times was something else in between, if the log says that blocks of this size
- * were handed out. */
+/* What is the same both times was something else in between, if the log says that blocks of this
+ * size were handed out. */
 static void test_a_list_that_comes_back_is_left_out(void **state)
 {
 	static const struct {
@@ -527,8 +527,8 @@ static void test_a_list_that_comes_back_is_left_out(void **state)
 		assert_int_equal(held.all, cases[i].large && cases[i].unread == 0);
 		assert_int_equal(found(&held, block(50), hl_bin_bytes(OTHER_BIN), HL_KEPT_CACHE),
 			cases[i].large);
-		assert_int_equal(found(&held, block(0), hl_bin_bytes(BIN), HL_KEPT_CACHE),
-			cases[i].other);
+		assert_int_equal(
+			found(&held, block(0), hl_bin_bytes(BIN), HL_KEPT_CACHE), cases[i].other);
 		if (cases[i].large)
 			assert_int_equal(held.unread, cases[i].unread + !cases[i].other);
 		else
@@ -582,8 +582,8 @@ static void test_garbage_is_survived(void **state)
 		for (size_t i = 1; i < held.count; i++) {
 			assert_int_equal(held.record[i].kind_addr % 16, 0);
 			assert_int_equal(held.record[i].size % 16, 0);
-			assert_in_range(hl_kept_what(held.record[i].chunk), HL_KEPT_CACHE,
-				HL_KEPT_LENT);
+			assert_in_range(
+				hl_kept_what(held.record[i].chunk), HL_KEPT_CACHE, HL_KEPT_LENT);
 		}
 	}
 	assert_true(told > 500 && whole > 20 && whole < told);

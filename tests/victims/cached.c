@@ -5,16 +5,14 @@
  *
  *     cached still THREADS   each thread frees blocks of its own, and waits; the program says which
  *                            ones, and ends when its input does
- *     cached return THREADS  the same, but it ends at once, in this way: by return, exit of a thread,
- *     cached exit THREADS    quick_exit, or _exit, which runs no handlers. The others rest; `last`:
- *     cached quick THREADS   they and main end first, and the last thread ends the process; `fork`: as
- *     cached _exit THREADS   return, of a child that has the caches of its parent's threads, too
- *     cached last THREADS
- *     cached fork THREADS
- *     cached many THREADS    as return, with 50,000 blocks more in fast lists
- *     cached marked COUNT    COUNT blocks of mixed sizes, all freed, then a phase, then all again
- *     cached wild THREADS    at different paces, until they are done and its input has ended
- *     cached mixed THREADS   so many rest, as many run wild when it ends
+ *     cached return THREADS  the same, but it ends at once, in this way: by return, exit of a
+ * thread, cached exit THREADS    quick_exit, or _exit, which runs no handlers. The others rest;
+ * `last`: cached quick THREADS   they and main end first, and the last thread ends the process;
+ * `fork`: as cached _exit THREADS   return, of a child that has the caches of its parent's threads,
+ * too cached last THREADS cached fork THREADS cached many THREADS    as return, with 50,000 blocks
+ * more in fast lists cached marked COUNT    COUNT blocks of mixed sizes, all freed, then a phase,
+ * then all again cached wild THREADS    at different paces, until they are done and its input has
+ * ended cached mixed THREADS   so many rest, as many run wild when it ends
  */
 #include "heapledger/mark.h"
 
