@@ -18,6 +18,9 @@
 
 #include <sys/single_threaded.h>
 
+/* A list that a program has broken may go round and round. */
+#define CACHE_ENTRIES_MOST (UINT16_MAX + CACHE_SURPLUS_ENTRIES)
+
 struct kept {
 	uint64_t tick; /* 0: the blocks are only counted */
 	uint32_t tid;
@@ -44,10 +47,10 @@ static bool walk_cache(struct kept *kept, struct cache *cache)
 {
 	for (size_t i = 0; i < CACHE_BINS; i++) {
 		struct cache_entry *entry = cache->first[i];
-		size_t lent = lent_entries(cache, i);
+		size_t lent = lent_entries(cache, i), left = CACHE_ENTRIES_MOST;
 
 		for (; entry != NULL; entry = chunk_mask(&entry->next, entry->next)) {
-			if (!chunk_is_aligned(entry) ||
+			if (left-- == 0 || !chunk_is_aligned(entry) ||
 				!tell(kept, chunk_of(entry),
 					lent > 0 ? HL_KEPT_LENT : HL_KEPT_CACHE))
 				return false;
@@ -63,9 +66,10 @@ static bool walk_fast(struct kept *kept, const struct arena *arena)
 		return false;
 	for (unsigned i = 0; i < BINS_FAST; i++) {
 		struct chunk *chunk = arena->bins.fast[i];
+		size_t left = arena->system_bytes / CHUNK_MIN_BYTES;
 
 		for (; chunk != NULL; chunk = chunk_mask(&chunk->link.next, chunk->link.next))
-			if (!chunk_is_aligned(chunk) || !tell(kept, chunk, HL_KEPT_FAST))
+			if (left-- == 0 || !chunk_is_aligned(chunk) || !tell(kept, chunk, HL_KEPT_FAST))
 				return false;
 	}
 	return true;

@@ -43,7 +43,8 @@ struct list {
 	uint64_t first; /* the block, or the chunk of a fast list */
 	uint64_t key;
 	unsigned bin;
-	uint32_t blocks, lent; /* of a fast list, the most that there can be */
+	uint64_t blocks; /* of a fast list, the most that there can be */
+	uint32_t lent;
 	bool is_fast, is_known;
 };
 
@@ -162,9 +163,11 @@ static void take_bin(
 		bool widened = __atomic_load_n(&cache->widened, __ATOMIC_RELAXED) >> bin & 1;
 		uint32_t room = __atomic_load_n(&cache->room[bin], __ATOMIC_RELAXED);
 
+		uint32_t blocks;
+
 		list.first = load((uintptr_t)&cache->first[bin]);
-		list.is_known =
-			hl_cache_count(&caches, bin, widened, room, &list.blocks, &list.lent);
+		list.is_known = hl_cache_count(&caches, bin, widened, room, &blocks, &list.lent);
+		list.blocks = blocks;
 	}
 	take_list(reading, &list);
 }
@@ -200,23 +203,22 @@ static void take_cache(struct reading *reading, uint64_t place)
 	reading->own = false;
 }
 
-/* Nobody else touches what a lock guards, and the heap is its own witness there. What was freed and
- * is in no list yet, or waits for the lock, counts as a list that cannot be read. */
+/* Nobody else touches what a lock guards. What was freed and is in no list yet, or waits for the
+ * lock, counts as a list that cannot be read. */
 static void take_arena(struct reading *reading, const struct arena *arena)
 {
 	bool calm = arena->read_held && !arena_has_deferred(arena) &&
 		    atomic_load_explicit(&arena->lock.word, memory_order_relaxed) == 1;
 
 	put(reading, reading->at++, (uintptr_t)arena);
-	reading->own = true;
+	reading->own = arena->scattered; /* then nobody knows where it lies */
 	for (unsigned bin = 0; bin < HL_FAST_BINS; bin++) {
-		struct list list = {.bin = bin,
-			.is_fast = true,
-			.is_known = arena->read_held,
-			.blocks = UINT32_MAX};
+		struct list list = {.bin = bin, .is_fast = true, .is_known = arena->read_held};
 
-		if (list.is_known)
+		if (list.is_known) {
 			list.first = (uintptr_t)arena->bins.fast[bin];
+			list.blocks = arena->system_bytes / CHUNK_MIN_BYTES;
+		}
 		take_list(reading, &list);
 	}
 	take_list(reading, &(struct list){.is_fast = true, .is_known = calm});
