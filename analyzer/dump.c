@@ -385,12 +385,18 @@ static void put_kept(struct writer *out, const struct hl_mark_record *mark)
 		put_number(out, " blocks=", mark->size);
 		writer_text(out, mark->chunk & HL_KEPT_ALL ? " all" : " some");
 		writer_text(out, mark->chunk & HL_KEPT_MOMENT ? " now" : "");
+		put_number(out, " caches=", hl_kept_caches(mark->chunk));
+		if (hl_kept_unread(mark->chunk))
+			put_number(out, " unread=", hl_kept_unread(mark->chunk));
 		return;
 	}
 	put_address(out, " ", addr);
 	put_number(out, " chunk=", mark->size);
 	writer_char(out, ' ');
-	writer_text(out, name_kept((unsigned)mark->chunk));
+	writer_text(out, name_kept(hl_kept_what(mark->chunk)));
+	writer_text(out, mark->chunk & HL_KEPT_PART ? " part" : "");
+	if (hl_kept_tid(mark->chunk))
+		put_number(out, " thread=", hl_kept_tid(mark->chunk));
 }
 
 static void put_mark(struct dump *dump, unsigned kind, const union decode_record *record)

@@ -63,6 +63,11 @@ int id_map_number(struct id_map *map, uint64_t id, uint32_t most, uint32_t *numb
 	return 0;
 }
 
+uint32_t id_map_find(const struct id_map *map, uint64_t id)
+{
+	return map->number != NULL ? map->number[place_of(map, id)] : 0;
+}
+
 void id_map_free(struct id_map *map)
 {
 	free(map->id);

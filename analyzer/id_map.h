@@ -20,6 +20,9 @@ struct id_map {
  * many already, or -ENOMEM. */
 int id_map_number(struct id_map *map, uint64_t id, uint32_t most, uint32_t *number);
 
+/* 0: it has none. */
+uint32_t id_map_find(const struct id_map *map, uint64_t id);
+
 void id_map_free(struct id_map *map);
 
 #endif

@@ -285,6 +285,18 @@ static json_t *resident_object(
 	return object;
 }
 
+/* Whose content the ledger has, and how much it has not. */
+static json_t *caches_object(const struct layout *layout)
+{
+	if (!layout->kept_known)
+		return json_null();
+	json_t *object = json_object();
+	put_count(object, "total", layout->caches);
+	put_count(object, "known", layout->caches_known);
+	put_count(object, "unread_lists", layout->unread);
+	return object;
+}
+
 static json_t *moment_object(const struct analysis *analysis, const struct analysis_stream *entry,
 	const struct moment *moment)
 {
@@ -308,6 +320,7 @@ static json_t *moment_object(const struct analysis *analysis, const struct analy
 	put_groups(object, entry, (size_t)(moment - entry->moments.list));
 	put(object, "caches_known",
 		layout->kept_known ? json_boolean(layout->kept_all) : json_false());
+	put(object, "caches", caches_object(layout));
 	put_count(object, "strays", layout->strays);
 	return object;
 }

@@ -156,13 +156,16 @@ static int add_kept(struct walk *walk)
 	const struct ledger *ledger = walk->ledger;
 	struct layout *layout = walk->layout;
 	layout->kept_known = ledger_kept_known(ledger);
-	layout->kept_all = layout->kept_known && ledger->kept_all;
+	layout->kept_all = ledger_kept_all(ledger);
+	layout->caches = ledger->kept_caches;
+	layout->unread = ledger->kept_unread;
 	walk->kept = calloc(ledger->kept_count + 1, sizeof(*walk->kept));
 	if (!walk->kept)
 		return -ENOMEM;
 	for (size_t i = 0; layout->kept_known && i < ledger->kept_count; i++) {
 		const struct ledger_kept *kept = &ledger->kept[i];
-		if (!kept->bytes || live_find(&ledger->live, kept->addr))
+		if (!kept->bytes || live_find(&ledger->live, kept->addr) ||
+			!ledger_kept_holds(ledger, kept))
 			continue;
 		walk->kept[i] = (struct live_block){.addr = kept->addr,
 			.chunk = kept->bytes & HL_ADDRESS_MASK,
@@ -172,6 +175,7 @@ static int add_kept(struct walk *walk)
 			(struct entry){kept->addr - HEADER_BYTES, &walk->kept[i]};
 		if (kept->what == HL_KEPT_TABLE) {
 			layout->tables += kept->bytes;
+			layout->caches_known += !kept->part;
 		} else {
 			layout->cached += kept->bytes;
 			layout->cached_blocks++;

@@ -129,8 +129,11 @@ struct layout {
 	 * has emptied fast lists and what the cache was lent. */
 	uint64_t trim;
 	uint64_t trim_top; /* of that at the end of the break */
-	bool kept_known; /* what caches hold was told, and nothing was allocated or freed since ... */
+	bool kept_known; /* what caches hold was told, and they have not changed since ... */
 	bool kept_all;   /* ... of all caches. Else their blocks are taken for free ones. */
+	uint32_t caches; /* there were ... */
+	uint32_t caches_known; /* ... of which that holds for all that they have */
+	uint32_t unread;       /* lists of them, and fast lists, that could not be read */
 	uint64_t cached; /* bytes of freed blocks in thread caches and fast lists */
 	uint64_t cached_blocks;
 	uint64_t tables; /* bytes of the allocator's own blocks */

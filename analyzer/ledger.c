@@ -329,17 +329,72 @@ static uint64_t calls_of(const struct ledger *ledger)
 	return ledger->applied - ledger->quiet;
 }
 
-bool ledger_kept_known(const struct ledger *ledger)
+bool ledger_kept_whole(const struct ledger *ledger)
 {
 	return ledger->kept_told &&
 	       (!ledger->kept_moment || ledger->kept_calls == calls_of(ledger));
 }
 
-/* One that says less than the one before, which holds, is passed over. */
-static void list_begins(struct ledger *ledger, uint32_t tid, uint64_t flags)
+bool ledger_kept_all(const struct ledger *ledger)
 {
-	if (!(flags & HL_KEPT_ALL) && ledger->kept_all && ledger_kept_known(ledger))
+	return ledger->kept_all && !ledger->kept_left && ledger_kept_whole(ledger);
+}
+
+/* Nobody but its thread changes a cache. What has happened after the moment that the ledger has gone
+ * back to does not count. */
+bool ledger_kept_holds(const struct ledger *ledger, const struct ledger_kept *kept)
+{
+	uint32_t number;
+	if (ledger_kept_whole(ledger) || !kept->tid)
+		return ledger_kept_whole(ledger);
+	number = id_map_find(&ledger->ran.map, kept->tid);
+	if (!number)
+		return true;
+	const struct ledger_ran_at *at = &ledger->ran.at[number - 1];
+	return at->list != ledger->kept_lists || at->calls > calls_of(ledger);
+}
+
+bool ledger_kept_known(const struct ledger *ledger)
+{
+	if (ledger_kept_whole(ledger) || !ledger->kept_told)
+		return ledger->kept_told;
+	for (size_t i = 0; i < ledger->kept_count; i++)
+		if (ledger_kept_holds(ledger, &ledger->kept[i]))
+			return true;
+	return false;
+}
+
+/* A thread makes a call, or ends. */
+static int runs(struct ledger *ledger, uint32_t tid)
+{
+	struct ledger_ran *ran = &ledger->ran;
+	uint32_t number;
+	tid &= LEDGER_TID_MASK;
+	struct ledger_ran_at *list =
+		room_for_one(ran->at, ran->map.count, &ran->capacity, sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	ran->at = list;
+	uint32_t before = ran->map.count;
+	if (id_map_number(&ran->map, tid, UINT32_MAX, &number))
+		return -ENOMEM;
+	if (number > before || list[number - 1].list != ledger->kept_lists)
+		list[number - 1] = (struct ledger_ran_at){ledger->kept_lists, calls_of(ledger)};
+	ran->last = tid;
+	return 0;
+}
+
+/* One that says less than the one before, which holds, is passed over. */
+static void list_begins(struct ledger *ledger, uint32_t tid, uint64_t count, uint64_t head)
+{
+	uint64_t flags = head & 0xff;
+	if (!(flags & HL_KEPT_ALL) && ledger->kept_all && ledger_kept_whole(ledger))
 		return;
+	ledger->kept_left = count;
+	ledger->kept_lists++;
+	ledger->ran.last = UINT32_MAX;
+	ledger->kept_caches = hl_kept_caches(head);
+	ledger->kept_unread = hl_kept_unread(head);
 	ledger->kept_by = tid;
 	ledger->kept_count = 0;
 	ledger->kept_told = true;
@@ -356,7 +411,7 @@ static int keeps(struct ledger *ledger, uint32_t tid, const struct hl_mark_recor
 	if (recall_kept_change(ledger))
 		return -ENOMEM;
 	if (!addr) {
-		list_begins(ledger, tid, record->chunk);
+		list_begins(ledger, tid, record->size, record->chunk);
 		return 0;
 	}
 	if (!ledger->kept_told || tid != ledger->kept_by)
@@ -366,8 +421,13 @@ static int keeps(struct ledger *ledger, uint32_t tid, const struct hl_mark_recor
 	if (!list)
 		return -ENOMEM;
 	ledger->kept = list;
+	ledger->kept_left -= ledger->kept_left > 0;
 	ledger->kept[ledger->kept_count++] = (struct ledger_kept){
-		.addr = addr, .bytes = record->size, .what = (enum hl_kept)record->chunk};
+		.addr = addr,
+		.bytes = record->size,
+		.what = (enum hl_kept)hl_kept_what(record->chunk),
+		.part = record->chunk & HL_KEPT_PART,
+		.tid = hl_kept_tid(record->chunk)};
 	return 0;
 }
 
@@ -413,6 +473,12 @@ void ledger_pass(struct ledger *ledger, uint64_t tick)
 			&ledger->timeline, tick, &ledger->memory, sums_of(ledger->result));
 }
 
+/* Whether caches may change: also when a thread ends, and its own goes back. */
+static bool is_run(unsigned kind)
+{
+	return kind <= HL_KIND_realloc_begin ? !name_is_syscall(kind) : kind == HL_KIND_thread_exit;
+}
+
 static int apply(struct ledger *ledger, const struct stream_event *event)
 {
 	const struct hl_call_record *call = &event->record.call;
@@ -422,6 +488,9 @@ static int apply(struct ledger *ledger, const struct stream_event *event)
 	ledger->event = event;
 	ledger_pass(ledger, call->tick);
 	ledger->result->events[kind]++;
+	if (ledger->kept_moment && event->tid != ledger->ran.last && is_run(kind) &&
+		runs(ledger, event->tid))
+		return -ENOMEM;
 	switch (name_shape(kind)) {
 	case NAME_SHAPE_ALLOC:
 	case NAME_SHAPE_ALIGNED:
@@ -439,10 +508,13 @@ static int apply(struct ledger *ledger, const struct stream_event *event)
 	if (name_is_syscall(kind)) {
 		uint64_t recorders = ledger->result->recorder_calls;
 		int rc = mapping_apply(ledger, event->tid, &event->record.syscall);
-		ledger->quiet += ledger->result->recorder_calls - recorders;
+		recorders = ledger->result->recorder_calls - recorders;
+		ledger->quiet += recorders;
+		if (!rc && !recorders && ledger->kept_moment)
+			rc = runs(ledger, event->tid);
 		return rc;
 	}
-	ledger->quiet += kind != HL_KIND_realloc_begin;
+	ledger->quiet += !is_run(kind);
 	if (kind == HL_KIND_sample)
 		return ledger_sampled(ledger, &event->record.sample);
 	return marked(ledger, kind, event);

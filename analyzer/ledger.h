@@ -167,6 +167,19 @@ struct ledger_kept {
 	uint64_t addr;
 	uint64_t bytes; /* of its chunk */
 	enum hl_kept what;
+	bool part;    /* of a table: not all that this cache holds is told */
+	uint32_t tid; /* whose cache it is; 0 = any thread may have changed it */
+};
+
+/* Which threads have made calls since the list began: what their caches held is not what they hold. */
+struct ledger_ran {
+	struct id_map map; /* thread id -> number */
+	struct ledger_ran_at {
+		uint64_t list;
+		uint64_t calls; /* up to its first one since this list */
+	} *at; /* by number - 1 */
+	size_t capacity;
+	uint32_t last; /* tid that was noted last */
 };
 
 /* Which pages were in memory, by the last snapshot. */
@@ -209,8 +222,13 @@ struct ledger {
 	size_t kept_count;
 	size_t kept_capacity;
 	bool kept_all;    /* no cache is missing in it */
-	bool kept_moment; /* it holds until the next call */
+	bool kept_moment; /* it holds until the next call, and of a thread's cache until the thread's */
 	bool kept_told;
+	uint32_t kept_caches; /* there were */
+	uint32_t kept_unread; /* lists that could not be read */
+	uint64_t kept_left;   /* blocks that are still to be told */
+	uint64_t kept_lists;  /* up to now */
+	struct ledger_ran ran;
 	uint32_t kept_by;    /* the thread that tells it */
 	uint64_t kept_calls; /* before it */
 	struct ledger_snapshot snapshot;
@@ -269,8 +287,12 @@ void ledger_free(struct ledger *ledger);
 /* What a result has of its own, but for its phases. */
 void ledger_result_free(struct ledger_result *result);
 
-/* What caches hold was told, and is so still. */
+/* What caches hold was told, and is so still: of all caches, of all that was told, of some of it, and of
+ * this. */
+bool ledger_kept_all(const struct ledger *ledger);
+bool ledger_kept_whole(const struct ledger *ledger);
 bool ledger_kept_known(const struct ledger *ledger);
+bool ledger_kept_holds(const struct ledger *ledger, const struct ledger_kept *kept);
 
 /* After which record most was in memory: by a snapshot, or else by a sample. */
 static inline uint64_t ledger_resident_record(const struct ledger_peak *peak)

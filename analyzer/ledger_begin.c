@@ -90,6 +90,8 @@ void ledger_free(struct ledger *ledger)
 	free(ledger->reallocs);
 	free(ledger->freed);
 	free(ledger->kept);
+	id_map_free(&ledger->ran.map);
+	free(ledger->ran.at);
 	free(ledger->snapshot.run);
 	ranges_free(&ledger->break_again);
 	ranges_free(&ledger->block_again);

@@ -28,9 +28,9 @@ struct recall_kept {
 	struct ledger_kept *list;
 	size_t count;
 	bool all;
-	bool moment;
 	bool told;
-	uint64_t calls;
+	uint32_t caches;
+	uint32_t unread;
 };
 
 /* ---- what is forgotten ----------------------------------------------------------------------- */
@@ -163,8 +163,11 @@ int recall_areas_change(struct ledger *ledger)
 	return rc;
 }
 
-static struct recall_kept *copy_kept(const struct ledger *ledger)
+/* What of the list held at the point. */
+static struct recall_kept *copy_kept(
+	const struct ledger *ledger, const struct recall_point *point)
 {
+	struct ledger then = *ledger;
 	struct recall_kept *kept = calloc(1, sizeof(*kept));
 	struct ledger_kept *list = calloc(ledger->kept_count + 1, sizeof(*list));
 	if (!kept || !list) {
@@ -172,10 +175,16 @@ static struct recall_kept *copy_kept(const struct ledger *ledger)
 		free(list);
 		return NULL;
 	}
+	then.applied = point->since - 1;
+	then.quiet = point->quiet;
+	*kept = (struct recall_kept){.list = list,
+		.all = ledger_kept_all(&then),
+		.told = ledger_kept_known(&then),
+		.caches = then.kept_caches,
+		.unread = then.kept_unread};
 	for (size_t i = 0; i < ledger->kept_count; i++)
-		list[i] = ledger->kept[i];
-	*kept = (struct recall_kept){list, ledger->kept_count, ledger->kept_all,
-		ledger->kept_moment, ledger->kept_told, ledger->kept_calls};
+		if (ledger_kept_holds(&then, &ledger->kept[i]))
+			list[kept->count++] = ledger->kept[i];
 	return kept;
 }
 
@@ -186,7 +195,7 @@ int recall_kept_change(struct ledger *ledger)
 		struct recall_point *point = &ledger->recall.point[i];
 		if (!point->since || point->kept)
 			continue;
-		point->kept = copy_kept(ledger);
+		point->kept = copy_kept(ledger, point);
 		rc = point->kept ? 0 : -ENOMEM;
 	}
 	return rc;
@@ -264,9 +273,11 @@ static void bring_back_kept(struct ledger *ledger, struct recall_kept *kept)
 	ledger->kept_count = kept->count;
 	ledger->kept_capacity = kept->count;
 	ledger->kept_all = kept->all;
-	ledger->kept_moment = kept->moment;
+	ledger->kept_moment = false;
+	ledger->kept_left = 0;
 	ledger->kept_told = kept->told;
-	ledger->kept_calls = kept->calls;
+	ledger->kept_caches = kept->caches;
+	ledger->kept_unread = kept->unread;
 	kept->list = NULL;
 }
 

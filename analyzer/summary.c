@@ -361,6 +361,29 @@ static void print_residual(const struct analysis *analysis)
 	}
 }
 
+/* Of what is free at the end, what lies in caches; how much of that is not known is said with it. */
+static void print_caches(const struct analysis *analysis)
+{
+	const struct moment *end =
+		moments_find(&analysis->streams[analysis->main].moments, MOMENT_END);
+	const struct layout *layout = end ? &end->layout : NULL;
+	if (!layout || !layout->kept_known)
+		return;
+	const char *bytes = usize(layout->cached);
+	uint32_t unknown = layout->caches - layout->caches_known;
+	if (layout->kept_all)
+		say("At the end caches and fast lists keep %s in %s freed block%s.", bytes,
+			number(layout->cached_blocks), layout->cached_blocks == 1 ? "" : "s");
+	else if (layout->caches_known < layout->caches)
+		say("At the end caches and fast lists keep at least %s: the caches of %s of "
+		    "%s threads are not known in full.",
+			bytes, number(unknown), number(layout->caches));
+	else
+		say("At the end caches and fast lists keep at least %s: not all fast lists "
+		    "are known.",
+			bytes);
+}
+
 static void print_memory(const struct analysis *analysis)
 {
 	const struct ledger_result *result = &analysis->total;
@@ -405,6 +428,7 @@ static void print_memory(const struct analysis *analysis)
 	if (result->attached)
 		return;
 	print_residual(analysis);
+	print_caches(analysis);
 	const struct trace_stream *stream = analysis->streams[analysis->main].stream;
 	char when[48] = "";
 	if (!trace_has_times(stream))

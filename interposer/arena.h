@@ -38,6 +38,7 @@ struct arena {
 	struct arena *next_free;             /* guarded by the list lock */
 	size_t threads;                      /* that use it; guarded by the list lock */
 	bool fork_held;                      /* by the fork under way */
+	bool read_held;                      /* by a reading under way (others.c) */
 	_Atomic(const struct thread *) home; /* home.h; NULL = none */
 
 	bool in_segments;                  /* grows by segments (grow.h), not by the break */

@@ -663,33 +663,70 @@ static uint64_t status_bytes(const char *status, const char *name)
 }
 
 #define PAGES_RUNS 1024
+#define PAGES_MORE 131072 /* as many as the recorder takes of a process that runs */
+#define PAGES_MORE_BYTES (PAGES_MORE * sizeof(struct hl_pagemap_region))
 #define PAGES_END ((UINT64_C(1) << 47) - 4096)
 
 /* In .bss, where it takes memory only when it is used: at the end of the process, once. */
 static struct hl_pagemap_region pages_run[PAGES_RUNS];
 
-void attach_pages(struct attach_pages *pages, struct hl_syscall_record *calls)
+static int64_t pages_call(struct attach_pages *pages, enum hl_kind kind, long number, uint64_t a,
+	uint64_t b, uint64_t c, uint64_t d, uint64_t e)
+{
+	return attach_call(&pages->call[pages->calls++], kind, number, a, b, c, d, e, 0);
+}
+
+/* Returns where it ended. */
+static uint64_t scan_pages(struct attach_pages *pages, int64_t fd, uint64_t start, unsigned piece,
+	struct hl_pagemap_region *run, uint64_t most)
 {
 	struct hl_pagemap_scan scan = {
 		.size = sizeof(scan),
+		.start = start,
 		.end = PAGES_END,
-		.vec = address_of(pages_run),
-		.vec_len = PAGES_RUNS,
+		.vec = address_of(run),
+		.vec_len = most,
 		.category_inverted = HL_PAGEMAP_FILE | HL_PAGEMAP_ZERO,
 		.category_mask = HL_PAGEMAP_FILE | HL_PAGEMAP_ZERO,
 		.category_anyof_mask = HL_PAGEMAP_PRESENT | HL_PAGEMAP_SWAPPED,
 		.return_mask = HL_PAGEMAP_PRESENT | HL_PAGEMAP_HUGE,
 	};
-	int64_t count, fd = attach_call(&calls[0], HL_KIND_other, SYS_openat, (uint64_t)AT_FDCWD,
-			       address_of("/proc/self/pagemap"), O_RDONLY | O_CLOEXEC, 0, 0, 0);
+	int64_t count = pages_call(pages, HL_KIND_other, SYS_ioctl, (uint64_t)fd, HL_PAGEMAP_SCAN,
+		address_of(&scan), 0, 0);
 
-	*pages = (struct attach_pages){.run = pages_run, .tick = attach_tick()};
-	count = attach_call(&calls[1], HL_KIND_other, SYS_ioctl, (uint64_t)fd, HL_PAGEMAP_SCAN,
-		address_of(&scan), 0, 0, 0);
+	pages->piece[piece].run = run;
+	pages->piece[piece].count = count > 0 ? (uint64_t)count : 0;
+	return scan.walk_end;
+}
+
+/* Memory for more runs is shared with nobody, but so it is none that the scan finds. */
+void attach_pages(struct attach_pages *pages)
+{
+	int64_t fd, more = 0;
+	uint64_t end;
+
+	*pages = (struct attach_pages){.cut = false};
+	fd = pages_call(pages, HL_KIND_other, SYS_openat, (uint64_t)AT_FDCWD,
+		address_of("/proc/self/pagemap"), O_RDONLY | O_CLOEXEC, 0, 0);
+	pages->tick = attach_tick();
+	end = scan_pages(pages, fd, 0, 0, pages_run, PAGES_RUNS);
+	if (pages->piece[0].count != 0 && end < PAGES_END)
+		more = pages_call(pages, HL_KIND_mmap, SYS_mmap, 0, PAGES_MORE_BYTES,
+			PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, (uint64_t)-1);
+	if (more > 0)
+		end = scan_pages(pages, fd, end, 1, (struct hl_pagemap_region *)more, PAGES_MORE);
 	pages->took = attach_tick() - pages->tick;
-	attach_call(&calls[2], HL_KIND_other, SYS_close, (uint64_t)fd, 0, 0, 0, 0, 0);
-	pages->count = count > 0 ? (uint64_t)count : 0;
-	pages->cut = scan.walk_end < scan.end;
+	pages->cut = end < PAGES_END;
+	pages_call(pages, HL_KIND_other, SYS_close, (uint64_t)fd, 0, 0, 0, 0);
+}
+
+unsigned attach_pages_done(struct attach_pages *pages)
+{
+	if (pages->piece[1].run == NULL)
+		return 0;
+	attach_call(&pages->call[0], HL_KIND_munmap, SYS_munmap, address_of(pages->piece[1].run),
+		PAGES_MORE_BYTES, 0, 0, 0, 0);
+	return 1;
 }
 
 bool attach_sample(struct hl_sample_record *sample, struct hl_syscall_record *calls)

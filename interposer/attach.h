@@ -97,17 +97,24 @@ int64_t attach_early(enum hl_kind kind, long number, uint64_t a, uint64_t b, uin
 #define ATTACH_SAMPLE_CALLS 4
 bool attach_sample(struct hl_sample_record *sample, struct hl_syscall_record *calls);
 
-/* The process's anonymous pages that are in memory or swap, as PAGEMAP_SCAN of Linux 6.7 gives them.
- * `calls` describes the ATTACH_PAGES_CALLS calls which that took. */
-#define ATTACH_PAGES_CALLS 3
+/* The process's anonymous pages that are in memory or swap, as PAGEMAP_SCAN of Linux 6.7 gives them, in
+ * one piece or, where there are many, in two. `call` describes the calls which that took. */
+#define ATTACH_PAGES_CALLS 5
 struct attach_pages {
-	const struct hl_pagemap_region *run;
-	uint64_t count; /* 0: the kernel does not tell */
+	struct {
+		const struct hl_pagemap_region *run;
+		uint64_t count;
+	} piece[2]; /* of the first, 0: the kernel does not tell */
 	uint64_t tick;
 	uint64_t took; /* ticks */
 	bool cut;
+	unsigned calls;
+	struct hl_syscall_record call[ATTACH_PAGES_CALLS];
 };
-void attach_pages(struct attach_pages *pages, struct hl_syscall_record *calls);
+void attach_pages(struct attach_pages *pages);
+
+/* The runs are not needed any more: how many calls that took, 0 or 1; `call[0]` describes it. */
+unsigned attach_pages_done(struct attach_pages *pages);
 
 /* A tick. Blocks pass between threads, and the trace must show each free before the address is
  * handed out again and after it was handed out. So a stamp must not be read ahead of earlier loads

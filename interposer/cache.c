@@ -5,6 +5,7 @@
 #include "cache.h"
 
 #include "fatal.h"
+#include "log.h"
 
 #include <string.h>
 #include <sys/auxv.h>
@@ -28,11 +29,12 @@ static void enlist(uint64_t cache)
 	uint32_t highest = atomic_load_explicit(&caches.highest, memory_order_relaxed);
 
 	for (uint32_t i = 0; i < HL_CACHES_MOST; i++) {
-		uint64_t nobody = atomic_load_explicit(&caches.cache[i], memory_order_relaxed);
+		struct hl_cache_place *place = &caches.place[i];
+		uint64_t nobody = atomic_load_explicit(&place->cache, memory_order_relaxed);
 
-		if (nobody != 0 ||
-			!atomic_compare_exchange_strong(&caches.cache[i], &nobody, cache))
+		if (nobody != 0 || !atomic_compare_exchange_strong(&place->cache, &nobody, cache))
 			continue;
+		atomic_store(&place->thread, log_thread());
 		while (highest <= i &&
 			!atomic_compare_exchange_weak(&caches.highest, &highest, i + 1)) {
 		}
@@ -45,12 +47,15 @@ void cache_leave(struct cache *cache)
 	uint32_t highest = atomic_load_explicit(&caches.highest, memory_order_relaxed);
 
 	atomic_fetch_sub(&caches.count, 1);
-	for (uint32_t i = 0; i < highest; i++)
-		if (atomic_load_explicit(&caches.cache[i], memory_order_relaxed) ==
-			(uintptr_t)cache) {
-			atomic_store(&caches.cache[i], 0);
-			return;
-		}
+	for (uint32_t i = 0; i < highest; i++) {
+		struct hl_cache_place *place = &caches.place[i];
+
+		if (atomic_load_explicit(&place->cache, memory_order_relaxed) != (uintptr_t)cache)
+			continue;
+		atomic_store(&place->thread, 0);
+		atomic_store(&place->cache, 0);
+		return;
+	}
 }
 
 void cache_init(struct cache *cache)

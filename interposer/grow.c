@@ -437,3 +437,20 @@ __attribute__((noinline)) void grow_trim(struct arena *arena)
 	if (tunables.purge == SETTINGS_PURGE_TRIM)
 		purge_free(arena);
 }
+
+/* Of a scattered main arena nobody has written down where it lies. */
+bool grow_find(const struct arena *arena, uintptr_t address, uintptr_t *from, uintptr_t *to)
+{
+	if (!arena->in_segments) {
+		*from = (uintptr_t)arena->base;
+		*to = top_end(arena);
+		return !arena->scattered && *from != 0 && address >= *from && address < *to;
+	}
+	for (const struct segment *s = top_segment(arena); s != NULL; s = s->below) {
+		*from = (uintptr_t)s;
+		*to = *from + s->bytes;
+		if (address >= *from && address < *to)
+			return true;
+	}
+	return false;
+}

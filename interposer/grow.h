@@ -42,6 +42,10 @@ void grow_trim(struct arena *arena);
 /* malloc_trim of the main arena: all but pad. True if something was returned. */
 bool grow_trim_main(size_t pad);
 
+/* Accessible memory of the arena around an address, which stays so while the lock is held. False:
+ * it is none of the arena's, or not known to be. */
+bool grow_find(const struct arena *arena, uintptr_t address, uintptr_t *from, uintptr_t *to);
+
 struct arena *grow_new_arena(unsigned number, size_t need);
 void grow_drop_arena(struct arena *arena); /* one that nobody has used yet */
 

@@ -1,35 +1,38 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the program has freed and the heap still keeps in use: the calling thread's cache, and the
+ * What the program has freed and the heap still keeps in use: the caches of its threads, and the
  * fast lists of all arenas. Such a block holds its page, and all that is free below it at the break,
  * though no call of the program made it so. It is told at the end of the process, and where the
  * program says that a phase begins, one record a block.
  *
- * Other threads' caches are theirs alone and are not read; then the list says that it is not whole.
- * Nor is it while other threads live, which may change the fast lists.
+ * Where other threads are, or have been and left their caches (fork), others.c reads theirs, too. What
+ * could not be read is counted, and the list says that it is not whole.
  */
 #include "heap.h"
 
 #include "arena.h"
 #include "cache.h"
 #include "log.h"
+#include "others.h"
 #include "thread.h"
 
 #include <sys/single_threaded.h>
 
-#define KEPT_LIMIT 65536 /* 2 MiB of log */
+/* A list that a program has broken may go round and round. */
+#define CACHE_ENTRIES_MOST (UINT16_MAX + CACHE_SURPLUS_ENTRIES)
 
 struct kept {
-	bool told; /* else counted only */
+	uint64_t tick; /* 0: the blocks are only counted */
+	uint32_t tid;
 	size_t count;
 };
 
 static bool tell(struct kept *kept, struct chunk *chunk, enum hl_kept what)
 {
 	kept->count++;
-	if (kept->count > KEPT_LIMIT)
-		return false;
-	return !kept->told || log_kept(chunk_block(chunk), chunk_bytes(chunk), what);
+	return kept->tick == 0 ||
+	       log_kept(kept->tick, (uintptr_t)chunk_block(chunk), chunk_bytes(chunk),
+		       hl_kept_pack(what, what != HL_KEPT_FAST ? kept->tid : 0));
 }
 
 /* The newest entries, which go back first, are those beyond tcache_count. */
@@ -44,10 +47,10 @@ static bool walk_cache(struct kept *kept, struct cache *cache)
 {
 	for (size_t i = 0; i < CACHE_BINS; i++) {
 		struct cache_entry *entry = cache->first[i];
-		size_t lent = lent_entries(cache, i);
+		size_t lent = lent_entries(cache, i), left = CACHE_ENTRIES_MOST;
 
 		for (; entry != NULL; entry = chunk_mask(&entry->next, entry->next)) {
-			if (!chunk_is_aligned(entry) ||
+			if (left-- == 0 || !chunk_is_aligned(entry) ||
 				!tell(kept, chunk_of(entry),
 					lent > 0 ? HL_KEPT_LENT : HL_KEPT_CACHE))
 				return false;
@@ -63,42 +66,67 @@ static bool walk_fast(struct kept *kept, const struct arena *arena)
 		return false;
 	for (unsigned i = 0; i < BINS_FAST; i++) {
 		struct chunk *chunk = arena->bins.fast[i];
+		size_t left = arena->system_bytes / CHUNK_MIN_BYTES;
 
 		for (; chunk != NULL; chunk = chunk_mask(&chunk->link.next, chunk->link.next))
-			if (!chunk_is_aligned(chunk) || !tell(kept, chunk, HL_KEPT_FAST))
+			if (left-- == 0 || !chunk_is_aligned(chunk) || !tell(kept, chunk, HL_KEPT_FAST))
 				return false;
 	}
 	return true;
 }
 
-/* Whether that was all. */
+/* Of the only thread that there is. Returns whether that was all. */
 static bool walk(struct kept *kept)
 {
 	struct cache *cache = thread_self.cache;
 	const struct arena *arena = &arena_main;
 	bool all = cache != NULL && walk_cache(kept, cache);
 
-	if (!all || !__libc_single_threaded ||
-		atomic_load_explicit(&caches.count, memory_order_relaxed) != 1)
-		return false;
-	do {
+	while (all) {
 		all = walk_fast(kept, arena);
 		arena = atomic_load_explicit(&arena->next, memory_order_acquire);
-	} while (all && arena != &arena_main);
+		if (arena == &arena_main)
+			break;
+	}
 	return all;
+}
+
+static bool is_alone(void)
+{
+	return __libc_single_threaded &&
+	       atomic_load_explicit(&caches.count, memory_order_relaxed) == 1;
+}
+
+static void tell_own(unsigned flags)
+{
+	struct kept counted = {0}, told = {.tick = log_tick(), .tid = (uint32_t)log_thread()};
+	bool all = walk(&counted);
+
+	/* Of a list that is broken the rest is unknown. */
+	if (log_kept(told.tick, 0, counted.count,
+		    hl_kept_head(flags | (all ? HL_KEPT_ALL : 0), 1, all ? 0 : 1)))
+		walk(&told);
+}
+
+/* They may run on, even if the process ends, and then what they held is not what they hold. */
+static void tell_all(void)
+{
+	struct others others;
+
+	others_read(&others);
+	log_kept(others.tick, 0, others.blocks,
+		hl_kept_head(HL_KEPT_MOMENT | (others.unread == 0 ? HL_KEPT_ALL : 0), others.caches,
+			others.unread));
+	others_tell(&others);
+	others_drop(&others);
 }
 
 void heap_log_kept(bool runs_on)
 {
-	struct kept counted = {0}, told = {.told = true};
-	bool all;
-
 	if (log_is_off())
 		return;
-	all = walk(&counted);
-	if (counted.count > KEPT_LIMIT)
-		counted.count = KEPT_LIMIT;
-	if (log_kept(NULL, counted.count,
-		    (all ? HL_KEPT_ALL : 0) | (runs_on ? HL_KEPT_MOMENT : 0)))
-		walk(&told);
+	if (is_alone())
+		tell_own(runs_on ? HL_KEPT_MOMENT : 0);
+	else
+		tell_all();
 }

@@ -34,7 +34,7 @@ __attribute__((noinline)) void lock_wake(struct lock *lock)
 	errno = saved;
 }
 
-static bool lock_spin(struct lock *lock)
+bool lock_spin(struct lock *lock)
 {
 	for (int i = 0; i < LOCK_SPINS; i++) {
 		if (atomic_load_explicit(&lock->word, memory_order_relaxed) == 0 && lock_try(lock))

@@ -42,6 +42,9 @@ static inline bool lock_try(struct lock *lock)
 		&lock->word, &seen, 1, memory_order_acquire, memory_order_relaxed);
 }
 
+/* For somebody who can do without: a few microseconds at most. */
+bool lock_spin(struct lock *lock);
+
 /* False only while a fork is pending and the lock stayed taken for LOCK_FORK_WAIT_NS. */
 static inline bool lock_take(struct lock *lock)
 {

@@ -465,41 +465,54 @@ static inline struct hl_page *log_room(unsigned slots, enum hl_kind kind)
 	return log_spill(thread, level, kind) ? log_page(thread, level) : NULL;
 }
 
+/* Of our own calls, as many as there is room for. */
+static void log_calls(const struct hl_syscall_record *calls, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		struct hl_page *page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_sample);
+
+		if (page != NULL) /* else it is no event that is lost */
+			log_timed(page, &calls[i]);
+	}
+}
+
+cold void *log_borrow(size_t bytes)
+{
+	struct hl_syscall_record call;
+	int64_t map = attach_call(&call, HL_KIND_mmap, SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0);
+
+	log_calls(&call, 1);
+	return map < 0 && map > -4096 ? NULL : (void *)map;
+}
+
+cold void log_give_back(void *memory, size_t bytes)
+{
+	struct hl_syscall_record call;
+
+	attach_call(&call, HL_KIND_munmap, SYS_munmap, (uint64_t)(uintptr_t)memory, bytes, 0, 0, 0,
+		0);
+	log_calls(&call, 1);
+}
+
 /* A thread's cache of stacks is a mapping of its own, made when it has its first one. */
 static cold struct stacks_cache *log_make_stacks(struct log_thread *thread)
 {
-	struct hl_syscall_record call;
-	size_t bytes = stacks_cache_bytes(attached.session->stack_depth);
-	struct hl_page *page;
-	int64_t map;
-
 	if (thread->exited || thread->stacks_refused)
 		return NULL;
-	map = attach_call(&call, HL_KIND_mmap, SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1, 0);
-	page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_mmap);
-	if (page != NULL)
-		log_timed(page, &call);
-	thread->stacks_refused = map < 0 && map > -4096;
-	if (!thread->stacks_refused)
-		thread->stacks = (struct stacks_cache *)map;
+	thread->stacks = log_borrow(stacks_cache_bytes(attached.session->stack_depth));
+	thread->stacks_refused = thread->stacks == NULL;
 	return thread->stacks;
 }
 
 static void log_drop_stacks(struct log_thread *thread)
 {
 	struct stacks_cache *cache = thread->stacks;
-	struct hl_syscall_record call;
-	struct hl_page *page;
 
 	if (cache == NULL)
 		return;
 	thread->stacks = NULL;
-	attach_call(&call, HL_KIND_munmap, SYS_munmap, (uint64_t)(uintptr_t)cache,
-		stacks_cache_bytes(attached.session->stack_depth), 0, 0, 0, 0);
-	page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_munmap);
-	if (page != NULL)
-		log_timed(page, &call);
+	log_give_back(cache, stacks_cache_bytes(attached.session->stack_depth));
 }
 
 static cold void log_find_stack(struct log_thread *thread, unsigned level)
@@ -736,49 +749,57 @@ void log_phase(const char *name)
 static bool log_note(
 	enum hl_kind kind, uint64_t tick, uint64_t addr, uint64_t size, uint64_t chunk)
 {
-	struct hl_page *page = log_room(2, kind);
+	struct hl_page *page;
 
+	log_make_room();
+	page = log_room(2, kind);
 	if (page == NULL)
 		return false;
+	if (log_used(page) == 0 && tick < page->tick)
+		page->tick = tick; /* it was taken for this record */
 	log_put(page, 0, hl_packed_head(kind, 0, addr), tick);
 	log_put(page, 1, size, chunk);
 	log_publish(page, 2);
 	return true;
 }
 
-bool log_kept(const void *block, size_t bytes, unsigned what)
+bool log_kept(uint64_t tick, uint64_t block, uint64_t bytes, uint64_t chunk)
 {
-	return log_note(HL_KIND_kept, attach_tick(), (uintptr_t)block, bytes, what);
+	return log_note(HL_KIND_kept, tick, block, bytes, chunk);
 }
 
-/* Of our own calls, as many as there is room for. */
-static void log_calls(const struct hl_syscall_record *calls, unsigned count)
+uint64_t log_thread(void)
 {
-	for (unsigned i = 0; i < count; i++) {
-		struct hl_page *page = log_room(LOG_SYSCALL_SLOTS, HL_KIND_sample);
+	return self.tid != 0 ? (uint64_t)attached.serial << 32 | self.tid : 0;
+}
 
-		if (page != NULL) /* else it is no event that is lost */
-			log_timed(page, &calls[i]);
+static bool log_runs(const struct attach_pages *pages, unsigned piece)
+{
+	for (uint64_t i = 0; i < pages->piece[piece].count; i++) {
+		const struct hl_pagemap_region *run = &pages->piece[piece].run[i];
+
+		if (!log_note(HL_KIND_resident_run, pages->tick, run->start,
+			    run->end - run->start, hl_pagemap_flags(run->categories)))
+			return false;
 	}
+	return true;
 }
 
 /* Which pages are in memory; the kernel tells it at once for the whole process. */
 static void log_pages(void)
 {
-	struct hl_syscall_record calls[ATTACH_PAGES_CALLS];
 	struct attach_pages pages;
+	uint64_t count;
 
-	attach_pages(&pages, calls);
-	log_calls(calls, ATTACH_PAGES_CALLS);
-	if (pages.count == 0 ||
-		!log_note(HL_KIND_resident_begin, pages.tick,
-			HL_RESIDENT_end | (pages.cut ? HL_RESIDENT_CUT : 0), pages.took,
-			pages.count))
-		return;
-	for (uint64_t i = 0; i < pages.count; i++)
-		if (!log_note(HL_KIND_resident_run, pages.tick, pages.run[i].start,
-			    pages.run[i].end - pages.run[i].start, hl_pagemap_flags(pages.run[i].categories)))
-			return;
+	attach_pages(&pages);
+	log_calls(pages.call, pages.calls);
+	count = pages.piece[0].count + pages.piece[1].count;
+	if (count != 0 &&
+		log_note(HL_KIND_resident_begin, pages.tick,
+			HL_RESIDENT_end | (pages.cut ? HL_RESIDENT_CUT : 0), pages.took, count) &&
+		log_runs(&pages, 0))
+		log_runs(&pages, 1);
+	log_calls(pages.call, attach_pages_done(&pages));
 }
 
 bool log_has_room(void)

@@ -92,9 +92,17 @@ void log_fork_hold(void);    /* before that: other threads' next calls wait, for
 void log_fork_prepare(void); /* in the forking thread, heap locks held: writes the fork mark */
 void log_fork_parent(void);  /* first, while the heap's locks are still held */
 void log_fork_child(bool interrupted); /* in the child: a new stream; as arena_fork_prepare */
-/* What caches still hold, one by one; within a bracket, before log_process_exit or log_phase. First
- * log_kept(NULL, how many follow, HL_KEPT_ALL and so on). False if there was no room. */
-bool log_kept(const void *block, size_t bytes, unsigned what);
+/* What caches still hold, one by one, with the tick at which that was so; within a bracket, without
+ * any lock, before log_process_exit or log_phase. First for address 0 how many follow, as record.h
+ * says it. False if there was no room. */
+bool log_kept(uint64_t tick, uint64_t block, uint64_t bytes, uint64_t chunk);
+
+/* The calling thread as struct hl_cache_place has it. */
+uint64_t log_thread(void);
+
+/* Memory of the recorder's own, and back; the two calls are logged as such. NULL: there is none. */
+void *log_borrow(size_t bytes);
+void log_give_back(void *memory, size_t bytes);
 
 void log_process_exit(void); /* from the library's destructor: final sample and exit mark */
 

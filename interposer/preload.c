@@ -432,6 +432,8 @@ EXPORT int malloc_info(int options, FILE *stream)
 	return 0;
 }
 
+static void preload_end(void);
+
 /* Runs before main and before the program's own constructors, when one thread exists: the moment
  * to register what could not be at the dynamic linker's first call. */
 static __attribute__((constructor)) void preload_start(void)
@@ -439,6 +441,7 @@ static __attribute__((constructor)) void preload_start(void)
 	guard_enter(HL_KIND_FILLER, 0, NULL);
 	guard_leave();
 	heap_start();
+	at_quick_exit(preload_end); /* runs no destructors; as the first one it is called last */
 	tunables_report();
 }
 

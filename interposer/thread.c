@@ -15,6 +15,7 @@
 #include "large.h"
 #include "log.h"
 #include "os.h"
+#include "others.h"
 #include "tunables.h"
 #include "watch.h"
 
@@ -171,6 +172,7 @@ static void fork_parent(void)
 static void fork_child(void)
 {
 	arena_fork_child(thread_self.arena);
+	others_fork_child();
 	log_fork_child(guard_depth() != 0);
 }
 

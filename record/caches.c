@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
  * See caches.h. The process runs on, and nothing that is read is trusted. All is read twice: lists
- * link by link, all of them one step in one call, then once more what was found. Whose cache or
- * lists were the same both times had them so in between; of the others nothing is said. In between
- * the recording's coarse clock moves, so that whatever a thread does after the second reading gets
- * a time after that, and whatever the first one has seen was logged with a time before.
+ * link by link, all of them one step in one call, then once more what was found. A list that was
+ * the same both times had been so in between; of the others nothing is said. In between the
+ * recording's coarse clock moves, so that whatever a thread does after the second reading gets a
+ * time after that, and whatever the first one has seen was logged with a time before.
  */
 #include "caches.h"
+#include "moved.h"
 
 #include "heapledger/caches.h"
 
@@ -17,7 +18,8 @@
 #define TRIES 3
 #define BLOCKS_MOST 65536 /* as the process itself tells at its end */
 #define ARENAS_MOST 4096
-#define AT_ONCE 1024 /* pieces that a call reads: UIO_MAXIOV */
+#define AT_ONCE 1024          /* pieces that a call reads: UIO_MAXIOV */
+#define DEFERRED HL_FAST_BINS /* what lies in no list yet counts as one more of an arena's */
 
 struct piece {
 	uint64_t from;
@@ -35,8 +37,10 @@ struct arena_lists {
 /* A thread's cache, from the head of its own chunk on, or an arena. */
 struct owner {
 	uint64_t address;
+	uint64_t thread; /* hl_cache_place.thread */
 	bool is_arena;
-	bool torn; /* what it has is not known */
+	bool torn;     /* what it has is not known ... */
+	uint64_t lost; /* ... or, a bit each, not of these lists */
 	union {
 		struct {
 			uint64_t head;
@@ -74,6 +78,10 @@ struct caches_scratch {
 	size_t chains, chain_room;
 	struct piece *piece;
 	size_t pieces, piece_room;
+	size_t arenas;                    /* owners before the caches ... */
+	size_t fast_founds;               /* ... and what was found of theirs */
+	uint32_t unread;                  /* lists that could not be read */
+	struct moved moved, moved_lately; /* while all was read, and caches */
 };
 
 static int make_room(void **list, size_t *room, size_t wanted, size_t bytes)
@@ -132,14 +140,14 @@ static bool read_one(const struct caches_source *source, uint64_t from, void *to
 
 static bool read_caches(const struct caches_source *source, struct hl_caches *caches)
 {
-	size_t head = offsetof(struct hl_caches, cache);
+	size_t head = offsetof(struct hl_caches, place);
 
 	if (!read_one(source, source->address, caches, head) || caches->key == 0 ||
 		caches->highest > HL_CACHES_MOST)
 		return false;
 	return caches->highest == 0 ||
-	       read_one(source, source->address + head, (void *)caches->cache,
-		       caches->highest * sizeof(caches->cache[0]));
+	       read_one(source, source->address + head, (void *)caches->place,
+		       caches->highest * sizeof(caches->place[0]));
 }
 
 static int add_piece(struct caches_scratch *scratch, uint64_t from, void *to, size_t bytes)
@@ -172,18 +180,18 @@ static int add_owner_pieces(struct caches_scratch *scratch, struct owner *owner,
 	return rc;
 }
 
-static int read_owner_pieces(
-	const struct caches_source *source, struct caches_scratch *scratch, size_t from, bool twice)
+static int read_owner_pieces(const struct caches_source *source, struct caches_scratch *scratch,
+	size_t from, size_t end, bool twice)
 {
 	int rc = 0;
 
 	scratch->pieces = 0;
-	for (size_t i = from; rc == 0 && i < scratch->owners; i++)
+	for (size_t i = from; rc == 0 && i < end; i++)
 		rc = add_owner_pieces(scratch, &scratch->owner[i], twice);
 	if (rc != 0)
 		return rc;
 	read_pieces(source, scratch->piece, scratch->pieces);
-	for (size_t i = from, at = 0; i < scratch->owners; i++)
+	for (size_t i = from, at = 0; i < end; i++)
 		for (int parts = scratch->owner[i].is_arena ? 3 : 1; parts > 0; parts--)
 			scratch->owner[i].torn |= scratch->piece[at++].missing;
 	return 0;
@@ -191,7 +199,8 @@ static int read_owner_pieces(
 
 /* ---- the first reading ----------------------------------------------------------------------- */
 
-static struct owner *add_owner(struct caches_scratch *scratch, uint64_t address, bool is_arena)
+static struct owner *add_owner(
+	struct caches_scratch *scratch, uint64_t address, uint64_t thread, bool is_arena)
 {
 	struct owner *owner;
 
@@ -199,18 +208,20 @@ static struct owner *add_owner(struct caches_scratch *scratch, uint64_t address,
 		    sizeof(*scratch->owner)) != 0)
 		return NULL;
 	owner = &scratch->owner[scratch->owners++];
-	*owner = (struct owner){.address = address, .is_arena = is_arena};
+	*owner = (struct owner){.address = address, .thread = thread, .is_arena = is_arena};
 	return owner;
 }
 
 static int add_caches(const struct caches_source *source, struct caches_scratch *scratch)
 {
-	scratch->owners = 0;
-	for (uint32_t i = 0; i < scratch->caches.highest; i++)
-		if (scratch->caches.cache[i] != 0 &&
-			add_owner(scratch, scratch->caches.cache[i], false) == NULL)
+	for (uint32_t i = 0; i < scratch->caches.highest; i++) {
+		const struct hl_cache_place *place = &scratch->caches.place[i];
+
+		if (place->cache != 0 &&
+			add_owner(scratch, place->cache, place->thread, false) == NULL)
 			return -ENOMEM;
-	return read_owner_pieces(source, scratch, 0, false);
+	}
+	return read_owner_pieces(source, scratch, scratch->arenas, scratch->owners, false);
 }
 
 /* One after the other: each names the next one. A ring that is none is torn where it ends. */
@@ -218,11 +229,11 @@ static int add_arenas(const struct caches_source *source, struct caches_scratch 
 {
 	uint64_t address = scratch->caches.arena;
 
+	scratch->owners = 0;
 	for (unsigned i = 0; address != 0; i++) {
-		struct owner *owner = add_owner(scratch, address, true);
-		int rc = owner == NULL
-				 ? -ENOMEM
-				 : read_owner_pieces(source, scratch, scratch->owners - 1, false);
+		struct owner *owner = add_owner(scratch, address, 0, true);
+		int rc = owner == NULL ? -ENOMEM
+				       : read_owner_pieces(source, scratch, i, i + 1, false);
 
 		if (rc != 0)
 			return rc;
@@ -254,7 +265,6 @@ static bool is_cache(const struct owner *owner)
 	       (bytes == least || bytes == least + 16);
 }
 
-/* How many blocks there must be follows from the room that is left. */
 static int add_cache_chains(struct caches_scratch *scratch, uint32_t index)
 {
 	struct owner *owner = &scratch->owner[index];
@@ -263,14 +273,12 @@ static int add_cache_chains(struct caches_scratch *scratch, uint32_t index)
 
 	owner->torn = !is_cache(owner);
 	for (uint8_t bin = 0; rc == 0 && bin < HL_CACHE_BINS; bin++) {
-		bool widened = cache->widened >> bin & 1;
-		uint32_t entries = bin < scratch->caches.bins ? scratch->caches.entries : 0;
-		uint32_t surplus = widened ? hl_cache_surplus(bin) : 0, room = cache->room[bin];
-		struct chain chain = {index, bin, cache->first[bin], entries + surplus - room,
-			surplus > room ? surplus - room : 0};
+		struct chain chain = {.owner = index, .bin = bin, .next = cache->first[bin]};
 
-		if (entries + surplus < room || (chain.next == 0) != (chain.left == 0))
-			owner->torn = true;
+		if (!hl_cache_count(&scratch->caches, bin, cache->widened >> bin & 1,
+			    cache->room[bin], &chain.left, &chain.lent) ||
+			(chain.next == 0) != (chain.left == 0))
+			owner->lost |= UINT64_C(1) << bin;
 		else if (chain.next != 0)
 			rc = add_chain(scratch, &chain);
 	}
@@ -282,8 +290,9 @@ static int add_fast_chains(struct caches_scratch *scratch, uint32_t index)
 	struct owner *owner = &scratch->owner[index];
 	int rc = 0;
 
-	owner->torn = owner->torn || owner->once.lists.deferred != 0;
-	for (uint8_t bin = 0; rc == 0 && !owner->torn && bin < HL_FAST_BINS; bin++)
+	if (owner->once.lists.deferred != 0)
+		owner->lost |= UINT64_C(1) << DEFERRED;
+	for (uint8_t bin = 0; rc == 0 && bin < HL_FAST_BINS; bin++)
 		if (owner->once.lists.fast[bin] != 0)
 			rc = add_chain(
 				scratch, &(struct chain){index, bin, owner->once.lists.fast[bin],
@@ -291,12 +300,13 @@ static int add_fast_chains(struct caches_scratch *scratch, uint32_t index)
 	return rc;
 }
 
-static int add_chains(struct caches_scratch *scratch)
+/* Of all owners from this one on. */
+static int add_chains(struct caches_scratch *scratch, size_t from)
 {
 	int rc = 0;
 
 	scratch->chains = 0;
-	for (uint32_t i = 0; rc == 0 && i < scratch->owners; i++) {
+	for (uint32_t i = (uint32_t)from; rc == 0 && i < scratch->owners; i++) {
 		if (scratch->owner[i].torn)
 			continue;
 		rc = scratch->owner[i].is_arena ? add_fast_chains(scratch, i)
@@ -305,16 +315,27 @@ static int add_chains(struct caches_scratch *scratch)
 	return rc;
 }
 
+static bool is_lost(const struct owner *owner, uint8_t bin)
+{
+	return owner->torn || (owner->lost >> bin & 1) != 0;
+}
+
+static void lose(struct owner *owner, uint8_t bin)
+{
+	owner->lost |= UINT64_C(1) << bin;
+}
+
 /* The next block of a chain; false: it has ended, or cannot be true. */
 static bool step(struct caches_scratch *scratch, struct chain *chain, struct found *found)
 {
 	struct owner *owner = &scratch->owner[chain->owner];
 
-	if (owner->torn || (chain->next == 0 && (owner->is_arena || chain->left == 0)))
+	if (is_lost(owner, chain->bin) ||
+		(chain->next == 0 && (owner->is_arena || chain->left == 0)))
 		return false;
 	if (chain->left == 0 || chain->next == 0 || chain->next % HL_CHUNK_BLOCK != 0 ||
 		chain->next > HL_ADDRESS_MASK >> 9) {
-		owner->torn = true;
+		lose(owner, chain->bin);
 		return false;
 	}
 	*found = (struct found){
@@ -336,9 +357,8 @@ static void follow(struct caches_scratch *scratch, struct chain *chain, const st
 	const struct hl_kept_block *read = &found->once;
 	struct owner *owner = &scratch->owner[chain->owner];
 
-	if ((read->head & HL_CHUNK_BYTES_MASK) != hl_bin_bytes(found->bin) ||
-		(!owner->is_arena && read->key != scratch->caches.key))
-		owner->torn = true;
+	if (!hl_kept_fits(read, found->bin, owner->is_arena ? 0 : scratch->caches.key))
+		lose(owner, found->bin);
 	chain->next = hl_unmask(found->block, read->next);
 }
 
@@ -368,32 +388,61 @@ static int read_level(const struct caches_source *source, struct caches_scratch 
 	for (size_t i = 0; i < left; i++) {
 		const struct found *found = &scratch->found[first + i];
 
-		scratch->owner[found->owner].torn |= scratch->piece[i].missing;
+		if (scratch->piece[i].missing)
+			lose(&scratch->owner[found->owner], found->bin);
 		follow(scratch, &scratch->chain[i], found);
 	}
 	return 0;
 }
 
-static void tear_what_is_left(struct caches_scratch *scratch)
+static void lose_what_is_left(struct caches_scratch *scratch)
 {
 	for (size_t i = 0; i < scratch->chains; i++)
-		scratch->owner[scratch->chain[i].owner].torn = true;
+		lose(&scratch->owner[scratch->chain[i].owner], scratch->chain[i].bin);
 }
 
-static int read_once(const struct caches_source *source, struct caches_scratch *scratch)
+static int read_chains(
+	const struct caches_source *source, struct caches_scratch *scratch, size_t from)
 {
-	int rc = read_caches(source, &scratch->caches) ? add_caches(source, scratch) : -ESRCH;
+	size_t first = scratch->founds;
+	int rc = add_chains(scratch, from);
 
-	if (rc == 0)
-		rc = add_arenas(source, scratch);
-	if (rc == 0)
-		rc = add_chains(scratch);
-	scratch->founds = 0;
-	while (rc == 0 && scratch->chains > 0 && scratch->founds < BLOCKS_MOST)
+	while (rc == 0 && scratch->chains > 0 && scratch->founds - first < BLOCKS_MOST)
 		rc = read_level(source, scratch);
 	if (rc == 0)
-		tear_what_is_left(scratch);
+		lose_what_is_left(scratch);
 	return rc;
+}
+
+static int begin_moved(struct moved *moved, const struct caches_source *source)
+{
+	return source->session != NULL ? moved_begin(moved, source->session, source->serial) : 0;
+}
+
+static int end_moved(struct moved *moved, const struct caches_source *source)
+{
+	return source->session != NULL ? moved_end(moved, source->session, source->serial) : 0;
+}
+
+/* Caches change most, and are short: they are read last here, and first the second time. */
+static int read_once(const struct caches_source *source, struct caches_scratch *scratch)
+{
+	int rc = read_caches(source, &scratch->caches) ? 0 : -ESRCH;
+
+	scratch->founds = 0;
+	if (rc == 0)
+		rc = begin_moved(&scratch->moved, source);
+	if (rc == 0)
+		rc = add_arenas(source, scratch);
+	scratch->arenas = scratch->owners;
+	if (rc == 0)
+		rc = read_chains(source, scratch, 0);
+	scratch->fast_founds = scratch->founds;
+	if (rc == 0)
+		rc = begin_moved(&scratch->moved_lately, source);
+	if (rc == 0)
+		rc = add_caches(source, scratch);
+	return rc == 0 ? read_chains(source, scratch, scratch->arenas) : rc;
 }
 
 /* ---- the second reading ---------------------------------------------------------------------- */
@@ -405,21 +454,36 @@ static bool same_block(const struct hl_kept_block *a, const struct hl_kept_block
 	       a->key == b->key;
 }
 
+/* Which lists of it begin elsewhere. */
+static uint64_t changed_lists(const struct owner *owner)
+{
+	const struct hl_cache *a = &owner->once.cache, *b = &owner->twice.cache;
+	const struct arena_lists *c = &owner->once.lists, *d = &owner->twice.lists;
+	uint64_t changed = owner->is_arena ? (uint64_t)(c->deferred != d->deferred) << DEFERRED
+					   : a->widened ^ b->widened;
+
+	for (unsigned bin = 0; bin < (owner->is_arena ? HL_FAST_BINS : HL_CACHE_BINS); bin++)
+		if (owner->is_arena
+				? c->fast[bin] != d->fast[bin]
+				: a->room[bin] != b->room[bin] || a->first[bin] != b->first[bin])
+			changed |= UINT64_C(1) << bin;
+	return changed;
+}
+
 static bool same_owner(const struct owner *owner)
 {
 	if (owner->is_arena)
-		return memcmp(&owner->once.lists, &owner->twice.lists, sizeof(owner->once.lists)) ==
-		       0;
-	return ((owner->once.head ^ owner->twice.head) & HL_CHUNK_BYTES_MASK) == 0 &&
-	       memcmp(&owner->once.cache, &owner->twice.cache, sizeof(owner->once.cache)) == 0;
+		return owner->once.lists.next == owner->twice.lists.next;
+	return ((owner->once.head ^ owner->twice.head) & HL_CHUNK_BYTES_MASK) == 0;
 }
 
-static int read_twice(const struct caches_source *source, struct caches_scratch *scratch)
+static int read_founds_again(
+	const struct caches_source *source, struct caches_scratch *scratch, size_t from, size_t end)
 {
 	int rc = 0;
 
 	scratch->pieces = 0;
-	for (size_t i = 0; rc == 0 && i < scratch->founds; i++) {
+	for (size_t i = from; rc == 0 && i < end; i++) {
 		struct found *found = &scratch->found[i];
 
 		rc = add_piece(scratch, found->block - sizeof(found->twice.head), &found->twice,
@@ -428,35 +492,82 @@ static int read_twice(const struct caches_source *source, struct caches_scratch 
 	if (rc != 0)
 		return rc;
 	read_pieces(source, scratch->piece, scratch->pieces);
-	for (size_t i = 0; i < scratch->founds; i++) {
+	for (size_t i = from; i < end; i++) {
 		struct found *found = &scratch->found[i];
 
-		scratch->owner[found->owner].torn |=
-			scratch->piece[i].missing || !same_block(&found->once, &found->twice);
+		if (scratch->piece[i - from].missing || !same_block(&found->once, &found->twice))
+			lose(&scratch->owner[found->owner], found->bin);
 	}
-	rc = read_owner_pieces(source, scratch, 0, true);
-	for (size_t i = 0; rc == 0 && i < scratch->owners; i++)
+	return 0;
+}
+
+static int read_owners_again(
+	const struct caches_source *source, struct caches_scratch *scratch, size_t from, size_t end)
+{
+	int rc = read_owner_pieces(source, scratch, from, end, true);
+
+	for (size_t i = from; rc == 0 && i < end; i++) {
 		scratch->owner[i].torn |= !same_owner(&scratch->owner[i]);
+		scratch->owner[i].lost |= changed_lists(&scratch->owner[i]);
+	}
 	return rc;
 }
 
-/* Whether no cache has come or gone, or was not found. */
-static bool is_all(const struct caches_source *source, struct caches_scratch *scratch)
+static int read_twice(const struct caches_source *source, struct caches_scratch *scratch)
 {
-	const struct hl_caches *once = &scratch->caches;
-	uint32_t count = 0;
+	int rc = read_founds_again(source, scratch, scratch->fast_founds, scratch->founds);
 
-	if (!read_caches(source, &scratch->again) ||
-		memcmp(once, &scratch->again,
-			offsetof(struct hl_caches, cache) +
-				once->highest * sizeof(once->cache[0])) != 0)
-		return false;
+	if (rc == 0)
+		rc = read_owners_again(source, scratch, scratch->arenas, scratch->owners);
+	if (rc == 0)
+		rc = end_moved(&scratch->moved_lately, source);
+	if (rc == 0)
+		rc = read_founds_again(source, scratch, 0, scratch->fast_founds);
+	if (rc == 0)
+		rc = read_owners_again(source, scratch, 0, scratch->arenas);
+	return rc == 0 ? end_moved(&scratch->moved, source) : rc;
+}
+
+/* A list that is as it was may have been another one in between, if a block of its size was handed
+ * out. Fast lists are anybody's. */
+static void lose_what_moved(struct caches_scratch *scratch, uint32_t serial)
+{
+	const uint64_t fast = (UINT64_C(1) << HL_FAST_BINS) - 1;
+
 	for (size_t i = 0; i < scratch->owners; i++) {
-		count += !scratch->owner[i].is_arena;
-		if (scratch->owner[i].torn)
-			return false;
+		struct owner *owner = &scratch->owner[i];
+
+		owner->lost |= owner->is_arena ? scratch->moved.bins & fast
+					       : moved_bins(&scratch->moved_lately,
+							 hl_cache_tid(owner->thread, serial));
 	}
-	return count == once->count;
+}
+
+/* How many lists could not be read, of caches that have come or gone meanwhile and of those that
+ * were not found, too. */
+static void count_unread(const struct caches_source *source, struct caches_scratch *scratch)
+{
+	const struct hl_caches *once = &scratch->caches, *again = &scratch->again;
+	uint32_t caches = 0, unread = 0;
+
+	if (!read_caches(source, &scratch->again))
+		scratch->again = (struct hl_caches){0};
+	for (size_t i = 0; i < scratch->owners; i++) {
+		const struct owner *owner = &scratch->owner[i];
+
+		caches += !owner->is_arena;
+		unread += !owner->torn      ? (uint32_t)__builtin_popcountll(owner->lost)
+			  : owner->is_arena ? HL_FAST_BINS + 1
+					    : HL_CACHE_BINS;
+	}
+	for (uint32_t i = 0; i < once->highest || i < again->highest; i++)
+		if (once->place[i].cache != again->place[i].cache)
+			unread += HL_CACHE_BINS;
+	if (once->count > caches)
+		unread += (once->count - caches) * HL_CACHE_BINS;
+	if (again->count != once->count || once->count < caches)
+		unread++; /* one has come or gone unseen */
+	scratch->unread = unread;
 }
 
 /* ---- records --------------------------------------------------------------------------------- */
@@ -471,7 +582,7 @@ static void put(struct caches_held *held, uint64_t addr, uint64_t size, uint64_t
 	};
 }
 
-static int put_all(struct caches_held *held)
+static int put_all(struct caches_held *held, uint32_t serial)
 {
 	const struct caches_scratch *scratch = held->scratch;
 	int rc = make_room((void **)&held->record, &held->capacity,
@@ -479,19 +590,25 @@ static int put_all(struct caches_held *held)
 
 	if (rc != 0)
 		return rc;
-	put(held, 0, 0, HL_KEPT_MOMENT | (held->all ? HL_KEPT_ALL : 0));
+	held->count = 0;
+	put(held, 0, 0,
+		hl_kept_head(HL_KEPT_MOMENT | (held->all ? HL_KEPT_ALL : 0), scratch->caches.count,
+			held->unread));
 	for (size_t i = 0; i < scratch->founds; i++) {
 		const struct found *found = &scratch->found[i];
+		const struct owner *owner = &scratch->owner[found->owner];
 
-		if (!scratch->owner[found->owner].torn)
-			put(held, found->block, hl_bin_bytes(found->bin), found->what);
+		if (!is_lost(owner, found->bin))
+			put(held, found->block, hl_bin_bytes(found->bin),
+				hl_kept_pack(found->what, hl_cache_tid(owner->thread, serial)));
 	}
 	for (size_t i = 0; i < scratch->owners; i++) {
 		const struct owner *owner = &scratch->owner[i];
 
 		if (!owner->torn && !owner->is_arena)
 			put(held, owner->address, owner->once.head & HL_CHUNK_BYTES_MASK,
-				HL_KEPT_TABLE);
+				hl_kept_pack(HL_KEPT_TABLE | (owner->lost ? HL_KEPT_PART : 0),
+					hl_cache_tid(owner->thread, serial)));
 	}
 	held->record[0].size = held->count - 1;
 	return 0;
@@ -513,15 +630,38 @@ static uint64_t divide_time(const struct caches_source *source)
 	return session_tick(source->session);
 }
 
-struct caches_source caches_source(const struct session *session, pid_t pid, uint64_t address)
+struct caches_source caches_source(
+	const struct session *session, pid_t pid, uint32_t serial, uint64_t address)
 {
 	return (struct caches_source){
 		.session = session,
 		.pid = pid,
+		.serial = serial,
 		.address = address,
 		.read = read_process,
 		.divide = divide_time,
 	};
+}
+
+/* Of several tries the best one counts. */
+static int try_once(struct caches_held *held, const struct caches_source *source)
+{
+	struct caches_scratch *scratch = held->scratch;
+	int rc = read_once(source, scratch);
+	uint64_t tick = source->divide(source);
+
+	if (rc == 0)
+		rc = read_twice(source, scratch);
+	if (rc != 0)
+		return rc;
+	lose_what_moved(scratch, source->serial);
+	count_unread(source, scratch);
+	if (held->count > 0 && scratch->unread >= held->unread)
+		return 0;
+	held->tick = tick;
+	held->unread = scratch->unread;
+	held->all = scratch->unread == 0;
+	return put_all(held, source->serial);
 }
 
 int caches_take(struct caches_held *held, const struct caches_source *source)
@@ -536,14 +676,11 @@ int caches_take(struct caches_held *held, const struct caches_source *source)
 		held->scratch = calloc(1, sizeof(*held->scratch));
 	if (held->scratch == NULL)
 		return -ENOMEM;
-	for (held->tries = 0; rc == 0 && !held->all && held->tries < TRIES; held->tries++) {
-		rc = read_once(source, held->scratch);
-		held->tick = source->divide(source);
-		if (rc == 0)
-			rc = read_twice(source, held->scratch);
-		held->all = rc == 0 && is_all(source, held->scratch);
-	}
-	return rc == 0 ? put_all(held) : rc;
+	for (held->tries = 0; rc == 0 && !held->all && held->tries < TRIES; held->tries++)
+		rc = try_once(held, source);
+	if (rc != 0)
+		held->count = 0;
+	return rc;
 }
 
 void caches_free(struct caches_held *held)
@@ -553,6 +690,8 @@ void caches_free(struct caches_held *held)
 		free(held->scratch->found);
 		free(held->scratch->chain);
 		free(held->scratch->piece);
+		moved_free(&held->scratch->moved);
+		moved_free(&held->scratch->moved_lately);
 	}
 	free(held->scratch);
 	free(held->record);

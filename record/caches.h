@@ -17,8 +17,9 @@
 #include <sys/uio.h>
 
 struct caches_source {
-	const struct session *session;
+	const struct session *session; /* of its log; NULL: it has none */
 	pid_t pid;
+	uint32_t serial;  /* of the process */
 	uint64_t address; /* hl_process.caches */
 	/* As process_vm_readv, of the process; and what has every thread of it read the time anew
 	 * at its next call, and returns the time. */
@@ -33,14 +34,16 @@ struct caches_held {
 	struct hl_mark_record *record; /* a list's head and its blocks ... */
 	size_t count;                  /* ... all of them */
 	size_t capacity;
-	uint64_t tick; /* what was done by the process before, had been done; nothing else had */
-	bool all;      /* of all caches and fast lists */
+	uint64_t tick;   /* what was done by the process before, had been done; nothing else had */
+	bool all;        /* of all caches and fast lists */
+	uint32_t unread; /* lists that could not be read */
 	unsigned tries;
 	struct caches_scratch *scratch;
 };
 
 /* A process of a recording. */
-struct caches_source caches_source(const struct session *session, pid_t pid, uint64_t address);
+struct caches_source caches_source(
+	const struct session *session, pid_t pid, uint32_t serial, uint64_t address);
 
 /* 0; -ESRCH if there is nothing to be read, or -errno. Then `count` is 0. */
 int caches_take(struct caches_held *held, const struct caches_source *source);

@@ -216,7 +216,7 @@ static uint64_t put_caches(struct collector *collector, struct process *process)
 {
 	struct caches_held *held = &collector->caches;
 	struct caches_source source =
-		caches_source(&collector->session, process->pid, process->caches);
+		caches_source(&collector->session, process->pid, process->serial, process->caches);
 
 	if (process->hidden || caches_take(held, &source) != 0)
 		return session_tick(&collector->session);

@@ -233,6 +233,7 @@ static void ask(struct residency *residency, struct process *process, unsigned r
 		.session = residency->all->session,
 		.pid = process->pid,
 		.pidfd = process->pidfd,
+		.serial = process->serial,
 		.caches = process->caches,
 		.reason = (enum hl_resident)reason,
 		.rollup = now >= state->rollup_due_ns,

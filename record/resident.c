@@ -123,7 +123,7 @@ static int take_first(struct resident_snapshot *snapshot, const struct resident_
 static int take_caches(struct caches_held *caches, const struct resident_request *request)
 {
 	struct caches_source source =
-		caches_source(request->session, request->pid, request->caches);
+		caches_source(request->session, request->pid, request->serial, request->caches);
 
 	return caches_take(caches, &source) == -ENOMEM ? -ENOMEM : 0;
 }

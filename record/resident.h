@@ -22,6 +22,7 @@ struct resident_request {
 	const struct session *session;
 	pid_t pid;
 	int pidfd;
+	uint32_t serial;
 	uint64_t caches; /* hl_process.caches */
 	enum hl_resident reason;
 	bool rollup;

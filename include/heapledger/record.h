@@ -100,8 +100,8 @@ struct hl_call_record {
 	uint64_t reserved[2];
 };
 
-/* What `kept` says: addr = block, size = bytes of its chunk, chunk = one of these. With addr 0 the
- * list begins anew: size = how many blocks follow, chunk = the flags below. */
+/* What `kept` says: addr = block, size = bytes of its chunk, chunk = hl_kept_pack of one of these. With
+ * addr 0 the list begins anew: size = how many blocks follow, chunk = hl_kept_head of the flags below. */
 enum hl_kept {
 	HL_KEPT_CACHE = 1, /* in a thread's cache */
 	HL_KEPT_FAST = 2,  /* in a fast list of its arena */
@@ -111,6 +111,40 @@ enum hl_kept {
 
 #define HL_KEPT_ALL 1u    /* no cache is missing in it */
 #define HL_KEPT_MOMENT 2u /* the process runs on: it holds until the next call */
+#define HL_KEPT_PART 128u /* of a table: not all lists of that cache could be read */
+
+/* tid: of the thread whose cache it is, which nobody else changes; 0 = not known, or in a fast list. */
+static inline uint64_t hl_kept_pack(unsigned what, uint32_t tid)
+{
+	return (uint64_t)tid << 8 | what;
+}
+
+static inline unsigned hl_kept_what(uint64_t chunk)
+{
+	return chunk & (HL_KEPT_PART - 1);
+}
+
+static inline uint32_t hl_kept_tid(uint64_t chunk)
+{
+	return (uint32_t)(chunk >> 8);
+}
+
+/* count: caches that there are, up to 2^24 - 1; unread: lists of theirs, and of arenas, that could not be
+ * read, those of caches that are missing as a whole included. */
+static inline uint64_t hl_kept_head(unsigned flags, uint32_t count, uint32_t unread)
+{
+	return (uint64_t)unread << 32 | (uint64_t)(count & 0xffffff) << 8 | flags;
+}
+
+static inline uint32_t hl_kept_caches(uint64_t chunk)
+{
+	return chunk >> 8 & 0xffffff;
+}
+
+static inline uint32_t hl_kept_unread(uint64_t chunk)
+{
+	return (uint32_t)(chunk >> 32);
+}
 
 /* All marks but `realloc_begin`, `sample`, `phase` and those of kernel streams: one slot. */
 struct hl_mark_record {

@@ -47,7 +47,9 @@ class Block:
     caller: int = 0
     stack: int = 0
     alone: bool = False   # in a mapping of its own
-    kept: str = None      # by a cache: of that nothing but addr and chunk is known
+    kept: str = None      # by a cache: of that nothing but addr and chunk is known ...
+    of: int = 0           # ... and the thread whose cache it is; 0: any may have changed it
+    part: bool = False    # of a cache itself: it holds more than is told
 
     @property
     def start(self):
@@ -139,8 +141,10 @@ class Heap:
         self.resized = {}     # thread -> block that its realloc took away
         self.kept = None      # what the caches hold, and whether that is all
         self.kept_all = False
-        self.kept_moment = False   # it holds until the next call
+        self.kept_moment = False   # it holds until the next call, that of a thread until the thread's
         self.kept_by = None        # the thread whose list it is
+        self.kept_caches = self.kept_unread = self.kept_left = 0
+        self.ran = set()           # threads that have made calls since
         self.page = {}        # page -> 'touched' or 'purged'
         self.segments = {}    # start -> number of the arena; the newest last
         self.requested = 0
@@ -221,9 +225,9 @@ class Heap:
 
     def apply(self, event):
         kind = event.kind
-        if self.kept_moment and (kind in CALLS or (kind in SYSCALLS and
-                                                   event.named.get('region') != 'recorder')):
-            self.kept, self.kept_all, self.kept_moment = None, False, False
+        if kind in CALLS or kind == 'thread_exit' or (
+                kind in SYSCALLS and event.named.get('region') != 'recorder'):
+            self.ran.add(int(event.tid.split('/')[0]))
         if kind in SYSCALLS:
             self.syscall(event)
         elif kind in FREES:
@@ -239,15 +243,38 @@ class Heap:
             elif old and event.number('size'):
                 self.put(*old)
         elif kind == 'kept' and 'blocks' in event.named:
-            if 'all' in event.plain or not self.kept_all:
-                self.kept, self.kept_all = [], 'all' in event.plain
+            if 'all' in event.plain or not (self.kept_all and self.kept_whole()):
+                self.kept, self.kept_all, self.ran = [], 'all' in event.plain, set()
                 self.kept_moment, self.kept_by = 'now' in event.plain, event.tid
+                self.kept_left = event.number('blocks')
+                self.kept_caches = event.number('caches')
+                self.kept_unread = event.number('unread') if 'unread' in event.named else 0
         elif kind == 'kept' and self.kept is not None and self.kept_by == event.tid:
-            self.kept.append(Block(int(event.plain[0], 0), 0, event.number('chunk'),
-                                   kept=event.plain[1]))
+            self.kept_left -= 1
+            self.kept.append(Block(
+                int(event.plain[0], 0), 0, event.number('chunk'), kept=event.plain[1],
+                of=event.number('thread') if 'thread' in event.named else 0,
+                part='part' in event.plain))
+
+    def kept_whole(self):
+        """Nothing has changed since what caches hold was told."""
+        return self.kept is not None and not (self.kept_moment and self.ran)
+
+    def holds(self, block):
+        return self.kept_whole() or block.of and block.of not in self.ran
+
+    def kept_known(self):
+        return self.kept_whole() or any(self.holds(block) for block in self.kept or [])
 
     def still_kept(self):
-        return [block for block in self.kept or [] if block.addr not in self.blocks]
+        return [block for block in self.kept or []
+                if block.addr not in self.blocks and self.holds(block)]
+
+    def caches(self):
+        if not self.kept_known():
+            return None
+        known = [b for b in self.still_kept() if b.kept == 'table' and not b.part]
+        return {'total': self.kept_caches, 'known': len(known), 'unread_lists': self.kept_unread}
 
 
 @dataclass
@@ -455,7 +482,7 @@ def moment(heap):
     breaks, arenas = heap.mapped['break'].list, heap.mapped['arena'].list
     ranges = sorted(breaks + heap.mapped['instead'].list + arenas)
     last_break = breaks[-1] if breaks else None
-    kept = heap.still_kept()
+    kept, known = heap.still_kept(), heap.kept_known()
     blocks = sorted([*heap.blocks.values(), *kept], key=lambda block: block.addr)
     runs, good, strays = find_runs(
         ranges, blocks, lambda index: ranges[index] in arenas or ranges[index] == last_break)
@@ -468,8 +495,8 @@ def moment(heap):
         'ledger': {
             'mapped_bytes': heap.mapped_bytes, 'requested_bytes': heap.requested,
             'slack_bytes': sum(block.chunk - block.size for block in live),
-            'cached_bytes': sum(b.chunk for b in kept if b.kept != 'table') if heap.kept is not None else None,
-            'table_bytes': held(kept, 'table') if heap.kept is not None else None,
+            'cached_bytes': sum(b.chunk for b in kept if b.kept != 'table') if known else None,
+            'table_bytes': held(kept, 'table') if known else None,
             'partial_bytes': sum(run.bytes for run in runs) - top_bytes - sum(outside.values()),
             'whole_pages': outside, 'top_bytes': top_bytes, 'top_pages': in_top,
             'between_bytes': heap.mapped['block'].total() - sum(block.chunk for block in
@@ -482,8 +509,9 @@ def moment(heap):
         'huge_pages': page_view(ranges, runs, good, HUGE),
         'break': break_view(breaks, runs, good), 'arenas': arenas_view(heap, good),
         'arenas_total': len(set(heap.segments.values())),
-        **({} if heap.kept else {'trim_bytes': trim_bytes(heap, runs)}),
-        'sites_total': len(sites), 'sites': sites, 'caches_known': heap.kept_all,
+        **({} if kept else {'trim_bytes': trim_bytes(heap, runs)}),
+        'sites_total': len(sites), 'sites': sites,
+        'caches_known': heap.kept_all and heap.kept_left == 0 and heap.kept_whole(), 'caches': heap.caches(),
         'strays': strays}
 
 

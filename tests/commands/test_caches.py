@@ -40,6 +40,12 @@ class Recording:
         self.process.stdout.close()
 
 
+    def blocks_until_its_end(self):
+        put = list(self.lines())
+        self.end()
+        return put
+
+
 def number(text):
     return int(text, 16)
 
@@ -83,7 +89,8 @@ def test_at_rest_all_is_told(heapledger, trace, victim, threads):
     large = {at for what, at in put if what == 'large'}
     assert len(small) == 100 * threads and len(large) == 5 * threads
     first, second = [each for each in follow(heapledger, trace) if each['next'] == 'phase']
-    assert first['tid'] == second['tid'] == '0' and first['flags'] == second['flags'] == ['all', 'now']
+    assert first['tid'] == second['tid'] == '0'
+    assert first['flags'] == second['flags'] == ['all', 'now', f'caches={threads}']
     assert first['blocks'] == second['blocks']
     blocks = first['blocks']
     assert not {at for at, _, _ in blocks} & first['live'] and len(set(blocks)) == len(blocks)
@@ -105,6 +112,93 @@ def test_at_rest_all_is_told(heapledger, trace, victim, threads):
     assert {site['kept'] for site in moment['sites']} >= {'cache', 'fast', 'table'}
 
 
+@pytest.mark.parametrize('how', ['return', 'exit', 'quick', 'fork'])
+def test_the_end_knows_the_caches_of_threads_at_rest(heapledger, trace, victim, how):
+    """Eight threads, seven of which rest when the process ends, by whichever thread and in whichever way
+    that runs handlers; and its child, which has a copy of all their caches: exactly what each has put
+    there, told by the process itself."""
+    threads = 8
+    put = Recording(heapledger, trace, victim, how, threads, options=['--residency', 'off']
+                    ).blocks_until_its_end()
+    small = {at for what, at in put if what == 'small'}
+    large = {at for what, at in put if what == 'large'}
+    assert len(small) == 100 * threads and len(large) == 5 * threads
+    lists = follow(heapledger, trace)
+    assert len(lists) == (2 if how == 'fork' else 1)
+    for told in lists:
+        assert told['flags'] == ['all', 'now', f'caches={threads}']
+        blocks = told['blocks']
+        assert not {at for at, _, _ in blocks} & told['live'] and len(set(blocks)) == len(blocks)
+        assert {at for at, chunk, what in blocks if chunk == 112 and what != 'table'} == small
+        assert {at for at, chunk, _ in blocks if chunk > 704} == large
+        assert sum(what == 'table' for _, _, what in blocks) == threads
+        for thread in range(threads):
+            mine = {at for what, at in put[thread * 105:thread * 105 + 100]}
+            assert [what for at, _, what in blocks if at in mine].count('cache') == 7
+    for process in analyze(heapledger, trace)['processes']:
+        moment = process['moments'][-1]
+        ledger_adds_up(moment)
+        assert moment['moment'] == 'end' and moment['caches_known'] is True and moment['strays'] == 0
+        assert moment['caches'] == {'total': threads, 'known': threads, 'unread_lists': 0}
+        assert moment['ledger']['cached_bytes'] == sum(c for _, c, what in blocks if what != 'table')
+        assert moment['ledger']['table_bytes'] == sum(c for _, c, what in blocks if what == 'table')
+
+
+def test_however_much_several_threads_hold_is_told(heapledger, trace, victim, tmp_path):
+    """Beyond some 7,000 blocks memory is borrowed, and given back: two calls of the recorder's."""
+    Recording(heapledger, trace, victim, 'many', 2, options=['--residency', 'off']).blocks_until_its_end()
+    Recording(heapledger, tmp_path / 'few', victim, 'return', 2, options=['--residency', 'off']
+              ).blocks_until_its_end()
+    many, few = analyze(heapledger, trace), analyze(heapledger, tmp_path / 'few')
+    end = many['moments'][-1]
+    assert end['caches_known'] is True and end['strays'] == 0
+    assert end['ledger']['cached_bytes'] - few['moments'][-1]['ledger']['cached_bytes'] == pytest.approx(
+        50000 * 112, abs=64 * 416)
+    told, = follow(heapledger, trace)
+    assert not {at for at, _, _ in told['blocks']} & told['live']
+    assert many['syscalls']['recorder'] == few['syscalls']['recorder'] + 2
+
+
+def test_the_end_without_handlers_is_not_known(heapledger, trace, victim):
+    Recording(heapledger, trace, victim, '_exit', 4, options=['--residency', 'off']).blocks_until_its_end()
+    assert follow(heapledger, trace) == []
+    end = analyze(heapledger, trace)['moments'][-1]
+    assert end['caches_known'] is False and end['caches'] is None
+    assert end['ledger']['cached_bytes'] is None and end['ledger']['table_bytes'] is None
+
+
+def test_the_last_thread_ends_the_process(heapledger, trace, victim):
+    """All caches went back with their threads; what lies in fast lists then is known."""
+    put = Recording(heapledger, trace, victim, 'last', 1, options=['--residency', 'off']
+                    ).blocks_until_its_end()
+    told, = follow(heapledger, trace)
+    assert told['flags'] == ['all', 'now', 'caches=0']
+    assert {at for at, _, what in told['blocks'] if what == 'fast'} >= {at for _, at in put}
+    end = analyze(heapledger, trace)['moments'][-1]
+    assert end['caches'] == {'total': 0, 'known': 0, 'unread_lists': 0}
+    assert end['ledger']['table_bytes'] == 0
+
+
+def test_an_end_beside_threads_that_run(heapledger, trace, victim):
+    """Four rest, four run on when the process ends: of those that rest all is known, of the others what
+    had not changed when it ended, and no live block is told."""
+    put = Recording(heapledger, trace, victim, 'mixed', 4, options=['--residency', 'off']
+                    ).blocks_until_its_end()
+    told, = follow(heapledger, trace)
+    blocks = {at for at, _, _ in told['blocks']}
+    assert not blocks & told['live'] and 'caches=8' in told['flags']
+    assert {at for what, at in put if what == 'large'} <= blocks
+    end = analyze(heapledger, trace)['moments'][-1]
+    caches, ledger = end['caches'], end['ledger']
+    ledger_adds_up(end)
+    assert caches['total'] == 8 and 4 <= caches['known'] <= 8 and end['strays'] == 0
+    assert end['caches_known'] is (caches['known'] == 8 and caches['unread_lists'] == 0 and
+                                   ledger['cached_bytes'] == sum(c for _, c, w in told['blocks']
+                                                                 if w != 'table'))
+    resting = [c for at, c, _ in told['blocks'] if at in {a for w, a in put if w == 'large'}]
+    assert ledger['cached_bytes'] >= sum(resting)
+
+
 def rows(heapledger, trace, folder):
     assert run([heapledger, 'analyze', '--csv', folder, trace]).status == 0
     head, *lines = (folder / 'fragmentation.csv').read_text().splitlines()
@@ -119,7 +213,7 @@ def test_a_snapshot_tells_until_the_next_call(heapledger, trace, victim, tmp_pat
         recording.process.wait(2)
     recording.end()
     lists = [each for each in follow(heapledger, trace) if each['next'] == 'resident_begin']
-    whole = [each for each in lists if each['flags'] == ['all', 'now']]
+    whole = [each for each in lists if each['flags'] == ['all', 'now', 'caches=4']]
     assert len(whole) >= 2
     known = [row for row in rows(heapledger, trace, tmp_path / 'csv') if row['cached_bytes'] != '']
     last = whole[-1]['blocks']
@@ -170,7 +264,7 @@ def test_what_holds_the_break_is_said_where_a_phase_ends(heapledger, trace, vict
     assert freed['ledger']['cached_bytes'] > 10000 and end['moment'] == 'end'
     assert end['caches_known'] is True
     lists = [each for each in follow(heapledger, trace) if each['next'] == 'phase']
-    assert [each['flags'] for each in lists] == [['all', 'now']] * 2
+    assert [each['flags'] for each in lists] == [['all', 'now', 'caches=1']] * 2
     for each, moment in zip(lists, (start, freed)):
         assert not {at for at, _, _ in each['blocks']} & each['live']
         assert moment['ledger']['cached_bytes'] == sum(c for _, c, w in each['blocks'] if w != 'table')

@@ -169,10 +169,10 @@ def test_kept_blocks_are_those_that_were_freed(heapledger, victim, trace):
         elif 'kept' in words:
             told = words[words.index('kept') + 1:]
             kept = [told] if told[0].startswith('blocks=') else [*kept, told]
-    (count, whole), *blocks = kept
-    assert int(count.split('=')[1]) == len(blocks) and whole == 'all'
+    (count, *flags), *blocks = kept
+    assert int(count.split('=')[1]) == len(blocks) and flags == ['all', 'caches=1']
     by_size = {}
-    for address, chunk, what in blocks:
+    for address, chunk, what, *_ in blocks:
         if what == 'table':
             continue
         assert address in freed and address not in live, address
@@ -181,11 +181,12 @@ def test_kept_blocks_are_those_that_were_freed(heapledger, victim, trace):
     assert all(len(list_) <= 7 for (what, _), list_ in by_size.items() if what == 'cache')
 
 
-def test_caches_of_other_threads_are_not_told_by_the_process(heapledger, build, trace):
+def test_a_process_that_had_threads_knows_its_caches_at_the_end(heapledger, build, trace):
     data = record(heapledger, trace,
                   [build / 'tests' / 'victims' / 'victim_record_calls', 'threads', '1000', '2'],
                   '--residency', 'off')
-    assert end(data)['caches_known'] is False
+    assert end(data)['caches_known'] is True
+    assert end(data)['caches'] == {'total': 1, 'known': 1, 'unread_lists': 0}
 
 
 def cycles(data, kind):

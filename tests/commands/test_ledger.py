@@ -3,6 +3,7 @@
 and the rows of a program whose heap is known by construction are those that it made."""
 
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -137,6 +138,36 @@ def test_a_heap_that_is_known(heapledger, build, trace, mode, count, requested):
     free = {'checker': 10000 * 2016, 'pages': 1800 * 20016, 'use': 0}[mode]
     assert resident['free_bytes'] + resident['top_bytes'] == pytest.approx(free, abs=0.2 * MIB)
     assert resident['outside_bytes'] < 2 * MIB
+
+
+def test_a_heap_full_of_holes_is_told_whole_at_the_end(heapledger, build, trace):
+    """Of 12,000 blocks of 20 KB every tenth stays, in a run of resident pages of its own: more than are
+    asked for at once. Three calls of the recorder's more than else: memory for them, and the rest."""
+    victim = build / 'tests' / 'victims' / 'victim_trimmed'
+    data = record(heapledger, trace, [victim, 'pages', 12000, 'trim'])
+    if not scans(data):
+        pytest.skip('the kernel does not tell a process its pages')
+    check(data)
+    end = data['moments'][-1]['resident']
+    assert end['requested_bytes'] == pytest.approx(1200 * 20000, abs=8192) and end['reason'] == 'end'
+    assert abs(end['residual_bytes']) <= 16384
+    outcome = run([heapledger, 'dump', '--kind', 'resident_run,resident_begin', trace])
+    runs = outcome.stdout.decode().splitlines()
+    last = max(at for at, line in enumerate(runs) if 'resident_begin' in line)
+    assert len(runs) - last - 1 == int(re.search(r'runs=(\d+)', runs[last])[1]) > 1200
+    few = record(heapledger, trace.with_name('few'), [victim, 'pages', 1200, 'trim'])
+    assert data['syscalls']['recorder'] == few['syscalls']['recorder'] + 3
+
+
+def test_however_many_blocks_fast_lists_hold_is_told_at_the_end(heapledger, build, trace):
+    """100,000 blocks of 100 bytes, freed between larger ones."""
+    data = record(heapledger, trace, [build / 'tests' / 'victims' / 'victim_trimmed', 'fast', 200000])
+    end = data['moments'][-1]
+    assert end['caches_known'] is True and end['strays'] == 0
+    assert 100000 * 112 <= end['ledger']['cached_bytes'] < 100100 * 112
+    if scans(data):
+        assert end['resident']['cached_bytes'] >= 100000 * 112 - 4096
+        check(data)
 
 
 PATIENCE = [0.3, 2, 10, 40]    # until a snapshot, which cannot be seen from outside, has been taken

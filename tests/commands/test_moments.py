@@ -358,6 +358,39 @@ def test_lists_of_two_tellers_may_be_mixed(moments, flags):
     expect(moment['ledger'], cached_bytes=112 + 48, live_blocks=1)
 
 
+def test_a_list_that_breaks_off_is_not_all(moments):
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
+              .kept(0, 2, 1 | 1 << 8).kept(BASE + 4112, 112, 1))
+    moment = last(moments(script))
+    expect(moment, caches_known=False, caches={'total': 1, 'known': 0, 'unread_lists': 0})
+    expect(moment['ledger'], cached_bytes=112, table_bytes=0)
+
+
+def of(thread, what):
+    return thread << 8 | what
+
+
+def test_a_cache_holds_what_it_held_until_its_thread_runs(moments):
+    """Two threads' caches and a fast list, of a process that runs on: a call of thread 9 changes its own
+    and perhaps the fast list, not that of 7; the end of 7 changes all. What of 7's could not be read is
+    said as long as the list is."""
+    script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32).phase('before')
+              .kept(0, 5, 3 - 1 | 2 << 8 | 4 << 32).kept(BASE + 4112, 112, of(7, 1))
+              .kept(BASE + 8208, 656, of(7, 3 | 128)).kept(BASE + 12304, 96, of(9, 1))
+              .kept(BASE + 16400, 656, of(9, 3)).kept(BASE + 20496, 48, 2).phase('all')
+              .malloc(BASE + 12304, 80, 96, tid=9).phase('one').phase('same')
+              .thread_exit(7).phase('none'))
+    all_of_them = moments(script)
+    found, end = {m['phase']: m for m in all_of_them if m['moment'] == 'phase'}, last(all_of_them)
+    said = {name: (m['ledger']['cached_bytes'], m['ledger']['table_bytes'], m['caches'])
+            for name, m in found.items()}
+    assert not any(m['caches_known'] for m in all_of_them)
+    part = {'total': 2, 'known': 0, 'unread_lists': 4}
+    assert said == {None: (None, None, None), 'before': (112 + 96 + 48, 2 * 656, {**part, 'known': 1}),
+                    'all': (112, 656, part), 'one': (112, 656, part), 'same': (None, None, None)}
+    expect(end, caches=None)
+
+
 def test_a_failed_realloc_leaves_the_block_as_it_was(moments):
     script = (Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 24, 32)
               .free(BASE + 16, REALLOC_BEGIN).malloc(0, 1 << 40, 0, kind=REALLOC))

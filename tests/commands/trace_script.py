@@ -97,6 +97,9 @@ class Script:
     def kept(self, addr, bytes_, what, tid=7):
         return self.add('call', tid, self.tick, 66, addr, bytes_, what, 0, 0, 0)
 
+    def thread_exit(self, tid):
+        return self.add('call', tid, self.tick, 52, 0, 0, 0, 0, 0, 0)
+
     def sample(self, resident, recorder):
         return self.add('sample', self.tick, resident, 0, 0, resident, recorder)
 

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static _Atomic unsigned counts[HL_KIND_LIMIT][HL_REASON_LIMIT];
 static _Atomic unsigned failed[HL_KIND_LIMIT];
@@ -17,6 +18,21 @@ static _Atomic unsigned rooms;
 static __thread struct hl_syscall_record last;
 static __thread unsigned depth;
 static __thread unsigned room = LOG_ROOM_SLOTS;
+
+static struct hl_mark_record kept[HEAP_LOG_KEPT_MOST];
+static size_t kept_count; /* by the thread that tells */
+static unsigned borrowed;
+
+size_t heap_log_kept_list(const struct hl_mark_record **list)
+{
+	*list = kept;
+	return kept_count;
+}
+
+unsigned heap_log_borrowed(void)
+{
+	return borrowed;
+}
 
 unsigned heap_log_count(enum hl_kind kind, enum hl_reason reason)
 {
@@ -88,12 +104,32 @@ void log_syscall(struct hl_syscall_record *record, uint64_t start_tick)
 	last = *record;
 }
 
-bool log_kept(const void *block, size_t bytes, unsigned what)
+bool log_kept(uint64_t tick, uint64_t block, uint64_t bytes, uint64_t chunk)
 {
-	(void)block;
-	(void)bytes;
-	(void)what;
+	if (block == 0)
+		kept_count = 0;
+	if (kept_count == HEAP_LOG_KEPT_MOST)
+		return false;
+	kept[kept_count++] =
+		(struct hl_mark_record){tick, hl_kind_addr(HL_KIND_kept, block), bytes, chunk};
 	return true;
+}
+
+uint64_t log_thread(void)
+{
+	return UINT64_C(1) << 32 | (uint32_t)gettid();
+}
+
+void *log_borrow(size_t bytes)
+{
+	borrowed++;
+	return malloc(bytes);
+}
+
+void log_give_back(void *memory, size_t bytes)
+{
+	(void)bytes;
+	free(memory);
 }
 
 bool log_has_room(void)

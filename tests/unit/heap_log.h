@@ -19,4 +19,11 @@ struct hl_syscall_record heap_log_last(void);
 /* How often the heap asked for more room than a call is given. */
 unsigned heap_log_rooms(void);
 
+/* The last list of what caches hold, its head first. Only one thread may tell at a time. */
+#define HEAP_LOG_KEPT_MOST 200000
+size_t heap_log_kept_list(const struct hl_mark_record **list);
+
+/* How often memory was borrowed for that. */
+unsigned heap_log_borrowed(void);
+
 #endif

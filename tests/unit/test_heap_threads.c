@@ -6,7 +6,10 @@
 #include "arena.h"
 #include "check.h"
 #include "heap.h"
+#include "heap_log.h"
 #include "log.h"
+
+#include "heapledger/packed.h"
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -232,6 +235,164 @@ static void fork_among_threads_keeps_the_heap_whole(void **state)
 	heap_check();
 }
 
+#define RESTING 3
+#define REST_BLOCKS 5
+#define READINGS 400
+#define MANY 30000
+
+static pthread_barrier_t resting;
+static void *rested[RESTING][REST_BLOCKS];
+static _Atomic uint32_t rested_tid[RESTING];
+
+static size_t rest_bytes(size_t thread)
+{
+	return 700 + 16 * thread;
+}
+
+static void *rest(void *number)
+{
+	size_t thread = (size_t)number;
+
+	heap_thread_begin();
+	for (int i = 0; i < REST_BLOCKS; i++)
+		rested[thread][i] = heap_alloc(rest_bytes(thread));
+	for (int i = 0; i < REST_BLOCKS; i++)
+		heap_free(rested[thread][i]);
+	rested_tid[thread] = (uint32_t)gettid();
+	pthread_barrier_wait(&resting);
+	pthread_barrier_wait(&resting);
+	return NULL;
+}
+
+/* All sizes that caches take, by threads that begin and end, too. */
+static void *churn_small(void *unused)
+{
+	void *block[64] = {NULL};
+
+	heap_thread_begin();
+	for (unsigned i = 0; i < 20000 && !stop; i++) {
+		void **place = &block[i * 7 % 64];
+
+		heap_free(*place);
+		*place = heap_alloc(i * 31 % 1100);
+		memset(*place, 0x5a, i * 31 % 1100);
+	}
+	for (unsigned i = 0; i < 64; i++)
+		heap_free(block[i]);
+	return unused;
+}
+
+static void *begin_and_end(void *unused)
+{
+	while (!stop) {
+		pthread_t thread;
+
+		assert_int_equal(pthread_create(&thread, NULL, churn_small, NULL), 0);
+		pthread_join(thread, NULL);
+	}
+	return unused;
+}
+
+/* Of one resting thread: how many of its blocks are told, each once and as its own. */
+static unsigned told_of(size_t thread, const struct hl_mark_record *list, size_t count)
+{
+	unsigned told = 0;
+
+	for (size_t i = 1; i < count; i++)
+		for (int j = 0; j < REST_BLOCKS; j++) {
+			if (hl_addr_of(list[i].kind_addr) != (uintptr_t)rested[thread][j])
+				continue;
+			assert_int_equal(hl_kept_tid(list[i].chunk), rested_tid[thread]);
+			assert_int_equal(hl_kept_what(list[i].chunk), HL_KEPT_CACHE);
+			/* What is left of a free chunk may be too short for one of its own. */
+			assert_in_range(list[i].size, hl_packed_chunk(rest_bytes(thread)),
+				hl_packed_chunk(rest_bytes(thread)) + 16);
+			told++;
+		}
+	return told;
+}
+
+/* What is told is at least possible, and whole unless it is said that something is missing. */
+static unsigned check_list(void)
+{
+	const struct hl_mark_record *list;
+	size_t count = heap_log_kept_list(&list);
+	unsigned whole = 0;
+
+	assert_true(count > 0);
+	assert_int_equal(list[0].size, count - 1);
+	assert_int_equal(hl_addr_of(list[0].kind_addr), 0);
+	for (size_t i = 1; i < count; i++) {
+		assert_int_equal(hl_addr_of(list[i].kind_addr) % 16, 0);
+		assert_in_range(list[i].size, 32, 1040);
+		assert_in_range(hl_kept_what(list[i].chunk), HL_KEPT_CACHE, HL_KEPT_LENT);
+	}
+	for (size_t thread = 0; thread < RESTING; thread++) {
+		unsigned told = told_of(thread, list, count);
+
+		assert_true(told == REST_BLOCKS || hl_kept_unread(list[0].chunk) > 0);
+		whole += told == REST_BLOCKS;
+	}
+	return whole;
+}
+
+static void what_caches_hold_is_told_beside_threads_that_run(void **state)
+{
+	pthread_t rests[RESTING], runs[3];
+	unsigned whole = 0;
+
+	(void)state;
+	stop = false;
+	pthread_barrier_init(&resting, NULL, RESTING + 1);
+	for (size_t i = 0; i < RESTING; i++)
+		assert_int_equal(pthread_create(&rests[i], NULL, rest, (void *)i), 0);
+	pthread_barrier_wait(&resting);
+	heap_log_kept(true);
+	assert_int_equal(check_list(), RESTING);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(
+			pthread_create(&runs[i], NULL, i == 0 ? churn : begin_and_end, NULL), 0);
+	for (int i = 0; i < READINGS; i++) {
+		heap_log_kept(i % 2 == 0);
+		whole += check_list();
+	}
+	assert_true(whole > 0);
+	stop = true;
+	for (int i = 0; i < 3; i++)
+		pthread_join(runs[i], NULL);
+	heap_log_kept(true);
+	assert_int_equal(check_list(), RESTING);
+	pthread_barrier_wait(&resting);
+	for (size_t i = 0; i < RESTING; i++)
+		pthread_join(rests[i], NULL);
+	heap_check();
+}
+
+/* More than there is room for at hand. */
+static void many_kept_blocks_are_told(void **state)
+{
+	static void *block[2 * MANY];
+	const struct hl_mark_record *list;
+	unsigned fast = 0, borrowed_before = heap_log_borrowed();
+	size_t count;
+
+	(void)state;
+	for (size_t i = 0; i < 2 * MANY; i++)
+		block[i] = heap_alloc(i % 2 == 0 ? 400 : 100);
+	for (size_t i = 0; i < 2 * MANY; i += 2)
+		heap_free(block[i]);
+	for (size_t i = 1; i < 2 * MANY; i += 2)
+		heap_free(block[i]);
+	heap_log_kept(true);
+	count = heap_log_kept_list(&list);
+	assert_int_equal(list[0].size, count - 1);
+	assert_int_equal(hl_kept_unread(list[0].chunk), 0);
+	for (size_t i = 1; i < count; i++)
+		fast += hl_kept_what(list[i].chunk) == HL_KEPT_FAST && list[i].size == 112;
+	assert_in_range(fast, MANY - 64, MANY);
+	assert_int_equal(heap_log_borrowed(), borrowed_before + 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -239,6 +400,8 @@ int main(void)
 		cmocka_unit_test(arenas_are_reused_and_limited),
 		cmocka_unit_test(a_thousand_threads_leave_nothing),
 		cmocka_unit_test(fork_among_threads_keeps_the_heap_whole),
+		cmocka_unit_test(what_caches_hold_is_told_beside_threads_that_run),
+		cmocka_unit_test(many_kept_blocks_are_told),
 	};
 
 	heap_start();

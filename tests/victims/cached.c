@@ -5,8 +5,14 @@
  *
  *     cached still THREADS   each thread frees blocks of its own, and waits; the program says which
  *                            ones, and ends when its input does
- *     cached marked COUNT    COUNT blocks of mixed sizes, all freed, then a phase, then all again
- *     cached wild THREADS    at different paces, until they are done and its input has ended
+ *     cached return THREADS  the same, but it ends at once, in this way: by return, exit of a
+ * thread, cached exit THREADS    quick_exit, or _exit, which runs no handlers. The others rest;
+ * `last`: cached quick THREADS   they and main end first, and the last thread ends the process;
+ * `fork`: as cached _exit THREADS   return, of a child that has the caches of its parent's threads,
+ * too cached last THREADS cached fork THREADS cached many THREADS    as return, with 50,000 blocks
+ * more in fast lists cached marked COUNT    COUNT blocks of mixed sizes, all freed, then a phase,
+ * then all again cached wild THREADS    at different paces, until they are done and its input has
+ * ended cached mixed THREADS   so many rest, as many run wild when it ends
  */
 #include "heapledger/mark.h"
 
@@ -17,12 +23,14 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define THREADS_MOST 8
 #define IN_CACHE 5   /* of the thread's size, fewer than its cache has room for */
 #define IN_LISTS 100 /* of a size for which fast lists are there, more than it has room for */
+#define MANY 50000
 #define LIVE 512
 #define TURNS 40000
 #define BURST 50        /* then a pause of half a millisecond at most */
@@ -67,10 +75,9 @@ static void wait_for_end_of_input(void)
 		;
 }
 
-static int still(size_t threads)
+/* Until all have put their blocks where they stay. */
+static void begin_still(pthread_t *other, size_t threads)
 {
-	pthread_t other[THREADS_MOST];
-
 	pthread_barrier_init(&barrier, NULL, (unsigned)threads);
 	for (size_t i = 1; i < threads; i++)
 		REQUIRE(pthread_create(&other[i], NULL, keep_still, (void *)i) == 0);
@@ -83,10 +90,76 @@ static int still(size_t threads)
 	}
 	printf("still %d\n", (int)getpid());
 	fflush(stdout);
+}
+
+static int still(size_t threads)
+{
+	pthread_t other[THREADS_MOST];
+
+	begin_still(other, threads);
 	wait_for_end_of_input();
 	pthread_barrier_wait(&barrier);
 	for (size_t i = 1; i < threads; i++)
 		pthread_join(other[i], NULL);
+	return 0;
+}
+
+static void *exit_of_thread(void *unused)
+{
+	exit(0);
+	return unused;
+}
+
+static void *outlive(void *main_thread)
+{
+	REQUIRE(pthread_join(*(pthread_t *)main_thread, NULL) == 0);
+	fill(small[0], IN_CACHE, 96);
+	say("small", small[0], IN_CACHE);
+	printf("still %d\n", (int)getpid());
+	fflush(stdout);
+	return NULL;
+}
+
+/* Between others, which are freed first: so that nothing joins, and the lists are not emptied. */
+static void fill_fast_lists(void)
+{
+	static void *blocks[2 * MANY];
+
+	for (size_t i = 0; i < 2 * MANY; i++)
+		blocks[i] = opaque(malloc(i % 2 == 0 ? 400 : 100));
+	for (size_t i = 0; i < 2 * MANY; i += 2)
+		free(blocks[i]);
+	for (size_t i = 1; i < 2 * MANY; i += 2)
+		free(blocks[i]);
+}
+
+static int end(const char *how, size_t threads)
+{
+	static pthread_t other[THREADS_MOST], main_thread;
+	pthread_t ending;
+	pid_t child;
+
+	if (strcmp(how, "last") == 0) {
+		main_thread = pthread_self();
+		REQUIRE(pthread_create(&ending, NULL, outlive, &main_thread) == 0);
+		pthread_exit(NULL);
+	}
+	begin_still(other, threads);
+	if (strcmp(how, "fork") == 0) {
+		child = fork();
+		REQUIRE(child >= 0);
+		if (child > 0)
+			REQUIRE(waitpid(child, NULL, 0) == child);
+	} else if (strcmp(how, "exit") == 0) {
+		REQUIRE(pthread_create(&ending, NULL, exit_of_thread, NULL) == 0);
+		pthread_join(ending, NULL);
+	} else if (strcmp(how, "many") == 0) {
+		fill_fast_lists();
+	} else if (strcmp(how, "quick") == 0) {
+		quick_exit(0);
+	} else if (strcmp(how, "_exit") == 0) {
+		_exit(0);
+	}
 	return 0;
 }
 
@@ -137,6 +210,25 @@ static void *run_wild(void *number)
 	return NULL;
 }
 
+static void *run_for_ever(void *number)
+{
+	for (;;)
+		run_wild(number);
+	return NULL;
+}
+
+/* Nobody is joined: they never end. */
+static int rest_and_run(size_t threads)
+{
+	static pthread_t other[THREADS_MOST];
+
+	begin_still(other, threads);
+	for (size_t i = 0; i < threads; i++)
+		REQUIRE(pthread_create(&other[i], NULL, run_for_ever, (void *)i) == 0);
+	nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+	return 0;
+}
+
 static int wild(size_t threads)
 {
 	pthread_t thread[THREADS_MOST];
@@ -161,5 +253,9 @@ int main(int argc, char **argv)
 	if (strcmp(argv[1], "marked") == 0)
 		return marked(count);
 	REQUIRE(count <= THREADS_MOST);
-	return strcmp(argv[1], "wild") == 0 ? wild(count) : still(count);
+	if (strcmp(argv[1], "wild") == 0)
+		return wild(count);
+	if (strcmp(argv[1], "mixed") == 0)
+		return rest_and_run(count);
+	return strcmp(argv[1], "still") == 0 ? still(count) : end(argv[1], count);
 }
