@@ -126,7 +126,7 @@ static void empty(struct live *live, size_t place)
 {
 	struct live_place *places = live->places;
 	size_t mask = mask_of(live);
-	block_at(live, place)->addr = live->unused;
+	block_at(live, place)->addr = LIVE_UNUSED | live->unused;
 	live->unused = places[place].block;
 	live->count--;
 	/* Move back what would not be found across the hole. */
