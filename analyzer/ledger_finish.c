@@ -97,7 +97,7 @@ int ledger_finish(struct ledger *ledger, uint64_t tick, size_t most_sites)
 	result->end = ledger->memory;
 	struct phases_totals totals = totals_of(ledger);
 	phases_finish(&result->phases, &totals, tick);
-	for (const struct live_block *block; (block = live_next(&ledger->live, &at));) {
+	for (const struct live_block *block; (block = live_each(&ledger->live, &at));) {
 		struct tally_size *size = &result->sizes[tally_size_class(block->size)];
 		size->live_count++;
 		size->live_bytes += block->size;

@@ -17,7 +17,7 @@
 #define WORD_BITS 64
 #define LEAF_WORDS (LEAF_PAGES / WORD_BITS)
 
-enum page_state { PAGE_UNUSED, PAGE_LIVE, PAGE_FREE, PAGE_RETURNED, PAGE_STATES };
+enum page_state { PAGE_UNUSED, PAGE_LIVE, PAGE_FREE, PAGE_RETURNED };
 
 #define PAGE_BYTES (UINT64_C(1) << PAGES_BITS)
 
@@ -34,7 +34,9 @@ struct page {
 struct pages_leaf {
 	struct leaf leaf;
 	struct holds_slice slice;
-	uint64_t in[PAGE_STATES][LEAF_WORDS]; /* which pages, as their `state`; to be counted */
+	/* Which pages, as their `state` says, to be counted; those that are LIVE are in the slice. */
+	uint64_t free[LEAF_WORDS];
+	uint64_t returned[LEAF_WORDS];
 	struct page page[LEAF_PAGES];
 };
 
@@ -87,11 +89,19 @@ static inline unsigned page_in_leaf(uint64_t number)
 	return number & (LEAF_PAGES - 1);
 }
 
+/* To or from LIVE is told to holds.c, too. */
 static inline void put(struct pages_leaf *leaf, unsigned nth, enum page_state state)
 {
 	uint64_t bit = UINT64_C(1) << nth % WORD_BITS;
-	leaf->in[leaf->page[nth].state][nth / WORD_BITS] &= ~bit;
-	leaf->in[state][nth / WORD_BITS] |= bit;
+	enum page_state old = leaf->page[nth].state;
+	if (old == PAGE_FREE)
+		leaf->free[nth / WORD_BITS] &= ~bit;
+	else if (old == PAGE_RETURNED)
+		leaf->returned[nth / WORD_BITS] &= ~bit;
+	if (state == PAGE_FREE)
+		leaf->free[nth / WORD_BITS] |= bit;
+	else if (state == PAGE_RETURNED)
+		leaf->returned[nth / WORD_BITS] |= bit;
 	leaf->page[nth].state = state & 0xf;
 }
 
@@ -191,7 +201,11 @@ void pages_go_back(struct pages *pages, unsigned nth)
 	for (size_t i = 0; i < changed->count; i++) {
 		unsigned page;
 		struct pages_leaf *leaf = leaf_of(pages, changed->list[i], &page);
-		put(leaf, page, changed->list[i] & ((1u << STATE_BITS) - 1));
+		enum page_state state = changed->list[i] & ((1u << STATE_BITS) - 1);
+		uint64_t bit = UINT64_C(1) << page % WORD_BITS;
+		put(leaf, page, state);
+		leaf->slice.live[page / WORD_BITS] &= ~bit;
+		leaf->slice.live[page / WORD_BITS] |= state == PAGE_LIVE ? bit : 0;
 	}
 }
 
@@ -411,9 +425,9 @@ static void count_in_leaf(
 {
 	for (unsigned word = first / WORD_BITS; word * WORD_BITS < end; word++) {
 		uint64_t bits = bits_of(word, first, end);
-		count->live += bits_set(leaf->in[PAGE_LIVE][word] & bits);
-		count->free += bits_set(leaf->in[PAGE_FREE][word] & bits);
-		count->returned += bits_set(leaf->in[PAGE_RETURNED][word] & bits);
+		count->live += bits_set(leaf->slice.live[word] & bits);
+		count->free += bits_set(leaf->free[word] & bits);
+		count->returned += bits_set(leaf->returned[word] & bits);
 	}
 }
 
@@ -436,8 +450,12 @@ void pages_prefetch(const struct pages *pages, uint64_t address)
 {
 	uint64_t number = address >> PAGES_BITS;
 	const struct pages_leaf *leaf = look_up(pages, number / LEAF_PAGES);
-	if (leaf)
-		__builtin_prefetch(&leaf->page[page_in_leaf(number)], 1);
+	if (!leaf)
+		return;
+	const struct page *page = &leaf->page[page_in_leaf(number)];
+	__builtin_prefetch(page, 1);
+	__builtin_prefetch((const char *)(page + 1) - 1, 1);
+	__builtin_prefetch(&leaf->slice.live[page_in_leaf(number) / WORD_BITS], 1);
 }
 
 void pages_waiting(const struct pages *pages, pages_freed *waiting, void *context)
