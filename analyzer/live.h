@@ -91,8 +91,8 @@ static inline const struct live_block *live_each(const struct live *live, size_t
 	return NULL;
 }
 
-/* The same in the order of places: sums of fractions depend on it. Start with *at = 0; NULL at the end. Of those of live_change all but the
- * address may be changed. */
+/* The same in the order of places, which sums of fractions depend on. Of those of live_change all but
+ * the address may be changed. */
 const struct live_block *live_next(const struct live *live, size_t *at);
 struct live_block *live_change(struct live *live, size_t *at);
 
