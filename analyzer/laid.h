@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the live blocks of the break and of arenas have on each page: bytes that were asked for, and
+ * What live blocks of the break and of arenas have on each page: bytes that were asked for, and
  * slack. Told of each block that comes and goes, so that nobody need walk over all of them to draw a
  * column of the map. Filled by ledger.c, read by map.c; kept only for a map.
  */

@@ -123,7 +123,8 @@ static int site_of(struct walk *walk, const struct live_block *block, uint32_t *
 /* ---- the blocks, sorted ---------------------------------------------------------------------- */
 
 /* By one digit. */
-static void sort_by(struct entry *to, const struct entry *from, size_t count, unsigned shift, unsigned bits)
+static void sort_by(
+	struct entry *to, const struct entry *from, size_t count, unsigned shift, unsigned bits)
 {
 	size_t places[1 << RADIX_BITS] = {0}, mask = ((size_t)1 << bits) - 1, place = 0;
 	for (size_t i = 0; i < count; i++)
