@@ -57,7 +57,7 @@ static int begin_map(struct process *process, uint64_t first, uint64_t last)
 	if (!process->map)
 		return -ENOMEM;
 	map_start(process->map, first, last);
-	return 0;
+	return laid_start(&process->ledger.laid, &process->ledger.live);
 }
 
 /* A copy's only thread has the process's id. */

@@ -71,7 +71,7 @@ static int take(struct instants *instants, const struct ledger *ledger)
 	if (same)
 		*layout = layout[-1];
 	else
-		rc = layout_take(layout, ledger, tick, 0);
+		rc = layout_take(layout, ledger, tick, 0, &instants->room);
 	if (rc)
 		return rc;
 	layout->tick = tick;
@@ -101,11 +101,13 @@ int instants_finish(struct instants *instants, const struct ledger *ledger)
 		instants->applied = UINT64_MAX;
 	while (!rc && instants->list && instants->next <= INSTANTS_MOST)
 		rc = take(instants, ledger);
+	layout_room_free(&instants->room);
 	return rc;
 }
 
 void instants_free(struct instants *instants)
 {
+	layout_room_free(&instants->room);
 	free(instants->list);
 	*instants = (struct instants){0};
 }

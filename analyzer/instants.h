@@ -25,6 +25,7 @@ struct instants {
 	uint32_t apart;   /* so many parts: 1, 2, 4, 8 or 16 */
 	uint64_t applied; /* records before the last one */
 	uint64_t work;    /* of those that are kept, in blocks */
+	struct layout_room room;
 	struct layout *list;
 	size_t count;
 };

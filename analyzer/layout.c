@@ -10,13 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ADDRESS_BITS 48
-#define RADIX_BITS 16
+#define RADIX_BITS 11 /* as many places as the processor's caches can write to at once */
 #define RADIX_FEW_BITS 8
 #define RADIX_FEW ((size_t)1 << 14) /* blocks: fewer are sorted sooner by smaller digits */
-#define RADIX_SIZE ((size_t)1 << RADIX_BITS)
 #define FIRST_SITES ((size_t)64)
-#define AHEAD 16 /* blocks that the walk asks for: in the order of addresses they are anywhere */
 
 const uint64_t layout_sizes[LAYOUT_SIZES] = {64, 512, 4 << 10, 64 << 10, 128 << 10};
 
@@ -109,9 +106,6 @@ static uint64_t key_of(const struct walk *walk, const struct live_block *block)
 static int site_of(struct walk *walk, const struct live_block *block, uint32_t *index)
 {
 	struct layout *layout = walk->layout;
-	*index = 0;
-	if (!walk->pins)
-		return 0;
 	uint64_t caller = key_of(walk, block);
 	if (layout->site_count >= walk->table_size / 2 && grow_sites(walk))
 		return -ENOMEM;
@@ -128,25 +122,47 @@ static int site_of(struct walk *walk, const struct live_block *block, uint32_t *
 
 /* ---- the blocks, sorted ---------------------------------------------------------------------- */
 
-/* The sorted entries are in `entries` again. */
-static void sort(struct entry *entries, struct entry *spare, size_t count, size_t *places)
+/* By one digit. */
+static void sort_by(
+	struct entry *to, const struct entry *from, size_t count, unsigned shift, unsigned bits)
 {
-	unsigned bits = count < RADIX_FEW ? RADIX_FEW_BITS : RADIX_BITS;
-	size_t size = (size_t)1 << bits;
-	struct entry *from = entries, *to = spare;
-	for (unsigned shift = 0; shift < ADDRESS_BITS; shift += bits) {
-		memset(places, 0, (size + 1) * sizeof(*places));
-		for (size_t i = 0; i < count; i++)
-			places[(from[i].start >> shift & (size - 1)) + 1]++;
-		for (size_t i = 1; i <= size; i++)
-			places[i] += places[i - 1];
-		for (size_t i = 0; i < count; i++)
-			to[places[from[i].start >> shift & (size - 1)]++] = from[i];
-		struct entry *swap = from;
-		from = to;
-		to = swap;
+	size_t places[1 << RADIX_BITS] = {0}, mask = ((size_t)1 << bits) - 1, place = 0;
+	for (size_t i = 0; i < count; i++)
+		places[from[i].start >> shift & mask]++;
+	for (size_t i = 0; i <= mask; i++) {
+		size_t of_digit = places[i];
+		places[i] = place;
+		place += of_digit;
 	}
-	memcpy(to, from, count * sizeof(*to));
+	for (size_t i = 0; i < count; i++)
+		to[places[from[i].start >> shift & mask]++] = from[i];
+}
+
+/* By the bits in which addresses differ. */
+static void sort(struct walk *walk)
+{
+	struct layout_room *room = walk->room;
+	unsigned bits = walk->count < RADIX_FEW ? RADIX_FEW_BITS : RADIX_BITS, shift = 0;
+	uint64_t differ = 0;
+	for (size_t i = 1; i < walk->count; i++)
+		differ |= walk->entries[i].start ^ walk->entries[0].start;
+	for (; differ >> shift; shift += bits) {
+		shift += (unsigned)__builtin_ctzll(differ >> shift);
+		sort_by(room->spare, room->entries, walk->count, shift, bits);
+		walk->entries = room->spare;
+		room->spare = room->entries;
+		room->entries = walk->entries;
+	}
+}
+
+static void add_entry(struct walk *walk, const struct live_block *block)
+{
+	struct entry *entry = &walk->entries[walk->count++];
+	entry->start = block->addr - HEADER_BYTES;
+	if (walk->pins)
+		entry->block = block;
+	else
+		entry->end = entry->start + (block->chunk & HL_ADDRESS_MASK);
 }
 
 /* What caches hold is in use for all that lies around it. A block that was handed out again after
@@ -171,8 +187,7 @@ static int add_kept(struct walk *walk)
 			.chunk = kept->bytes & HL_ADDRESS_MASK,
 			.tick = walk->layout->tick,
 			.origin = live_origin(LAYOUT_KEPT | kept->what, 0)};
-		walk->entries[walk->count++] =
-			(struct entry){kept->addr - HEADER_BYTES, &walk->kept[i]};
+		add_entry(walk, &walk->kept[i]);
 		if (kept->what == HL_KEPT_TABLE) {
 			layout->tables += kept->bytes;
 			layout->caches_known += !kept->part;
@@ -190,7 +205,7 @@ static int add_mapped(struct walk *walk, const struct live_block *block)
 	uint32_t site;
 	walk->mapped_bytes += block->chunk & HL_ADDRESS_MASK;
 	layout_mapped_in_memory(walk, block);
-	return site_of(walk, block, &site);
+	return walk->pins ? site_of(walk, block, &site) : 0;
 }
 
 /* The one walk over the table of live blocks. */
@@ -199,28 +214,43 @@ static int gather_blocks(struct walk *walk)
 	const struct live *live = &walk->ledger->live;
 	size_t at = 0;
 	int rc = 0;
-	for (const struct live_block *block; !rc && (block = live_next(live, &at));) {
+	for (const struct live_block *block; !rc && (block = live_each(live, &at));) {
 		if (is_mapped(block))
 			rc = add_mapped(walk, block);
 		else if (block->chunk && block->addr > HEADER_BYTES)
-			walk->entries[walk->count++] =
-				(struct entry){block->addr - HEADER_BYTES, block};
+			add_entry(walk, block);
 	}
 	walk->run = 0;
 	return rc ? rc : add_kept(walk);
 }
 
+void layout_room_free(struct layout_room *room)
+{
+	free(room->entries);
+	free(room->spare);
+	*room = (struct layout_room){0};
+}
+
+static int make_room(struct layout_room *room, size_t most)
+{
+	if (most <= room->capacity)
+		return 0;
+	layout_room_free(room);
+	size_t capacity = most + most / 8;
+	room->entries = malloc(capacity * sizeof(*room->entries));
+	room->spare = malloc(capacity * sizeof(*room->spare));
+	room->capacity = room->entries && room->spare ? capacity : 0;
+	return room->capacity ? 0 : -ENOMEM;
+}
+
 static int sort_blocks(struct walk *walk)
 {
-	size_t most = walk->ledger->live.count + walk->ledger->kept_count + 1;
-	struct entry *spare = malloc(most * sizeof(*spare));
-	size_t *places = malloc((RADIX_SIZE + 1) * sizeof(*places));
-	walk->entries = malloc(most * sizeof(*walk->entries));
-	int rc = spare && places && walk->entries ? gather_blocks(walk) : -ENOMEM;
+	if (make_room(walk->room, walk->ledger->live.count + walk->ledger->kept_count + 1))
+		return -ENOMEM;
+	walk->entries = walk->room->entries;
+	int rc = gather_blocks(walk);
 	if (!rc)
-		sort(walk->entries, spare, walk->count, places);
-	free(places);
-	free(spare);
+		sort(walk);
 	return rc;
 }
 
@@ -317,8 +347,22 @@ static void add_run(struct layout_runs *runs, uint64_t bytes)
 	}
 }
 
+static void join_runs(struct layout_runs *to, const struct layout_runs *from)
+{
+	to->count += from->count;
+	to->bytes += from->bytes;
+	if (from->largest > to->largest)
+		to->largest = from->largest;
+	for (unsigned i = 0; i < LAYOUT_SIZES; i++) {
+		to->too_small[i] += from->too_small[i];
+		to->pieces[i] += from->pieces[i];
+	}
+}
+
 static void add_whole(struct walk *walk, struct layout_whole *whole, struct range range)
 {
+	if (range.start >= range.end)
+		return;
 	struct pages_count count = pages_count(&walk->ledger->pages, range.start, range.end);
 	uint64_t touched = (count.live + count.free) << PAGES_BITS;
 	uint64_t purged = count.returned << PAGES_BITS;
@@ -333,7 +377,7 @@ static void free_run(struct walk *walk, struct range range, bool top)
 	uint64_t bytes = range.end - range.start;
 	struct range whole = free_pages(walk, &walk->small, range, top);
 	free_pages(walk, &walk->huge, range, top);
-	add_run(&layout->runs, bytes);
+	add_run(top ? &layout->runs : &layout->inner, bytes);
 	add_whole(walk, top ? &layout->in_top : &layout->whole, whole);
 	*(top ? &layout->resident.top : &layout->resident.free) +=
 		layout_in_memory(walk, range.start, range.end);
@@ -341,7 +385,6 @@ static void free_run(struct walk *walk, struct range range, bool top)
 		layout->top += bytes;
 		return;
 	}
-	add_run(&layout->inner, bytes);
 	layout->partial += bytes - (whole.end - whole.start);
 }
 
@@ -356,6 +399,13 @@ static void skip(struct walk *walk, uint64_t until)
 	}
 }
 
+static int add_block(
+	struct walk *walk, const struct live_block *block, struct range range, uint32_t *site)
+{
+	layout_add_resident(walk, block, range);
+	return site_of(walk, block, site);
+}
+
 /* What is mapped and belongs together; its last free run is top. */
 static int walk_region(struct walk *walk, struct range region, bool has_top)
 {
@@ -365,10 +415,9 @@ static int walk_region(struct walk *walk, struct range region, bool has_top)
 		const struct entry *entry = &walk->entries[walk->next];
 		if (entry->start >= region.end)
 			break;
-		if (walk->next + AHEAD < walk->count)
-			__builtin_prefetch(entry[AHEAD].block);
-		struct range range = {entry->start, layout_end_of(entry)};
-		uint32_t site;
+		layout_ask(walk, walk->next);
+		struct range range = {entry->start, walk->pins ? layout_end_of(entry) : entry->end};
+		uint32_t site = 0;
 		walk->layout->strays += range.start < at || range.end > region.end;
 		range.start = range.start < at ? at : range.start;
 		range.end = range.end > region.end ? region.end : range.end;
@@ -376,9 +425,8 @@ static int walk_region(struct walk *walk, struct range region, bool has_top)
 			continue;
 		if (range.start > at)
 			free_run(walk, (struct range){at, range.start}, false);
-		if (site_of(walk, entry->block, &site))
+		if (walk->pins && add_block(walk, entry->block, range, &site))
 			return -ENOMEM;
-		layout_add_resident(walk, entry->block, range);
 		hold(walk, &walk->small, range, site);
 		hold(walk, &walk->huge, range, site);
 		at = range.end;
@@ -431,6 +479,7 @@ static int walk_all(struct walk *walk)
 		rc = walk_region(walk, region, has_top);
 	}
 	skip(walk, UINT64_MAX);
+	join_runs(&walk->layout->runs, &walk->layout->inner);
 	layout_complete_resident(walk);
 	leave_page(walk, &walk->small);
 	leave_page(walk, &walk->huge);
@@ -447,7 +496,8 @@ int layout_by_pinned(const void *left, const void *right)
 	return a->caller < b->caller ? -1 : a->caller > b->caller;
 }
 
-int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants)
+int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants,
+	struct layout_room *room)
 {
 	*layout = (struct layout){.memory = ledger->memory, .tick = tick};
 	if (wants & LAYOUT_SNAPSHOT)
@@ -457,6 +507,7 @@ int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tic
 		return -ENOMEM;
 	walk->layout = layout;
 	walk->ledger = ledger;
+	walk->room = room;
 	walk->wants = wants;
 	walk->pins = wants & LAYOUT_PINS;
 	walk->small.bits = PAGES_BITS;
@@ -474,7 +525,6 @@ int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tic
 		layout->between = (uint64_t)layout->memory.block_bytes - walk->mapped_bytes;
 	if (!rc && layout->site_count)
 		qsort(layout->sites, layout->site_count, sizeof(*layout->sites), layout_by_pinned);
-	free(walk->entries);
 	free(walk->kept);
 	free(walk->table);
 	free(walk);

@@ -4,8 +4,8 @@
  * hold the pages that they lie on, and what would go back if those were freed. Made by moments.c
  * from a ledger; pure, does no I/O. The words are those of docs/analysis.md.
  *
- * Time is that of a radix sort of the live blocks and one walk; memory 32 bytes a live block while
- * it lasts.
+ * Time is that of a radix sort of the live blocks and one walk; memory 32 bytes a live block, in the
+ * room that its caller keeps for it.
  */
 #ifndef HEAPLEDGER_LAYOUT_H
 #define HEAPLEDGER_LAYOUT_H
@@ -162,9 +162,19 @@ enum layout_wants {
 	LAYOUT_BY_THREAD = 8 /* ... or threads */
 };
 
+/* Where blocks are sorted, for one walk after the other; all 0 at first. */
+struct entry;
+struct layout_room {
+	struct entry *entries;
+	struct entry *spare;
+	size_t capacity;
+};
+void layout_room_free(struct layout_room *room);
+
 /* `wants`: of enum layout_wants. 0 or -ENOMEM. Nothing of an observed allocator's inside is known:
  * not to be called for one. */
-int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants);
+int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tick, unsigned wants,
+	struct layout_room *room);
 
 /* For qsort: what pins more comes first. */
 int layout_by_pinned(const void *left, const void *right);

@@ -35,6 +35,7 @@ void layout_trim_region(struct walk *walk, struct range region, bool is_break, b
 	uint64_t at = region.start;
 	for (size_t i = walk->next; i < walk->count && walk->entries[i].start < region.end; i++) {
 		const struct entry *entry = &walk->entries[i];
+		layout_ask(walk, i);
 		if (entry->start < region.start || goes_first(entry))
 			continue;
 		if (entry->start > at)

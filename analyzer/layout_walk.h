@@ -11,9 +11,14 @@
 #define HEADER_BYTES 8
 #define ON_A_PAGE 130 /* blocks at most: a chunk has 32 bytes, and two can reach in */
 
+#define AHEAD 16 /* blocks that a walk asks for: in the order of addresses they are anywhere */
+
 struct entry {
 	uint64_t start;
-	const struct live_block *block; /* in the ledger's table */
+	union {
+		const struct live_block *block; /* with pins: in the ledger's table */
+		uint64_t end;                   /* without: then nothing else is needed */
+	};
 };
 
 /* The page that the walk is on, of one size. */
@@ -31,7 +36,8 @@ struct walk {
 	const struct ledger *ledger;
 	unsigned wants; /* enum layout_wants */
 	bool pins;      /* are wanted */
-	struct entry *entries;
+	struct layout_room *room;
+	struct entry *entries; /* of it */
 	size_t count;
 	size_t next;
 	size_t run;                /* of the snapshot: those before end before the walk */
@@ -55,9 +61,16 @@ static inline uint64_t layout_align_down(uint64_t value, unsigned bits)
 	return value >> bits << bits;
 }
 
+/* With pins. */
 static inline uint64_t layout_end_of(const struct entry *entry)
 {
 	return entry->start + (entry->block->chunk & HL_ADDRESS_MASK);
+}
+
+static inline void layout_ask(const struct walk *walk, size_t at)
+{
+	if (walk->pins && at + AHEAD < walk->count)
+		__builtin_prefetch(walk->entries[at + AHEAD].block);
 }
 
 /* The residency. Ranges come by rising address; `walk->run` is where the next one is looked for. */

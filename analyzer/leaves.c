@@ -9,31 +9,28 @@
 
 #define FIRST_SIZE 16
 
-static size_t place_of(struct leaf *const *list, size_t size, uint64_t key)
+static size_t place_of(const struct leaves_place *list, size_t size, uint64_t key)
 {
 	size_t place = (size_t)(key * UINT64_C(0x9e3779b97f4a7c15) >> 32) & (size - 1);
-	while (list[place] && list[place]->key != key)
+	while (list[place].leaf && list[place].key != key)
 		place = (place + 1) & (size - 1);
 	return place;
 }
 
-struct leaf *leaves_look_up(const struct leaves *leaves, uint64_t key)
+struct leaf *leaves_search(const struct leaves *leaves, uint64_t key)
 {
-	const struct leaves_recent *recent = &leaves->recent[key % LEAVES_RECENT];
-	if (recent->leaf && recent->key == key)
-		return recent->leaf;
-	return leaves->size ? leaves->list[place_of(leaves->list, leaves->size, key)] : NULL;
+	return leaves->size ? leaves->list[place_of(leaves->list, leaves->size, key)].leaf : NULL;
 }
 
 static int grow(struct leaves *leaves)
 {
 	size_t size = leaves->size ? leaves->size * 2 : FIRST_SIZE;
-	struct leaf **list = calloc(size, sizeof(struct leaf *));
+	struct leaves_place *list = calloc(size, sizeof(*list));
 	if (!list)
 		return -ENOMEM;
 	for (size_t i = 0; i < leaves->size; i++)
-		if (leaves->list[i])
-			list[place_of(list, size, leaves->list[i]->key)] = leaves->list[i];
+		if (leaves->list[i].leaf)
+			list[place_of(list, size, leaves->list[i].key)] = leaves->list[i];
 	free(leaves->list);
 	leaves->list = list;
 	leaves->size = size;
@@ -43,7 +40,7 @@ static int grow(struct leaves *leaves)
 struct leaf *leaves_next(const struct leaves *leaves, size_t *at)
 {
 	while (*at < leaves->size) {
-		struct leaf *leaf = leaves->list[(*at)++];
+		struct leaf *leaf = leaves->list[(*at)++].leaf;
 		if (leaf)
 			return leaf;
 	}
@@ -54,8 +51,9 @@ int leaves_add(struct leaves *leaves, struct leaf *leaf)
 {
 	if (leaves->count >= leaves->size / 2 && grow(leaves))
 		return -ENOMEM;
-	leaves->list[place_of(leaves->list, leaves->size, leaf->key)] = leaf;
-	leaves->recent[leaf->key % LEAVES_RECENT] = (struct leaves_recent){leaf->key, leaf};
+	struct leaves_place place = {leaf->key, leaf};
+	leaves->list[place_of(leaves->list, leaves->size, leaf->key)] = place;
+	leaves->recent[leaf->key % LEAVES_RECENT] = place;
 	leaves->count++;
 	return 0;
 }
@@ -63,7 +61,7 @@ int leaves_add(struct leaves *leaves, struct leaf *leaf)
 void leaves_free(struct leaves *leaves)
 {
 	for (size_t i = 0; i < leaves->size; i++)
-		free(leaves->list[i]);
+		free(leaves->list[i].leaf);
 	free(leaves->list);
 	*leaves = (struct leaves){0};
 }

@@ -14,27 +14,35 @@ struct leaf {
 	uint64_t key;
 };
 
-#define LEAVES_RECENT 128
-struct leaves_recent {
+/* The key lies beside the leaf, which is large and far away. */
+struct leaves_place {
 	uint64_t key;
 	struct leaf *leaf; /* NULL: none */
 };
 
+#define LEAVES_RECENT 128
+
 struct leaves {
-	struct leaf **list; /* open addressing; NULL = an empty place */
+	struct leaves_place *list; /* open addressing */
 	size_t count;
 	size_t size;
-	struct leaves_recent recent[LEAVES_RECENT]; /* by the key's lowest bits */
+	struct leaves_place recent[LEAVES_RECENT]; /* by the key's lowest bits */
 };
 
+struct leaf *leaves_search(const struct leaves *leaves, uint64_t key);
+
 /* NULL if there is none. */
-struct leaf *leaves_look_up(const struct leaves *leaves, uint64_t key);
+static inline struct leaf *leaves_look_up(const struct leaves *leaves, uint64_t key)
+{
+	const struct leaves_place *recent = &leaves->recent[key % LEAVES_RECENT];
+	return recent->leaf && recent->key == key ? recent->leaf : leaves_search(leaves, key);
+}
 
 static inline struct leaf *leaves_find(struct leaves *leaves, uint64_t key)
 {
-	struct leaves_recent *recent = &leaves->recent[key % LEAVES_RECENT];
+	struct leaves_place *recent = &leaves->recent[key % LEAVES_RECENT];
 	if (!recent->leaf || recent->key != key)
-		*recent = (struct leaves_recent){key, leaves_look_up(leaves, key)};
+		*recent = (struct leaves_place){key, leaves_search(leaves, key)};
 	return recent->leaf;
 }
 

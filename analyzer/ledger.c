@@ -102,8 +102,12 @@ int ledger_take_in(struct ledger *ledger, const struct live_block *block)
 			 : hold_pages(ledger, &added, block->tick, NULL);
 	if (!rc)
 		rc = live_add(&ledger->live, &added, &old);
-	if (rc > 0)
+	if (rc > 0) {
 		recall_block_gone(ledger, &ledger->recall, &old);
+		laid_block(&ledger->laid, &old, false);
+	}
+	if (rc >= 0)
+		laid_block(&ledger->laid, &added, true);
 	ledger->pages.reused_pages = reused; /* it was there first */
 	ledger_rebase(ledger, &by);
 	return rc < 0 ? rc : 0;
@@ -115,6 +119,7 @@ void ledger_leave_out(struct ledger *ledger, uint64_t addr)
 	if (!live_take(&ledger->live, addr, &block))
 		return;
 	recall_block_gone(ledger, &ledger->recall, &block);
+	laid_block(&ledger->laid, &block, false);
 	struct memory by = {.requested = (int64_t)(0 - block.size),
 		.chunk = -(int64_t)(block.chunk & HL_ADDRESS_MASK),
 		.live_blocks = -1};
@@ -524,7 +529,7 @@ int ledger_apply(struct ledger *ledger, const struct stream_event *event)
 {
 	int rc = apply(ledger, event);
 	keep_peaks(ledger, event->record.call.tick);
-	return rc || !ledger->pages.starved ? rc : -ENOMEM;
+	return rc || !(ledger->pages.starved || ledger->laid.starved) ? rc : -ENOMEM;
 }
 
 void ledger_result_free(struct ledger_result *result)

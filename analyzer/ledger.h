@@ -10,6 +10,7 @@
 #include "heapledger/session.h"
 #include "clock.h"
 #include "inherit.h"
+#include "laid.h"
 #include "live.h"
 #include "pages.h"
 #include "phases.h"
@@ -204,6 +205,7 @@ struct ledger {
 	struct memory memory;
 	struct live live;
 	struct pages pages;
+	struct laid laid;
 	struct threads threads;
 	uint64_t applied; /* records up to now, in this stream */
 	uint64_t quiet;   /* of them, those that tell of no call */

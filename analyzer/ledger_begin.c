@@ -81,6 +81,7 @@ void ledger_free(struct ledger *ledger)
 {
 	live_free(&ledger->live);
 	pages_free(&ledger->pages);
+	laid_free(&ledger->laid);
 	threads_free(&ledger->threads);
 	ranges_free(&ledger->break_mapped);
 	ranges_free(&ledger->arena_mapped);

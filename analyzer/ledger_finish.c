@@ -33,6 +33,18 @@ static void finish_pins(struct ledger *ledger, const struct live_block *block, u
 	highest->site[area] = site;
 }
 
+#define AT_ONCE 16
+
+/* The next blocks, by their places; their pages, which are anywhere, are asked for. */
+static size_t ask_for_some(
+	const struct ledger *ledger, size_t *at, const struct live_block *some[AT_ONCE])
+{
+	size_t count = 0;
+	while (count < AT_ONCE && (some[count] = live_next(&ledger->live, at)))
+		pages_prefetch(&ledger->pages, some[count++]->addr - HEADER_BYTES);
+	return count;
+}
+
 /* What is free at the end: it was not seen for longer. */
 static void note_waiting(struct ledger *ledger, uint64_t tick, const uint32_t *holders)
 {
@@ -51,8 +63,12 @@ static int finish_waits(struct ledger *ledger, uint64_t tick, size_t most_sites)
 	int rc = highest.site && highest.position ? 0 : -ENOMEM;
 	for (size_t i = 0; !rc && i < areas; i++)
 		highest.site[i] = WAITS_NOBODY;
-	for (const struct live_block *block; !rc && (block = live_next(&ledger->live, &at));)
-		finish_pins(ledger, block, tick, &highest);
+	const struct live_block *some[AT_ONCE];
+	for (size_t count = AT_ONCE; !rc && count == AT_ONCE;) {
+		count = ask_for_some(ledger, &at, some);
+		for (size_t i = 0; i < count; i++)
+			finish_pins(ledger, some[i], tick, &highest);
+	}
 	for (size_t i = 0; !rc && i < ledger->realloc_count; i++)
 		if (ledger->reallocs[i].holds_pages)
 			finish_pins(ledger, &ledger->reallocs[i].old, tick, &highest);
@@ -97,7 +113,7 @@ int ledger_finish(struct ledger *ledger, uint64_t tick, size_t most_sites)
 	result->end = ledger->memory;
 	struct phases_totals totals = totals_of(ledger);
 	phases_finish(&result->phases, &totals, tick);
-	for (const struct live_block *block; (block = live_next(&ledger->live, &at));) {
+	for (const struct live_block *block; (block = live_each(&ledger->live, &at));) {
 		struct tally_size *size = &result->sizes[tally_size_class(block->size)];
 		size->live_count++;
 		size->live_bytes += block->size;

@@ -85,6 +85,7 @@ static inline void count_block(struct ledger *ledger, const struct live_block *b
 	memory->requested = (int64_t)((uint64_t)memory->requested + (add ? size : 0 - size));
 	memory->chunk = (int64_t)((uint64_t)memory->chunk + (add ? chunk : 0 - chunk));
 	memory->live_blocks += add ? 1 : -1;
+	laid_block(&ledger->laid, block, add);
 }
 
 static inline int add_realloc(struct ledger *ledger, const struct ledger_realloc *entry)

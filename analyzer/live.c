@@ -47,9 +47,14 @@ void live_prefetch_block(const struct live *live, uint64_t addr)
 	uint32_t hash = hash_of(addr);
 	if (live->made < FEW)
 		return;
-	const struct live_place *place = &live->places[home_of(live, hash)];
-	if (place->block && place->hash == hash)
-		__builtin_prefetch(&live->blocks[place->block - 1], 1);
+	size_t mask = mask_of(live), place = home_of(live, hash);
+	while (live->places[place].block && live->places[place].hash != hash)
+		place = (place + 1) & mask;
+	if (!live->places[place].block)
+		return;
+	const struct live_block *block = block_at(live, place);
+	__builtin_prefetch(block, 1);
+	__builtin_prefetch((const char *)(block + 1) - 1, 1); /* it may lie on two lines */
 }
 
 /* The place of a block, or the empty one where it would be. */
@@ -126,7 +131,7 @@ static void empty(struct live *live, size_t place)
 {
 	struct live_place *places = live->places;
 	size_t mask = mask_of(live);
-	block_at(live, place)->addr = live->unused;
+	block_at(live, place)->addr = LIVE_UNUSED | live->unused;
 	live->unused = places[place].block;
 	live->count--;
 	/* Move back what would not be found across the hole. */

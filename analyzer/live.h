@@ -55,8 +55,9 @@ struct live {
 	struct live_block *blocks; /* in no order */
 	size_t made;  /* of them, those that are or were in use */
 	size_t capacity;
-	uint32_t unused; /* the first of those that are no more, + 1; its addr is the next one */
+	uint32_t unused; /* the first of those that are no more, + 1; its addr is the next one ... */
 };
+#define LIVE_UNUSED (UINT64_C(1) << 63) /* ... and this, which no address has */
 
 /* Asks for what is needed of an address, some time ahead of its use: its place, and when that had time
  * to come, its block. */
@@ -79,8 +80,19 @@ void live_leave_before(struct live *live, uint64_t record);
 int live_copy(struct live *to, const struct live *from);
 void live_free(struct live *live);
 
-/* Walks over all blocks: start with *at = 0; NULL at the end. Of those of live_change all but the
- * address may be changed. */
+/* Walks over all blocks in the order of memory: start with *at = 0; NULL at the end. */
+static inline const struct live_block *live_each(const struct live *live, size_t *at)
+{
+	while (*at < live->made) {
+		const struct live_block *block = &live->blocks[(*at)++];
+		if (!(block->addr & LIVE_UNUSED))
+			return block;
+	}
+	return NULL;
+}
+
+/* The same in the order of places, which sums of fractions depend on. Of those of live_change all but
+ * the address may be changed. */
 const struct live_block *live_next(const struct live *live, size_t *at);
 struct live_block *live_change(struct live *live, size_t *at);
 

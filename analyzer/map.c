@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HEADER_BYTES 8
 #define MOST_BYTES (UINT64_C(1) << 40) /* that are followed */
 
 static uint64_t at_most(uint64_t value, uint64_t most)
@@ -191,37 +190,41 @@ static struct map_region *region_of(struct map *map, uint64_t address)
 	return NULL;
 }
 
-static uint64_t overlap(uint64_t start, uint64_t end, uint64_t from, uint64_t to)
+static void lay(uint64_t *bytes, struct laid_bytes laid)
 {
-	start = at_least(start, from);
-	end = at_most(end, to);
-	return start < end ? end - start : 0;
+	bytes[MAP_REQUESTED] += laid.asked;
+	bytes[MAP_SLACK] += laid.slack;
 }
 
-static void lay_block(struct map *map, const struct live_block *block)
+static void lay_larger(struct map *map, const struct live_block *block)
 {
-	uint64_t start = block->addr - HEADER_BYTES;
-	uint64_t end = start + (block->chunk & HL_ADDRESS_MASK);
-	struct map_region *region = region_of(map, start);
+	uint64_t start, end;
+	laid_reach(block, &start, &end);
+	struct map_region *region =
+		end - start > LAID_MOST_BYTES ? region_of(map, start) : NULL;
 	if (!region)
 		return;
 	for (end = at_most(end, region->high); start < end;) {
 		uint64_t until = at_most(row_end(region, start), end);
-		uint64_t asked = overlap(start, until, block->addr, block->addr + block->size);
-		uint64_t *bytes = cell_at(map, region, start)->bytes;
-		bytes[MAP_REQUESTED] += asked;
-		bytes[MAP_SLACK] += until - start - asked;
+		lay(cell_at(map, region, start)->bytes, laid_of(block, start, until));
 		start = until;
 	}
 }
 
-static void lay_blocks(struct map *map, const struct live *live)
+static void lay_blocks(struct map *map, const struct ledger *ledger)
 {
 	size_t at = 0;
-	for (const struct live_block *block; (block = live_next(live, &at));)
-		if (!(block->chunk >> HL_ADDRESS_BITS & HL_CHUNK_MMAPPED) &&
-			block->addr > HEADER_BYTES)
-			lay_block(map, block);
+	for (size_t i = 0; i < map->regions; i++) {
+		struct map_region *region = &map->region[i];
+		for (uint64_t from = region->low; from < region->high;) {
+			uint64_t to = at_most(row_end(region, from), region->high);
+			lay(cell_at(map, region, from)->bytes, laid_sum(&ledger->laid, from, to));
+			from = to;
+		}
+	}
+	for (const struct live_block *block;
+		ledger->laid.larger && (block = live_each(&ledger->live, &at));)
+		lay_larger(map, block);
 }
 
 /* Blocks are taken off the pages that they lie on. Where a trace has more of them than is mapped,
@@ -251,7 +254,7 @@ static int take_column(struct map *map, const struct ledger *ledger)
 	map->beyond = at_least(map->beyond, beyond);
 	if (rc)
 		return rc;
-	lay_blocks(map, &ledger->live);
+	lay_blocks(map, ledger);
 	for (size_t i = 0; i < map->regions; i++) {
 		struct map_region *region = &map->region[i];
 		for (uint32_t row = 0; row < region->most_rows; row++)

@@ -6,7 +6,7 @@
  *
  * Nobody knows before how far a heap will reach: a region begins with rows of one page, and when it
  * outgrows them two rows become one. So memory is bounded, and one reading is enough. A column
- * costs one walk over the live blocks and over the pages that are mapped.
+ * costs a look at the rows, at what lies on their pages (laid.h).
  */
 #ifndef HEAPLEDGER_MAP_H
 #define HEAPLEDGER_MAP_H

@@ -19,10 +19,11 @@ static struct moment *add(struct moments *moments)
 }
 
 /* The same walk once more, with other sites. */
-static int take_by(struct moment *moment, unsigned by, const struct ledger *ledger, uint64_t tick)
+static int take_by(struct moment *moment, unsigned by, const struct ledger *ledger, uint64_t tick,
+	struct layout_room *room)
 {
 	struct layout layout = {0};
-	int rc = by ? layout_take(&layout, ledger, tick, LAYOUT_PINS | by) : 0;
+	int rc = by ? layout_take(&layout, ledger, tick, LAYOUT_PINS | by, room) : 0;
 	moment->by = layout.sites;
 	moment->by_count = layout.site_count;
 	return rc;
@@ -42,11 +43,13 @@ int moments_take(struct moments *moments, enum moment_kind kind, const struct le
 	moment->phase = kind == MOMENT_PHASE ? moments->phases++ : 0;
 	bool is_end = kind == MOMENT_END && ledger_snapshot_of_end(ledger);
 	bool snapshot = is_end || kind == MOMENT_RESIDENT_PEAK;
-	int rc = layout_take(
-		&moment->layout, ledger, tick, LAYOUT_PINS | (snapshot ? LAYOUT_SNAPSHOT : 0));
+	struct layout_room room = {0};
+	int rc = layout_take(&moment->layout, ledger, tick,
+		LAYOUT_PINS | (snapshot ? LAYOUT_SNAPSHOT : 0), &room);
 	moment->by = NULL;
 	if (!rc)
-		rc = take_by(moment, moments->by, ledger, tick);
+		rc = take_by(moment, moments->by, ledger, tick, &room);
+	layout_room_free(&room);
 	if (rc) {
 		free(moment->by);
 		layout_free(&moment->layout);

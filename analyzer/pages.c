@@ -14,6 +14,9 @@
 #define LEAF_BITS 21
 #define LEAF_PAGES (1u << (LEAF_BITS - PAGES_BITS))
 
+#define WORD_BITS 64
+#define LEAF_WORDS (LEAF_PAGES / WORD_BITS)
+
 enum page_state { PAGE_UNUSED, PAGE_LIVE, PAGE_FREE, PAGE_RETURNED };
 
 #define PAGE_BYTES (UINT64_C(1) << PAGES_BITS)
@@ -31,6 +34,9 @@ struct page {
 struct pages_leaf {
 	struct leaf leaf;
 	struct holds_slice slice;
+	/* Which pages, as their `state` says, to be counted; those that are LIVE are in the slice. */
+	uint64_t free[LEAF_WORDS];
+	uint64_t returned[LEAF_WORDS];
 	struct page page[LEAF_PAGES];
 };
 
@@ -81,6 +87,22 @@ static struct pages_leaf *find_or_add(struct pages *pages, uint64_t key)
 static inline unsigned page_in_leaf(uint64_t number)
 {
 	return number & (LEAF_PAGES - 1);
+}
+
+/* To or from LIVE is told to holds.c, too. */
+static inline void put(struct pages_leaf *leaf, unsigned nth, enum page_state state)
+{
+	uint64_t bit = UINT64_C(1) << nth % WORD_BITS;
+	enum page_state old = leaf->page[nth].state;
+	if (old == PAGE_FREE)
+		leaf->free[nth / WORD_BITS] &= ~bit;
+	else if (old == PAGE_RETURNED)
+		leaf->returned[nth / WORD_BITS] &= ~bit;
+	if (state == PAGE_FREE)
+		leaf->free[nth / WORD_BITS] |= bit;
+	else if (state == PAGE_RETURNED)
+		leaf->returned[nth / WORD_BITS] |= bit;
+	leaf->page[nth].state = state & 0xf;
 }
 
 /* Its free bytes have been pinned by the blocks on it, each by as much, since it was looked at. */
@@ -149,17 +171,20 @@ static inline void page_turns(struct pages *pages, struct pages_leaf *leaf, unsi
 		tell_all(pages, leaf, nth);
 }
 
-static struct page *page_of(struct pages *pages, uint64_t entry)
+static struct pages_leaf *leaf_of(struct pages *pages, uint64_t entry, unsigned *nth)
 {
 	uint64_t number = entry >> STATE_BITS;
-	return &find(pages, number / LEAF_PAGES)->page[page_in_leaf(number)];
+	*nth = page_in_leaf(number);
+	return find(pages, number / LEAF_PAGES);
 }
 
 void pages_forget_kept(struct pages *pages, unsigned nth)
 {
 	struct pages_changed *changed = &pages->changed[nth];
-	for (size_t i = 0; i < changed->count; i++)
-		page_of(pages, changed->list[i])->told &= ~(1u << nth) & 0xf;
+	for (size_t i = 0; i < changed->count; i++) {
+		unsigned page;
+		leaf_of(pages, changed->list[i], &page)->page[page].told &= ~(1u << nth) & 0xf;
+	}
 	changed->count = 0;
 	pages->kept &= ~(1u << nth);
 }
@@ -173,9 +198,15 @@ void pages_keep(struct pages *pages, unsigned nth)
 void pages_go_back(struct pages *pages, unsigned nth)
 {
 	const struct pages_changed *changed = &pages->changed[nth];
-	for (size_t i = 0; i < changed->count; i++)
-		page_of(pages, changed->list[i])->state =
-			changed->list[i] & ((1u << STATE_BITS) - 1);
+	for (size_t i = 0; i < changed->count; i++) {
+		unsigned page;
+		struct pages_leaf *leaf = leaf_of(pages, changed->list[i], &page);
+		enum page_state state = changed->list[i] & ((1u << STATE_BITS) - 1);
+		uint64_t bit = UINT64_C(1) << page % WORD_BITS;
+		put(leaf, page, state);
+		leaf->slice.live[page / WORD_BITS] &= ~bit;
+		leaf->slice.live[page / WORD_BITS] |= state == PAGE_LIVE ? bit : 0;
+	}
 }
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
@@ -192,6 +223,7 @@ static void begin_page(struct pages *pages, struct pages_leaf *leaf, unsigned nt
 			reused(context, &wait);
 	}
 	page_turns(pages, leaf, nth);
+	put(leaf, nth, PAGE_LIVE);
 	*page = (struct page){.tick = tick, .state = PAGE_LIVE, .told = page->told};
 	holds_page(&pages->holds, &leaf->slice, nth);
 }
@@ -238,6 +270,7 @@ static double uncover(struct pages *pages, uint64_t start, uint64_t end, enum pa
 			if (--page->blocks)
 				continue;
 			page_turns(pages, leaf, page_in_leaf(number));
+			put(leaf, page_in_leaf(number), left);
 			*page = (struct page){.tick = gone->tick,
 				.state = left & 0xf,
 				.told = page->told,
@@ -320,7 +353,7 @@ static void return_page(struct pages_leaf *leaf, unsigned nth, struct return_ran
 	}
 	if (page->state == PAGE_FREE || page->state == PAGE_RETURNED) {
 		page_turns(range->pages, leaf, nth);
-		page->state = left & 0xf;
+		put(leaf, nth, left);
 	}
 }
 
@@ -371,6 +404,33 @@ struct pages_taken pages_return(struct pages *pages, uint64_t start, uint64_t en
 	return range.taken;
 }
 
+/* Those of a word from `first` on, and before `end`, both in a leaf. */
+static inline uint64_t bits_of(unsigned word, unsigned first, unsigned end)
+{
+	uint64_t bits = UINT64_MAX;
+	if (first > word * WORD_BITS)
+		bits <<= first - word * WORD_BITS;
+	if (end < (word + 1) * WORD_BITS)
+		bits &= (UINT64_C(1) << (end - word * WORD_BITS)) - 1;
+	return bits;
+}
+
+static inline unsigned bits_set(uint64_t word)
+{
+	return word ? (unsigned)__builtin_popcountll(word) : 0;
+}
+
+static void count_in_leaf(
+	const struct pages_leaf *leaf, unsigned first, unsigned end, struct pages_count *count)
+{
+	for (unsigned word = first / WORD_BITS; word * WORD_BITS < end; word++) {
+		uint64_t bits = bits_of(word, first, end);
+		count->live += bits_set(leaf->slice.live[word] & bits);
+		count->free += bits_set(leaf->free[word] & bits);
+		count->returned += bits_set(leaf->returned[word] & bits);
+	}
+}
+
 struct pages_count pages_count(const struct pages *pages, uint64_t start, uint64_t end)
 {
 	struct pages_count count = {0};
@@ -378,12 +438,9 @@ struct pages_count pages_count(const struct pages *pages, uint64_t start, uint64
 	while (number < last) {
 		const struct pages_leaf *leaf = look_up(pages, number / LEAF_PAGES);
 		uint64_t next = (number / LEAF_PAGES + 1) * LEAF_PAGES;
-		for (next = next < last ? next : last; leaf && number < next; number++) {
-			const struct page *page = &leaf->page[page_in_leaf(number)];
-			count.live += page->state == PAGE_LIVE;
-			count.free += page->state == PAGE_FREE;
-			count.returned += page->state == PAGE_RETURNED;
-		}
+		next = next < last ? next : last;
+		if (leaf)
+			count_in_leaf(leaf, page_in_leaf(number), page_in_leaf(next - 1) + 1, &count);
 		number = next;
 	}
 	return count;
@@ -393,8 +450,12 @@ void pages_prefetch(const struct pages *pages, uint64_t address)
 {
 	uint64_t number = address >> PAGES_BITS;
 	const struct pages_leaf *leaf = look_up(pages, number / LEAF_PAGES);
-	if (leaf)
-		__builtin_prefetch(&leaf->page[page_in_leaf(number)], 1);
+	if (!leaf)
+		return;
+	const struct page *page = &leaf->page[page_in_leaf(number)];
+	__builtin_prefetch(page, 1);
+	__builtin_prefetch((const char *)(page + 1) - 1, 1);
+	__builtin_prefetch(&leaf->slice.live[page_in_leaf(number) / WORD_BITS], 1);
 }
 
 void pages_waiting(const struct pages *pages, pages_freed *waiting, void *context)
@@ -453,10 +514,12 @@ static int copy_leaf(struct pages *to, const struct pages_leaf *from, uint64_t t
 		return -ENOMEM;
 	for (unsigned i = 0; i < LEAF_PAGES; i++) {
 		struct page *page = &leaf->page[i];
+		enum page_state state = from->page[i].state;
+		put(leaf, i, state == PAGE_FREE ? PAGE_UNUSED : state);
+		uint8_t copied = page->state;
 		*page = from->page[i];
 		page->told = 0;
-		if (page->state == PAGE_FREE)
-			page->state = PAGE_UNUSED;
+		page->state = copied & 0xf;
 		if (page->state != PAGE_LIVE)
 			continue;
 		page->pinned = 0;
