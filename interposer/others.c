@@ -73,15 +73,22 @@ static void leave_arenas(void)
 	} while (arena != &arena_main);
 }
 
+/* Any address: of a cache that has gone meanwhile it is nearly the highest that there is. */
+static bool is_within(const struct reading *reading, uintptr_t address, size_t bytes)
+{
+	return address >= reading->from && address < reading->end &&
+	       bytes <= reading->end - address;
+}
+
 static bool is_held(struct reading *reading, uintptr_t address, size_t bytes)
 {
 	const struct arena *arena = &arena_main;
 
-	if (address >= reading->from && address + bytes <= reading->end)
+	if (is_within(reading, address, bytes))
 		return true;
 	do {
 		if (arena->read_held && grow_find(arena, address, &reading->from, &reading->end))
-			return address + bytes <= reading->end;
+			return is_within(reading, address, bytes);
 		arena = atomic_load_explicit(&arena->next, memory_order_acquire);
 	} while (arena != &arena_main);
 	reading->from = reading->end = 0;
@@ -189,7 +196,7 @@ static void take_cache(struct reading *reading, uint64_t place)
 	size_t at = reading->at;
 	bool is_known;
 
-	reading->own = cache == (uintptr_t)thread_self.cache;
+	reading->own = cache != 0 && cache == (uintptr_t)thread_self.cache;
 	if (reading->own)
 		thread = log_thread();
 	is_known = put(reading, at, place) && can_read(reading, cache) &&

@@ -100,6 +100,11 @@ def test_the_end_among_busy_threads(hostile, how, stdout):
     hostile('exit_busy', how, stdout=stdout)
 
 
+def test_the_end_among_threads_that_end(hostile):
+    analysis = hostile('exit_ends')
+    assert len(analysis['processes']) == 41
+
+
 def test_thread_local_objects(victims, hostile):
     if not (victims / 'victim_thread_locals').exists():
         pytest.skip('no C++ compiler when this was built')
