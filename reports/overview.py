@@ -5,11 +5,13 @@
 
 import units
 
+CACHED = "freed, kept by caches"
+
 # Colour, keys of moments[].ledger, what the row is called. A row that is null is in no other: what
 # caches hold then counts as free.
 ROWS = (("requested", ("requested_bytes",), "requested"),
         ("slack", ("slack_bytes",), "headers and rounding"),
-        ("cached", ("cached_bytes", "table_bytes"), "freed, kept by caches"),
+        ("cached", ("cached_bytes", "table_bytes"), CACHED),
         ("partial", ("partial_bytes",), "free beside blocks"),
         ("whole", ("whole_pages.touched_bytes",), "free, whole pages"),
         ("purged", ("whole_pages.purged_bytes",), "given back, still mapped"),
@@ -30,8 +32,9 @@ UNKNOWN = ("other", "unknown")
 class Bar:
     """One moment: rows of (colour, name, bytes) that add up to what is mapped."""
 
-    def __init__(self, heading, at_ns, ledger, rows):
+    def __init__(self, heading, at_ns, ledger, rows, caches_known=True):
         self.heading, self.at_ns, self.mapped = heading, at_ns, ledger["mapped_bytes"]
+        self.caches_known = caches_known
         self.values = {name: _sum(ledger, keys) for _, keys, name in rows}
         self.rows = [(colour, name, self.values[name]) for colour, _, name in rows
                      if self.values[name]]
@@ -47,10 +50,12 @@ class Bar:
     def value(self, name):
         """As text: a row that is not known is not empty."""
         value = self.values.get(name, 0)
-        return "unknown" if value is None else units.size(value)
+        if value is None:
+            return "unknown"
+        return ("" if self.caches_known or name != CACHED else "at least ") + units.size(value)
 
     def sentence(self):
-        parts = ", ".join(f"{name} {units.size(value)}" for _, name, value in self.rows)
+        parts = ", ".join(f"{name} {self.value(name)}" for _, name, _ in self.rows)
         return f"{self.title()}: {parts}"
 
 
@@ -67,7 +72,8 @@ def _sum(ledger, keys):
 def bars(analysis):
     """At the peak of what was mapped, and at the end; fewer if they are not known."""
     moments = {moment["moment"]: moment for moment in analysis.get("moments", [])}
-    found = [Bar(heading, moments[kind]["at_ns"], moments[kind]["ledger"], ROWS)
+    found = [Bar(heading, moments[kind]["at_ns"], moments[kind]["ledger"], ROWS,
+                 moments[kind]["caches_known"])
              for kind, heading in (("mapped_peak", "At the peak"), ("end", "At the end"))
              if kind in moments and moments[kind]["ledger"]["mapped_bytes"]]
     if found:

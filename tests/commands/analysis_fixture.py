@@ -158,7 +158,7 @@ def end_moment():
                 'whole_pages': {'touched_bytes': 40_000, 'purged_bytes': 0, 'untouched_bytes': 0},
                 'top_bytes': 110_000, 'between_bytes': 0, 'metadata_bytes': 140_000,
                 'live_blocks': 2043},
-            'resident': None, 'free_space': {'sizes': []}}
+            'caches_known': False, 'resident': None, 'free_space': {'sizes': []}}
 
 
 def moments():

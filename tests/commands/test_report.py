@@ -213,9 +213,10 @@ def test_the_first_screen_has_the_ledger_row_by_row_and_what_is_unknown_is_no_ze
     end = end_moment()
     end['ledger'].update(cached_bytes=50_000, table_bytes=656, partial_bytes=99_344)
     situation.data['moments'] = [peak, end]
-    page = page_of(situation)
-    row = re.search(r'freed, kept by caches</th>(.*?)</tr>', page.source).group(1)
-    assert re.findall(r'>([^<>]+)<', row) == ['unknown', '49.5&nbsp;KiB']
+    for end['caches_known'], least in (True, ''), (False, 'at least '):
+        page = page_of(situation)
+        row = re.search(r'freed, kept by caches</th>(.*?)</tr>', page.source).group(1)
+        assert re.findall(r'>([^<>]+)<', row) == ['unknown', f'{least}49.5&nbsp;KiB']
 
 
 def test_the_first_screen_shows_resident_memory_or_says_that_it_is_not_known(situation):
