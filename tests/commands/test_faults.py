@@ -180,7 +180,7 @@ def test_what_thrashing_costs_in_faults(heapledger, build, trace):
     assert cycles['faults'] == 199 * 257
     assert root['faults']['count'] >= 200 * 257
     finding, = [one for one in root['findings'] if one['kind'] == 'thrash']
-    assert finding['sentence'].endswith(f', and {199 * 257} page faults.')
+    assert finding['sentence'].endswith(f', and {199 * 257:,} page faults.')
 
 
 def test_what_a_break_that_thrashes_costs_in_faults(heapledger, build, trace):
