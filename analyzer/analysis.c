@@ -7,6 +7,7 @@
  */
 #include "analysis_parts.h"
 #include "names.h"
+#include "progress.h"
 
 #include "heapledger/session.h"
 
@@ -281,6 +282,8 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 	bool watched = is_watched(analysis, process);
 	int rc = 0;
 	while ((rc = next_event(&ahead, reader, &process->ledger, &event)) > 0) {
+		if (analysis->progress)
+			progress_step(analysis->progress);
 		rc = analysis->window.set ? process_watch_window(analysis, process, event) : 0;
 		if (rc < 0)
 			return rc;
@@ -415,6 +418,7 @@ int analysis_run(struct analysis *analysis, struct trace *trace, unsigned wants)
 		.count = trace->stream_count,
 		.wants = wants,
 		.top = analysis->top,
+		.progress = analysis->progress,
 		.group_by = analysis->group_by,
 		.window = analysis->window};
 	if (analysis->count)

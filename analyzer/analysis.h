@@ -101,6 +101,7 @@ struct analysis {
 	char unknown_why[256]; /* why the system calls of an observed process are not known */
 	unsigned wants; /* enum analysis_wants */
 	struct window window; /* streams that have nothing in it are left out */
+	struct progress *progress; /* told of each record; NULL = nobody wants to know */
 	uint32_t top;   /* rows of a table or list that were asked for; 0 = as many as is usual */
 	enum analysis_group group_by;
 	bool peaks;     /* they are laid out: with ANALYSIS_PEAKS, if all processes' heaps are known */

@@ -5,6 +5,7 @@
 #include "analysis.h"
 #include "export.h"
 #include "import.h"
+#include "progress.h"
 #include "site.h"
 #include "tool.h"
 
@@ -99,6 +100,29 @@ static int open_symbols(struct trace *trace, struct site_finder *finder)
 	return TOOL_OK;
 }
 
+static uint64_t count_records(const struct trace *trace)
+{
+	uint64_t records = 0;
+	for (size_t i = 0; i < trace->stream_count; i++)
+		records += trace->streams[i].info.records;
+	return records;
+}
+
+static int run(struct analysis *analysis, struct trace *trace, const struct request *request)
+{
+	struct progress progress;
+	analysis->progress = &progress;
+	progress_open(&progress, count_records(trace), analysis->window.set);
+	int rc = analysis_run(analysis, trace,
+		(request->csv ? ANALYSIS_TIMELINES | ANALYSIS_INSTANTS : 0) |
+			(request->map ? ANALYSIS_MAP : 0) |
+			(request->profile ? ANALYSIS_PEAKS | ANALYSIS_SITES : 0) |
+			(request->json || request->group_by ? ANALYSIS_PEAKS : 0));
+	progress_close(&progress);
+	analysis->progress = NULL;
+	return rc;
+}
+
 static int analyze(const char *path, const struct request *request)
 {
 	struct trace trace;
@@ -120,11 +144,7 @@ static int analyze(const char *path, const struct request *request)
 		print_notes(&trace);
 		if (request->profile)
 			export_profile_begin(&profile, &trace);
-		if (analysis_run(&analysis, &trace,
-			    (request->csv ? ANALYSIS_TIMELINES | ANALYSIS_INSTANTS : 0) |
-				    (request->map ? ANALYSIS_MAP : 0) |
-				    (request->profile ? ANALYSIS_PEAKS | ANALYSIS_SITES : 0) |
-				    (request->json || request->group_by ? ANALYSIS_PEAKS : 0)))
+		if (run(&analysis, &trace, request))
 			code = tool_fail(TOOL_UNREADABLE, COMMAND, "%s", trace.error);
 	}
 	if (!code && analysis.window.set && !analysis.count)

@@ -41,8 +41,7 @@ CAPTIONS = {
                      "are too short serve no larger request, however much is free in all (shares "
                      "are drawn while a fiftieth of the most is free). The last curves say by "
                      "size how many blocks fewer fit into the free pieces than into one of the "
-                     "same bytes. What caches hold is known at the end only, and counts as free "
-                     "before.",
+                     "same bytes. Where it is not known what caches hold, that counts as free, too.",
     "syscalls": "brk, mmap, munmap, mremap, madvise and mprotect as the allocator made them, each "
                 "with its reason; calls which the recording itself made are left out.",
     "ledger": "Each mapped byte twice: by what it holds and by where it lies. Slack is headers and "
@@ -50,7 +49,8 @@ CAPTIONS = {
               "said here.",
     "return": "The clock of a page starts when the last block on it is freed. A page that is used "
               "again can no longer go back, so the two curves add up to what became of all; one "
-              "that was free at the end counts for as long as it was seen.",
+              "that was free at the end counts for as long as it was seen. Below, in the same three "
+              "colours, the pages that blocks of each size were the last to leave.",
 }
 
 MODES = {"allocator": "heapledger's own allocator served the program",
@@ -164,8 +164,9 @@ def figure_section(analysis, module):
         blocks.append(Text(NOTHING, "missing"))
         return Section(module.TITLE, blocks)
     blocks.append(Drawing(module, figure, caption(analysis, module.NAME)))
-    table = {"syscalls": syscall_table, "ledger": ledger_table}.get(module.NAME)
-    return Section(module.TITLE, blocks + ([table(analysis)] if table else []))
+    table = {"syscalls": syscall_table, "ledger": ledger_table, "return": return_table}.get(module.NAME)
+    made = table(analysis) if table else None
+    return Section(module.TITLE, blocks + ([made] if made else []))
 
 
 def caption(analysis, name):
@@ -193,6 +194,20 @@ def syscall_table(analysis):
     foot = ("all", "", "", units.count(analysis.get("syscalls.total")), "",
             units.time(analysis.get("syscalls.time_ns")), "")
     return Table(heads, rows, foot)
+
+
+RETURNS_SHOWN = 10
+
+
+def return_table(analysis):
+    """The calls that gave memory back, and what made the heap do it."""
+    calls = (analysis.get("returning") or {}).get("calls", [])
+    rows = [(row["syscall"], row["reason_text"], row["call"] or "–", places.site_name(row),
+             units.count(row["count"]), units.size(row["returned_bytes"]),
+             units.time(row["time_ns"])) for row in calls[:RETURNS_SHOWN]]
+    heads = (("given back by", False), ("because", False), ("during", False), ("from", False),
+             ("calls", True), ("memory", True), ("time", True))
+    return Table(heads, rows) if rows else None
 
 
 LEDGER_ROWS = (("requested", "requested_bytes"), ("slack (headers, rounding)", "slack_bytes"),

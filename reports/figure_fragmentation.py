@@ -83,11 +83,6 @@ def _share(value):
     return numpy.nan if value is None else 100 * value
 
 
-def _size(value):
-    """A power of two."""
-    return units.size(value).replace(".00", "").replace(".0", "")
-
-
 def _unusable(axes, times, rows):
     labels, least = [], max(row["free_bytes"] for row in rows) / LITTLE
     _percent_axis(axes)
@@ -97,8 +92,8 @@ def _unusable(axes, times, rows):
         last = values[-1]
         axes.plot(times, values, color=style.colour(colour))
         labels.append((0 if numpy.isnan(last) else last,
-                       f"for {_size(size)}" if numpy.isnan(last) else
-                       f"for {_size(size)}: {units.percent(last)}", style.colour(colour)))
+                       f"for {units.power(size)}" if numpy.isnan(last) else
+                       f"for {units.power(size)}: {units.percent(last)}", style.colour(colour)))
     axes.set_title("share of the free bytes that is in pieces too short for a size: "
                    + ("little is free at the end" if numpy.isnan(last) else "at the right, the end"),
                    pad=6)
@@ -109,11 +104,11 @@ def _split(sizes):
     """The finding: of the largest size that would fit into all that is free at the end."""
     for size in reversed(sizes):
         if size["split"] == 0:
-            return (f"At the end as many blocks of {_size(size['size_bytes'])} fit as in one "
+            return (f"At the end as many blocks of {units.power(size['size_bytes'])} fit as in one "
                     "free piece")
         if size["split"] is not None:
             return (f"At the end {units.percent(_share(size['split']))} fewer blocks of "
-                    f"{_size(size['size_bytes'])} fit than in one free piece")
+                    f"{units.power(size['size_bytes'])} fit than in one free piece")
     return "How many blocks of a size fewer fit than in one free piece"
 
 
@@ -125,7 +120,7 @@ def _curves(axes, analysis):
     axes.set_title(_split(moments.get("end", [])), pad=6)
     for moment, colour, text in CURVES:
         sizes = moments.get(moment, [])
-        names = names or [_size(size["size_bytes"]) for size in sizes]
+        names = names or [units.power(size["size_bytes"]) for size in sizes]
         for key, dashes, also in ("split", "-", ""), ("split_without_top", "--", ", without top"):
             values = [_share(size[key]) for size in sizes]
             known = [value for value in values if not numpy.isnan(value)]

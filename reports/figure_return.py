@@ -3,7 +3,8 @@
 # From free to return: how long pages took from the last block on them being freed to going back
 # to the kernel, and what became of the others. Reuse is a rival of return, and a page that is free
 # at the end was seen for so long only: the curves are the analyzer's cumulative incidence of both
-# (docs/analysis.md), the bar beside them is how it was at the end.
+# (docs/analysis.md), the bar beside them is how it was at the end, and the bars below how it was for
+# the sizes of the blocks.
 
 import style
 import units
@@ -26,18 +27,53 @@ def draw(analysis):
     total = freed_bytes(analysis)
     if not total:
         return None
-    figure, (left, right) = style.new(1, 2, (10, 3.9), sharey=True,
-                                      gridspec_kw={"width_ratios": [3, 0.32], "wspace": 0.05})
-    figure.subplots_adjust(left=0.075, right=0.70, top=0.88, bottom=0.135)
+    figure, ((left, right), (lower, nothing)) = style.new(
+        2, 2, (10, 6.7), gridspec_kw={"width_ratios": [3, 0.32], "wspace": 0.05,
+                                      "height_ratios": [1.5, 1], "hspace": 0.45})
+    figure.subplots_adjust(left=0.075, right=0.70, top=0.93, bottom=0.085)
     _curves(left, analysis.get("free_to_return.incidence", []))
     _fates(right, analysis, total)
+    _sizes(lower, by_size(analysis))
+    nothing.set_visible(False)
     return figure
 
 
-def _curves(axes, steps):
+def by_size(analysis):
+    """(largest size, bytes of each fate) for each doubling of size that freed a page last."""
+    sums = {}
+    for size in analysis.get("free_to_return.sizes", []):
+        doubling = 1 << max(size["up_to_bytes"] - 1, 1).bit_length()
+        sums.setdefault(doubling, []).append([size[key] for _, key, _ in FATES])
+    rows = [(doubling, [sum(column) for column in zip(*parts)])
+            for doubling, parts in sorted(sums.items())]
+    return [row for row in rows if any(row[1])]
+
+
+def _percent_axis(axes):
     axes.grid(axis="y")
     axes.set_ylim(0, 100)
     axes.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+
+
+def _sizes(axes, rows):
+    _percent_axis(axes)
+    axes.set_title("what became of them, by the size of the block that was freed last", pad=8)
+    for place, (_, parts) in enumerate(rows):
+        start = 0.0
+        for (name, _, _), part in zip(FATES, parts):
+            height = 100 * part / sum(parts)
+            axes.bar(place, height, bottom=start, width=0.82, color=style.colour(name),
+                     edgecolor=style.colour("paper"), lw=0.7)
+            start += height
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    every = -(-len(rows) // 9)  # more labels would touch
+    axes.set_xticks(range(0, len(rows), every), [units.power(size) for size, _ in rows[::every]])
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlabel("asked for, up to")
+
+
+def _curves(axes, steps):
+    _percent_axis(axes)
     axes.set_title("share of freed pages returned, and reused, within a time", pad=8)
     if not any(step["returned"] or step["reused"] for step in steps):
         axes.set_xticks([])
@@ -66,7 +102,8 @@ def _curves(axes, steps):
 def _fates(axes, analysis, total):
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_xticks([])
-    axes.tick_params(axis="y", length=0, labelleft=False)
+    axes.set_ylim(0, 100)
+    axes.set_yticks([])
     start, labels = 0.0, []
     for name, key, text in FATES:
         value = analysis.get(f"free_to_return.{key}")

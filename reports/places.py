@@ -4,7 +4,7 @@
 # and figure_map.py.
 
 KEPT = {"cache": "freed, kept by a thread's cache", "fast": "freed, kept by a fast list",
-        "lent": "freed, kept by a thread's cache", "table": "the allocator's own"}
+        "lent": "freed, lent to a thread's cache", "table": "the allocator's own"}
 
 
 def name(function, file, line):

@@ -84,6 +84,11 @@ def share_text(part, whole):
     return f"{value:.1f} %"
 
 
+def power(value):
+    """A size that is a power of two: 4 KiB."""
+    return size(value).replace(".00", "").replace(".0", "")
+
+
 def size_scale(largest):
     """Divisor and name of the unit for an axis that reaches `largest` bytes."""
     for unit, name in _SIZES:

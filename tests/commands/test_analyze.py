@@ -4,10 +4,14 @@ and that outputs are replaced whole or not at all."""
 
 import csv
 import json
+import os
+import re
+import subprocess
+import time
 
 import pytest
 
-from conftest import run
+from conftest import CLEAN_ENVIRONMENT, run
 from trace_script import CHILD, SCRIPT, make_trace
 
 
@@ -312,3 +316,51 @@ def test_help_and_version(heapledger):
     assert run([heapledger, 'help', 'dump']).stdout.startswith(b'usage: heapledger dump')
     outcome = run([heapledger, 'frobnicate'])
     assert outcome.status == 2 and b'no such command' in outcome.stderr
+
+
+ERASE = b'\r\x1b[K'
+
+
+def errors_at_terminal(*words, term='xterm'):
+    """What the terminal gets that is a command's standard error."""
+    master, slave = os.openpty()
+    process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL, stderr=slave,
+                               env={**CLEAN_ENVIRONMENT, 'TERM': term})
+    os.close(slave)
+    got = b''
+    try:
+        while more := os.read(master, 65536):
+            got += more
+    except OSError:
+        pass  # the command has closed it
+    os.close(master)
+    assert process.wait(60) == 0
+    return got
+
+
+def test_progress_on_a_terminal(heapledger, build, tmp_path):
+    """Of a trace that is so large that reading it takes two seconds here."""
+    def generated(records):
+        folder = tmp_path / str(records)
+        folder.mkdir()
+        assert run([build / 'tests' / 'unit' / 'tracegen', '--random', str(records), '1000', '1',
+                    folder]).status == 0
+        started = time.monotonic()
+        assert run([heapledger, 'analyze', folder]).status == 0
+        return folder, time.monotonic() - started
+
+    _, took = generated(200_000)
+    trace, _ = generated(int(200_000 * max(1, 2 / took)))
+    got = errors_at_terminal(heapledger, 'analyze', trace)
+    note, *lines = got.split(ERASE)
+    assert note.startswith(b'heapledger: analyze: note: session.json')
+    assert len(lines) >= 3 and lines[-1] == b'', got
+    shown = [re.fullmatch(rb'(\d+) % of ([\d,]+) records read, about (\d+) s left', line)
+             for line in lines[:-1]]
+    assert all(shown), got
+    percents = [int(match[1]) for match in shown]
+    assert percents == sorted(percents) and 0 < percents[0] < 100 and percents[-1] <= 100
+    records = json.loads(run([heapledger, 'analyze', '--json', '-', trace]).stdout)['events']['total']
+    assert 0 <= int(shown[0][2].replace(b',', b'')) - records <= 2  # marks are records, too
+    assert ERASE not in errors_at_terminal(heapledger, 'analyze', trace, term='dumb')

@@ -219,6 +219,20 @@ def test_the_first_screen_has_the_ledger_row_by_row_and_what_is_unknown_is_no_ze
         assert re.findall(r'>([^<>]+)<', row) == ['unknown', f'{least}49.5&nbsp;KiB']
 
 
+def test_what_became_of_freed_pages_by_size_and_by_what_gave_them_back(situation):
+    """Sizes of one doubling are one bar; what nothing was freed of has none."""
+    sys.path.insert(0, str(REPORTS))
+    import figure_return
+    from load import Analysis
+    assert figure_return.by_size(Analysis(situation.data, {})) == [
+        (32, [2_304, 3_200, 303_104]), (1 << 20, [60_000_000, 30_000_000, 0])]
+    text = page_of(situation).text.replace('\xa0', ' ')
+    assert re.search(r'munmap\s+a mapped block was freed\s+free\s+drop \(table.c:12\)\s+40\s+'
+                     r'57.2 MiB\s+493 µs', text)
+    situation.data['returning'] = None  # of an allocator that was observed
+    assert 'given back by' not in page_of(situation).text
+
+
 def test_the_first_screen_shows_resident_memory_or_says_that_it_is_not_known(situation):
     page = page_of(situation)
     line = re.search(r'<polyline class="resident" points="([^"]*)"', page.source).group(1)
