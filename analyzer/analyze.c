@@ -100,19 +100,11 @@ static int open_symbols(struct trace *trace, struct site_finder *finder)
 	return TOOL_OK;
 }
 
-static uint64_t count_records(const struct trace *trace)
-{
-	uint64_t records = 0;
-	for (size_t i = 0; i < trace->stream_count; i++)
-		records += trace->streams[i].info.records;
-	return records;
-}
-
 static int run(struct analysis *analysis, struct trace *trace, const struct request *request)
 {
 	struct progress progress;
 	analysis->progress = &progress;
-	progress_open(&progress, count_records(trace), analysis->window.set);
+	progress_open(&progress, trace_records(trace), analysis->window.set);
 	int rc = analysis_run(analysis, trace,
 		(request->csv ? ANALYSIS_TIMELINES | ANALYSIS_INSTANTS : 0) |
 			(request->map ? ANALYSIS_MAP : 0) |

@@ -52,7 +52,7 @@ static bool record_shell(
 	char *argv[] = {self, record, option, path, kernel, off, extra, value, shell, command,
 		script, NULL};
 	struct child child;
-	uint64_t records = 0;
+	uint64_t records;
 
 	*trace = (struct trace){0};
 	if (!make_folder(finding))
@@ -67,8 +67,7 @@ static bool record_shell(
 			trace->error);
 		return false;
 	}
-	for (size_t i = 0; i < trace->stream_count; i++)
-		records += trace->streams[i].info.records;
+	records = trace_records(trace);
 	if (records)
 		doctor_find(finding, DOCTOR_OK, "works (a trial gave %llu events)",
 			(unsigned long long)records);

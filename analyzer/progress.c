@@ -3,25 +3,15 @@
  * See progress.h.
  */
 #include "progress.h"
+#include "session.h"
 #include "tool.h"
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define FIRST_NS UINT64_C(500000000)
 #define REFRESH_NS UINT64_C(250000000)
-#define ERASE "\r\033[K"
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 /* As fast as it went so far. */
 static uint64_t seconds_left(const struct progress *progress, uint64_t now)
@@ -33,13 +23,13 @@ static uint64_t seconds_left(const struct progress *progress, uint64_t now)
 
 static void draw(struct progress *progress)
 {
-	uint64_t now = now_ns();
+	uint64_t now = session_monotonic();
 	char count[32], line[128];
 	if (now < progress->next_ns || progress->done > progress->total)
 		return;
 	uint64_t left = seconds_left(progress, now);
 	int length = snprintf(line, sizeof(line),
-		ERASE "%u %% of %s records read, %s %" PRIu64 " s left",
+		TOOL_ERASE "%u %% of %s records read, %s %" PRIu64 " s left",
 		(unsigned)((double)progress->done * 100 / (double)progress->total),
 		tool_format_count(count, sizeof(count), progress->total),
 		progress->at_most ? "at most about" : "about", left);
@@ -51,21 +41,19 @@ static void draw(struct progress *progress)
 
 void progress_open(struct progress *progress, uint64_t total, bool at_most)
 {
-	const char *term = getenv("TERM");
-	bool can_erase = term && *term && strcmp(term, "dumb");
 	*progress = (struct progress){.at_most = at_most};
-	if (!can_erase || !isatty(STDERR_FILENO))
+	if (!tool_can_erase() || !isatty(STDERR_FILENO))
 		return;
 	progress->draw = draw;
 	progress->total = total;
-	progress->start_ns = now_ns();
+	progress->start_ns = session_monotonic();
 	progress->next_ns = progress->start_ns + FIRST_NS;
 }
 
 void progress_close(struct progress *progress)
 {
 	if (progress->shown)
-		dprintf(STDERR_FILENO, ERASE);
+		dprintf(STDERR_FILENO, TOOL_ERASE);
 	progress->shown = false;
 	progress->draw = NULL;
 }

@@ -42,6 +42,15 @@ static inline size_t trace_absent(const struct trace *trace)
 	return trace->missing_count + trace->empty_count;
 }
 
+/* By the headers of all streams. */
+static inline uint64_t trace_records(const struct trace *trace)
+{
+	uint64_t records = 0;
+	for (size_t i = 0; i < trace->stream_count; i++)
+		records += trace->streams[i].info.records;
+	return records;
+}
+
 /* Opens the directory, checks every stream's headers and reads its clock marks. On failure
  * trace->error says why; trace_close is needed in any case. */
 int trace_open(struct trace *trace, const char *path);

@@ -18,9 +18,6 @@
 
 #include <sys/single_threaded.h>
 
-/* A list that a program has broken may go round and round. */
-#define CACHE_ENTRIES_MOST (UINT16_MAX + CACHE_SURPLUS_ENTRIES)
-
 struct kept {
 	uint64_t tick; /* 0: the blocks are only counted */
 	uint32_t tid;
@@ -35,20 +32,15 @@ static bool tell(struct kept *kept, struct chunk *chunk, enum hl_kept what)
 		       hl_kept_pack(what, what != HL_KEPT_FAST ? kept->tid : 0));
 }
 
-/* The newest entries, which go back first, are those beyond tcache_count. */
-static size_t lent_entries(const struct cache *cache, size_t index)
-{
-	size_t surplus = cache_is_widened(cache, index) ? cache_surplus(index) : 0;
-
-	return cache->room[index] < surplus ? surplus - cache->room[index] : 0;
-}
-
 static bool walk_cache(struct kept *kept, struct cache *cache)
 {
-	for (size_t i = 0; i < CACHE_BINS; i++) {
+	for (unsigned i = 0; i < CACHE_BINS; i++) {
 		struct cache_entry *entry = cache->first[i];
-		size_t lent = lent_entries(cache, i), left = CACHE_ENTRIES_MOST;
+		uint32_t left, lent;
 
+		if (!hl_cache_count(&caches, i, cache_is_widened(cache, i), cache->room[i], &left,
+			    &lent))
+			return false;
 		for (; entry != NULL; entry = chunk_mask(&entry->next, entry->next)) {
 			if (left-- == 0 || !chunk_is_aligned(entry) ||
 				!tell(kept, chunk_of(entry),

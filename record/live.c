@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -20,7 +19,6 @@
 #define REFRESH_NS UINT64_C(250000000)
 #define RSS_OLD_NS UINT64_C(2000000000) /* not shown any more */
 #define COLUMNS 80                      /* of a terminal that does not say */
-#define ERASE "\r\033[K"
 
 struct line {
 	char text[256];
@@ -36,13 +34,6 @@ static bool goes_elsewhere(int fd)
 	if (fstat(fd, &st) != 0)
 		return false;
 	return S_ISREG(st.st_mode) || (S_ISCHR(st.st_mode) && st.st_rdev == makedev(1, 3));
-}
-
-static bool can_erase(void)
-{
-	const char *term = getenv("TERM");
-
-	return term != NULL && term[0] != '\0' && strcmp(term, "dumb") != 0;
 }
 
 static bool is_ours(int terminal)
@@ -65,7 +56,7 @@ static void open_terminal(struct live *live)
 void live_open(struct live *live, bool quiet)
 {
 	*live = (struct live){.terminal = -1, .next_ns = UINT64_MAX};
-	if (!quiet && can_erase() && getpgrp() == getpid() && goes_elsewhere(STDOUT_FILENO) &&
+	if (!quiet && tool_can_erase() && getpgrp() == getpid() && goes_elsewhere(STDOUT_FILENO) &&
 		goes_elsewhere(STDERR_FILENO))
 		open_terminal(live);
 }
@@ -73,7 +64,7 @@ void live_open(struct live *live, bool quiet)
 void live_open_beside(struct live *live, bool quiet)
 {
 	*live = (struct live){.terminal = -1, .next_ns = UINT64_MAX};
-	if (!quiet && can_erase() && isatty(STDERR_FILENO))
+	if (!quiet && tool_can_erase() && isatty(STDERR_FILENO))
 		open_terminal(live);
 }
 
@@ -159,7 +150,7 @@ static uint64_t fill(
 
 void live_draw(struct live *live, const struct processes *all, uint64_t now)
 {
-	struct line line = {.text = ERASE, .length = strlen(ERASE)};
+	struct line line = {.text = TOOL_ERASE, .length = strlen(TOOL_ERASE)};
 
 	if (!is_ours(live->terminal)) {
 		live->shown = false;
@@ -186,7 +177,7 @@ int live_end(struct live *live)
 		return -1;
 	}
 	if (live->shown)
-		dprintf(terminal, ERASE);
+		dprintf(terminal, TOOL_ERASE);
 	live->shown = false;
 	/* What the caller writes is not to be lost. */
 	fcntl(terminal, F_SETFL, 0);

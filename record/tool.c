@@ -180,3 +180,10 @@ char *tool_format_count(char *buffer, size_t length, uint64_t count)
 	}
 	return p;
 }
+
+bool tool_can_erase(void)
+{
+	const char *term = getenv("TERM");
+
+	return term != NULL && term[0] != '\0' && strcmp(term, "dumb") != 0;
+}

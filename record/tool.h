@@ -7,6 +7,7 @@
 #define HEAPLEDGER_TOOL_H
 
 #include <getopt.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -46,6 +47,10 @@ char *tool_format_size(char *buffer, size_t length, uint64_t bytes);
 
 /* "1,234,567"; 27 bytes are always enough. Returns its start, somewhere in the buffer. */
 char *tool_format_count(char *buffer, size_t length, uint64_t count);
+
+/* What takes a line back that a terminal shows, and whether this one, by TERM, understands it. */
+#define TOOL_ERASE "\r\033[K"
+bool tool_can_erase(void);
 
 /* The commands. argv[0] is the command's name. */
 int cmd_record(int argc, char **argv);

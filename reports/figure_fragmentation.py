@@ -22,7 +22,6 @@ UNUSABLE = ((4096, "requested"), (65536, "slack"), (131072, "mapped"))
 # Moment, colour, name.
 CURVES = (("mapped_peak", "mapped", "at the peak"), ("end", "ink", "at the end"))
 LITTLE = 50  # of less than one part in this of the most free bytes a share says nothing
-PERCENT = ([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
 
 
 def draw(analysis):
@@ -73,19 +72,13 @@ def _where(most, unit_name):
             f"of it {name}")
 
 
-def _percent_axis(axes):
-    axes.grid(axis="y")
-    axes.set_ylim(0, 103)
-    axes.set_yticks(*PERCENT)
-
-
 def _share(value):
     return numpy.nan if value is None else 100 * value
 
 
 def _unusable(axes, times, rows):
     labels, least = [], max(row["free_bytes"] for row in rows) / LITTLE
-    _percent_axis(axes)
+    style.percent_axis(axes, 103)
     for size, colour in UNUSABLE:
         values = [_share(row[f"unusable_{size}"]) if row["free_bytes"] >= least else numpy.nan
                   for row in rows]
@@ -116,7 +109,7 @@ def _curves(axes, analysis):
     moments = {moment["moment"]: moment["free_space"]["sizes"]
                for moment in analysis.get("moments", [])}
     names, labels = [], []
-    _percent_axis(axes)
+    style.percent_axis(axes, 103)
     axes.set_title(_split(moments.get("end", [])), pad=6)
     for moment, colour, text in CURVES:
         sizes = moments.get(moment, [])

@@ -49,14 +49,8 @@ def by_size(analysis):
     return [row for row in rows if any(row[1])]
 
 
-def _percent_axis(axes):
-    axes.grid(axis="y")
-    axes.set_ylim(0, 100)
-    axes.set_yticks([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-
-
 def _sizes(axes, rows):
-    _percent_axis(axes)
+    style.percent_axis(axes)
     axes.set_title("what became of them, by the size of the block that was freed last", pad=8)
     for place, (_, parts) in enumerate(rows):
         start = 0.0
@@ -73,7 +67,7 @@ def _sizes(axes, rows):
 
 
 def _curves(axes, steps):
-    _percent_axis(axes)
+    style.percent_axis(axes)
     axes.set_title("share of freed pages returned, and reused, within a time", pad=8)
     if not any(step["returned"] or step["reused"] for step in steps):
         axes.set_xticks([])

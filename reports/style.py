@@ -162,6 +162,15 @@ def new(rows=1, columns=1, size=(10, 4.2), **arguments):
     return part, part.subplots(rows, columns, **arguments)
 
 
+PERCENT_TICKS = ([0, 25, 50, 75, 100], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+
+
+def percent_axis(axes, high=100):
+    axes.grid(axis="y")
+    axes.set_ylim(0, high)
+    axes.set_yticks(*PERCENT_TICKS)
+
+
 def spread(positions, gap, low, high):
     """Moves label positions apart until neighbours are `gap` away, none further than it must and all
     within low..high: those that would touch lie around the middle of where they were."""

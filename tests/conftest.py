@@ -5,13 +5,17 @@ its own with HEAPLEDGER_BUILD set; by hand: HEAPLEDGER_BUILD=build pytest tests/
 """
 
 import concurrent.futures
+import errno
+import fcntl
 import functools
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
+import termios
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,6 +204,30 @@ def redis_server(folder):
 
 
 SOUND = set()  # traces that assert_sound has seen
+
+
+def terminal_of(*words, columns=80, stdout=None, stderr=None, term='xterm'):
+    """Runs words as a shell at a terminal runs a job; stdout and stderr are that terminal if they
+    are not given. Returns the status and what the terminal got."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('4H', 25, columns, 0, 0))
+    mode = termios.tcgetattr(slave)
+    mode[1] &= ~termios.OPOST
+    termios.tcsetattr(slave, termios.TCSANOW, mode)
+    process = subprocess.Popen(
+        [str(word) for word in words], env={**CLEAN_ENVIRONMENT, 'TERM': term},
+        stdin=slave, stdout=slave if stdout is None else stdout,
+        stderr=slave if stderr is None else stderr, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+    os.close(slave)
+    got = b''
+    try:
+        while more := os.read(master, 65536):
+            got += more
+    except OSError as error:
+        assert error.errno == errno.EIO  # the last one has closed it
+    os.close(master)
+    return process.wait(30), got
 
 
 def assert_sound(analysis, least_calls, trace=None):

@@ -4,14 +4,13 @@ and that outputs are replaced whole or not at all."""
 
 import csv
 import json
-import os
 import re
 import subprocess
 import time
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, run
+from conftest import run, terminal_of
 from trace_script import CHILD, SCRIPT, make_trace
 
 
@@ -321,24 +320,6 @@ def test_help_and_version(heapledger):
 ERASE = b'\r\x1b[K'
 
 
-def errors_at_terminal(*words, term='xterm'):
-    """What the terminal gets that is a command's standard error."""
-    master, slave = os.openpty()
-    process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL,
-                               stdout=subprocess.DEVNULL, stderr=slave,
-                               env={**CLEAN_ENVIRONMENT, 'TERM': term})
-    os.close(slave)
-    got = b''
-    try:
-        while more := os.read(master, 65536):
-            got += more
-    except OSError:
-        pass  # the command has closed it
-    os.close(master)
-    assert process.wait(60) == 0
-    return got
-
-
 def test_progress_on_a_terminal(heapledger, build, tmp_path):
     """Of a trace that is so large that reading it takes two seconds here."""
     def generated(records):
@@ -352,7 +333,8 @@ def test_progress_on_a_terminal(heapledger, build, tmp_path):
 
     _, took = generated(200_000)
     trace, _ = generated(int(200_000 * max(1, 2 / took)))
-    got = errors_at_terminal(heapledger, 'analyze', trace)
+    status, got = terminal_of(heapledger, 'analyze', trace, stdout=subprocess.DEVNULL)
+    assert status == 0
     note, *lines = got.split(ERASE)
     assert note.startswith(b'heapledger: analyze: note: session.json')
     assert len(lines) >= 3 and lines[-1] == b'', got
@@ -363,4 +345,5 @@ def test_progress_on_a_terminal(heapledger, build, tmp_path):
     assert percents == sorted(percents) and 0 < percents[0] < 100 and percents[-1] <= 100
     records = json.loads(run([heapledger, 'analyze', '--json', '-', trace]).stdout)['events']['total']
     assert 0 <= int(shown[0][2].replace(b',', b'')) - records <= 2  # marks are records, too
-    assert ERASE not in errors_at_terminal(heapledger, 'analyze', trace, term='dumb')
+    status, got = terminal_of(heapledger, 'analyze', trace, stdout=subprocess.DEVNULL, term='dumb')
+    assert status == 0 and ERASE not in got

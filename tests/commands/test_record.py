@@ -2,7 +2,6 @@
 """What `heapledger record` promises beside losing nothing (test_nothing_lost.py): nothing of the
 program changes, and wrong use is answered with one line."""
 
-import errno
 import fcntl
 import os
 import re
@@ -16,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CLEAN_ENVIRONMENT, SOURCE, analyze, child_of, existing, run, session, sound, until
+from conftest import (CLEAN_ENVIRONMENT, SOURCE, analyze, child_of, existing, run, session, sound,
+                      terminal_of, until)
 
 
 @pytest.fixture(scope='session')
@@ -302,30 +302,6 @@ def test_directory_that_cannot_be_made(heapledger, victim):
 ERASE = b'\r\x1b[K'
 FIELDS = ['{} events', '{}/s', 'RSS {}', '{} process', '{} system call']
 SLOW = 'echo out; sleep 0.4; echo half >&2; sleep 0.4; printf end'
-
-
-def terminal_of(*words, columns=80, stdout=None, stderr=None, term='xterm'):
-    """Runs words as a shell at a terminal runs a job; stdout and stderr are that terminal if they
-    are not given. Returns the status and what the terminal got."""
-    master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('4H', 25, columns, 0, 0))
-    mode = termios.tcgetattr(slave)
-    mode[1] &= ~termios.OPOST
-    termios.tcsetattr(slave, termios.TCSANOW, mode)
-    process = subprocess.Popen(
-        [str(word) for word in words], env={**CLEAN_ENVIRONMENT, 'TERM': term},
-        stdin=slave, stdout=slave if stdout is None else stdout,
-        stderr=slave if stderr is None else stderr, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
-    os.close(slave)
-    got = b''
-    try:
-        while more := os.read(master, 65536):
-            got += more
-    except OSError as error:
-        assert error.errno == errno.EIO  # the last one has closed it
-    os.close(master)
-    return process.wait(30), got
 
 
 def lines_of(got):
