@@ -30,22 +30,6 @@ struct maker {
 	size_t place_count;
 };
 
-/* One of a few static buffers: enough for one sentence. */
-static const char *size(uint64_t bytes)
-{
-	static char buffers[8][32];
-	static unsigned next;
-	char *buffer = buffers[next++ % 8];
-	return tool_format_size(buffer, sizeof(buffers[0]), bytes);
-}
-
-static const char *number(uint64_t count)
-{
-	static char buffers[4][32];
-	static unsigned next;
-	return tool_format_count(buffers[next++ % 4], sizeof(buffers[0]), count);
-}
-
 static unsigned percent(uint64_t part, uint64_t all)
 {
 	return all ? (unsigned)((double)part * 100 / (double)all + 0.5) : 0;
@@ -185,12 +169,12 @@ static const char *name_blocks(const struct place *place, char *text, size_t len
 {
 	char name[200];
 	if (layout_is_kept(place->caller) && layout_kept(place->caller) == HL_KEPT_TABLE)
-		snprintf(text, length, "%s blocks of the allocator's own", number(place->blocks));
+		snprintf(text, length, "%s blocks of the allocator's own", tool_count(place->blocks));
 	else if (layout_is_kept(place->caller))
-		snprintf(text, length, "%s freed blocks that %s keeps", number(place->blocks),
+		snprintf(text, length, "%s freed blocks that %s keeps", tool_count(place->blocks),
 			name_keeper(place->caller));
 	else
-		snprintf(text, length, "%s blocks from %s", number(place->blocks),
+		snprintf(text, length, "%s blocks from %s", tool_count(place->blocks),
 			name_place(place, name, sizeof(name)));
 	return text;
 }
@@ -207,7 +191,7 @@ static const char *name_holder(const struct maker *maker, char *text, size_t len
 		snprintf(text, length, "a freed block that %s keeps", name_keeper(caller));
 	else {
 		struct place place = place_of(maker, holder->block.tick, caller);
-		snprintf(text, length, "a block of %s from %s", size(holder->block.size),
+		snprintf(text, length, "a block of %s from %s", tool_size(holder->block.size),
 			name_place(&place, place_text, sizeof(place_text)));
 	}
 	return text;
@@ -224,10 +208,10 @@ static void promise_trim(const struct maker *maker, struct finding *finding, uin
 	bool sparse = result->samples && resident < bytes;
 	finding->promised = bytes;
 	snprintf(finding->remedy, sizeof(finding->remedy), "malloc_trim(0) would return %s%s%s%s%s",
-		size(bytes),
+		tool_size(bytes),
 		maker->layout->kept_all ? "."
 					: " at most: what thread caches hold was not all recorded.",
-		sparse ? " By the last sample no more than " : "", sparse ? size(resident) : "",
+		sparse ? " By the last sample no more than " : "", sparse ? tool_size(resident) : "",
 		sparse ? " of the process was in memory." : "");
 }
 
@@ -244,7 +228,7 @@ static void find_whole_pages(struct maker *maker)
 		return;
 	bool in_break = layout->memory.break_bytes > layout->memory.arena_bytes;
 	snprintf(finding->sentence, sizeof(finding->sentence),
-		"%s, %u %% of what is mapped, is free in whole pages%s%s%s.", size(bytes),
+		"%s, %u %% of what is mapped, is free in whole pages%s%s%s.", tool_size(bytes),
 		percent(bytes, mapped), in_break ? " below " : " inside arenas",
 		in_break ? name_holder(maker, holder, sizeof(holder)) : "",
 		in_break ? ", and the break cannot come down past it" : "");
@@ -263,7 +247,7 @@ static void find_top(struct maker *maker)
 	snprintf(finding->sentence, sizeof(finding->sentence),
 		"%s, %u %% of what is mapped, is free at the end of the heap, where it waits for "
 		"the trim threshold.",
-		size(bytes), percent(bytes, mapped_at_end(maker)));
+		tool_size(bytes), percent(bytes, mapped_at_end(maker)));
 	if (layout->trim_top)
 		promise_trim(maker, finding, bytes < layout->trim_top ? bytes : layout->trim_top);
 }
@@ -290,15 +274,15 @@ static void find_partial_pages(struct maker *maker)
 	snprintf(finding->sentence, sizeof(finding->sentence),
 		"%s, %u %% of what is mapped, is free on pages that hold blocks too: the "
 		"most, %s, beside %s.",
-		size(layout->partial), percent(layout->partial, mapped_at_end(maker)),
-		size((uint64_t)most->pinned), name_blocks(most, blocks, sizeof(blocks)));
+		tool_size(layout->partial), percent(layout->partial, mapped_at_end(maker)),
+		tool_size((uint64_t)most->pinned), name_blocks(most, blocks, sizeof(blocks)));
 	if (more >= WORTH_BYTES)
 		promise_trim(maker, finding, more);
 	else
 		snprintf(finding->remedy, sizeof(finding->remedy),
 			"No call returns it. Were those blocks freed or elsewhere, %s more would "
 			"be whole free pages.",
-			size(most->alone_pages << PAGES_BITS));
+			tool_size(most->alone_pages << PAGES_BITS));
 }
 
 static void find_in_use(struct maker *maker)
@@ -314,8 +298,8 @@ static void find_in_use(struct maker *maker)
 		snprintf(finding->sentence, sizeof(finding->sentence),
 			"%s in %s blocks, %u %% of what is mapped, is in use at the end: the "
 			"most, %s, in %s.",
-			size(bytes), number((uint64_t)layout->memory.live_blocks),
-			percent(bytes, mapped_at_end(maker)), size(most->bytes),
+			tool_size(bytes), tool_count((uint64_t)layout->memory.live_blocks),
+			percent(bytes, mapped_at_end(maker)), tool_size(most->bytes),
 			name_blocks(most, blocks, sizeof(blocks)));
 }
 
@@ -330,9 +314,9 @@ static void find_slack(struct maker *maker)
 		snprintf(finding->sentence, sizeof(finding->sentence),
 			"%s, %u %% of what is mapped, is headers and rounding of %s "
 			"live blocks of %s on average.",
-			size((uint64_t)slack), percent((uint64_t)slack, mapped_at_end(maker)),
-			number((uint64_t)memory->live_blocks),
-			size((uint64_t)(memory->requested / memory->live_blocks)));
+			tool_size((uint64_t)slack), percent((uint64_t)slack, mapped_at_end(maker)),
+			tool_count((uint64_t)memory->live_blocks),
+			tool_size((uint64_t)(memory->requested / memory->live_blocks)));
 }
 
 /* Once in a while is no thrashing. */
@@ -351,10 +335,10 @@ static struct finding *add_cycles(
 		snprintf(finding->sentence, sizeof(finding->sentence),
 			"%s times %s, %s in all, went back to the kernel and was asked for "
 			"again within a second: %.3f s in %s, and %s%s page faults.",
-			number(cycles->count), what, size(cycles->bytes),
+			tool_count(cycles->count), what, tool_size(cycles->bytes),
 			(double)clock_span(clock, cycles->ticks) / 1e9, calls,
 			known ? "" : "up to ",
-			number(known ? cycles->faults : cycles->bytes >> PAGES_BITS));
+			tool_count(known ? cycles->faults : cycles->bytes >> PAGES_BITS));
 	return finding;
 }
 
@@ -408,8 +392,8 @@ static void find_system_calls(struct maker *maker)
 		snprintf(finding->sentence, sizeof(finding->sentence),
 			"%s system calls took %u %% of the time: the most, %s %s in %s for %s "
 			"(%s).",
-			number(count), percent(ns, all_ns), number(causes->list[0].count),
-			name_kind(causes->list[0].syscall), call ? call : "no call", size(bytes),
+			tool_count(count), percent(ns, all_ns), tool_count(causes->list[0].count),
+			name_kind(causes->list[0].syscall), call ? call : "no call", tool_size(bytes),
 			reason ? reason : "not recorded");
 }
 
@@ -424,9 +408,9 @@ static void say_all_is_well(struct maker *maker)
 	snprintf(findings->all_well, sizeof(findings->all_well),
 		"Nothing is wrong with this heap: %s is mapped at the end, %s of it in use, and "
 		"malloc_trim(0) would return %s.",
-		size(mapped_at_end(maker)),
-		size(layout->memory.requested > 0 ? (uint64_t)layout->memory.requested : 0),
-		size(back));
+		tool_size(mapped_at_end(maker)),
+		tool_size(layout->memory.requested > 0 ? (uint64_t)layout->memory.requested : 0),
+		tool_size(back));
 }
 
 void findings_make(struct findings *findings, const struct analysis *analysis)

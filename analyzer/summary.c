@@ -55,26 +55,9 @@ static void heading_of_main(const struct analysis *analysis, const char *text, c
 		heading(text);
 }
 
-/* One of a few static buffers: enough for one printf. */
 static const char *size(int64_t bytes)
 {
-	static char buffers[6][32];
-	static unsigned next;
-	char *buffer = buffers[next++ % 6];
-	return tool_format_size(buffer, sizeof(buffers[0]), bytes > 0 ? (uint64_t)bytes : 0);
-}
-
-static const char *usize(uint64_t bytes)
-{
-	return size(bytes > INT64_MAX ? INT64_MAX : (int64_t)bytes);
-}
-
-/* 1234567 -> "1,234,567" */
-static const char *number(uint64_t value)
-{
-	static char buffers[4][32];
-	static unsigned next;
-	return tool_format_count(buffers[next++ % 4], sizeof(buffers[0]), value);
+	return tool_size(bytes > 0 ? (uint64_t)bytes : 0);
 }
 
 static const char *duration(uint64_t ns)
@@ -206,7 +189,7 @@ static void print_log(const struct analysis *analysis)
 	print_printable(file ? file : "an imported log", COLUMNS - 12);
 	say("mode imported: a log of %s; what it does not say is unknown",
 		format ? format : "another tool");
-	say("%s allocator calls, %s, in %zu process%s", number(analysis_calls(&analysis->total)),
+	say("%s allocator calls, %s, in %zu process%s", tool_count(analysis_calls(&analysis->total)),
 		trace_has_times(first) ? duration(analysis->last_ns - analysis->first_ns)
 				       : "at times that are unknown",
 		analysis->count, analysis->count == 1 ? "" : "es");
@@ -235,13 +218,13 @@ static void print_identity(const struct analysis *analysis)
 	if (!header->mode)
 		print_tunables(analysis->trace->session);
 	say("%s allocator calls, %s system calls, %s, %zu process%s",
-		analysis->total.calls_unknown ? "unknown" : number(calls),
-		analysis->total.syscalls_unknown ? "unknown" : number(total - calls),
+		analysis->total.calls_unknown ? "unknown" : tool_count(calls),
+		analysis->total.syscalls_unknown ? "unknown" : tool_count(total - calls),
 		duration(analysis->last_ns - analysis->first_ns), analysis->count,
 		analysis->count == 1 ? "" : " images");
 	if (older > 0)
 		say("of %s older events only the heap that they left is kept (record --ring)",
-			number(older));
+			tool_count(older));
 	else if (program->begin_tick && !analysis->total.attached)
 		say("the recording began later than the program, with the heap as it was then");
 	if (header->end == HL_TRACE_END_SIGNAL)
@@ -260,7 +243,7 @@ static void print_window(const struct window *window)
 		return;
 	char first[48] = "";
 	if (window->phases > 1)
-		snprintf(first, sizeof(first), ", the first of %s", number(window->phases));
+		snprintf(first, sizeof(first), ", the first of %s", tool_count(window->phases));
 	say("only %s to %s of the recording%s%s%s", duration(window->from_ns), duration(window->to_ns),
 		window->phase ? ": phase " : "", window->phase ? window->phase : "", first);
 }
@@ -273,7 +256,7 @@ static void print_warnings(const struct analysis *analysis)
 		       anomalies->unmatched + anomalies->impossible;
 	if (analysis->total.lost)
 		printf("  %sLOST: %s events are missing: the figures below are not exact%s\n", warn,
-			number(analysis->total.lost), plain);
+			tool_count(analysis->total.lost), plain);
 	size_t incomplete = 0;
 	for (size_t i = 0; i < analysis->count; i++)
 		incomplete +=
@@ -295,9 +278,9 @@ static void print_warnings(const struct analysis *analysis)
 	if (odd)
 		printf("  %sINCONSISTENT: %s events contradict the ledger (see anomalies in "
 		       "--json)%s\n",
-			warn, number(odd), plain);
+			warn, tool_count(odd), plain);
 	if (anomalies->inherited)
-		say("%s free%s of what was allocated before %s", number(anomalies->inherited),
+		say("%s free%s of what was allocated before %s", tool_count(anomalies->inherited),
 			anomalies->inherited == 1 ? " is" : "s are",
 			imported ? "the log began, or before a fork"
 				 : "a fork that the trace does not show");
@@ -347,17 +330,17 @@ static void print_residual(const struct analysis *analysis)
 		residual_text(text, sizeof(text), &peak->snapshot_counted, peak->snapshot_bytes);
 		say("Found page by page: %s of anonymous memory at its highest snapshot, where the "
 		    "kernel %s.",
-			usize(peak->snapshot_bytes), text);
+			tool_size(peak->snapshot_bytes), text);
 	}
 	if (end && end->layout.resident.known) {
 		const struct layout_resident *resident = &end->layout.resident;
 		if (resident->cut) {
 			say("At the end %s at least: that snapshot was cut short.",
-				usize(resident->all));
+				tool_size(resident->all));
 			return;
 		}
 		residual_text(text, sizeof(text), &resident->counted, resident->all);
-		say("At the end %s, where the kernel %s.", usize(resident->all), text);
+		say("At the end %s, where the kernel %s.", tool_size(resident->all), text);
 	}
 }
 
@@ -369,15 +352,15 @@ static void print_caches(const struct analysis *analysis)
 	const struct layout *layout = end ? &end->layout : NULL;
 	if (!layout || !layout->kept_known)
 		return;
-	const char *bytes = usize(layout->cached);
+	const char *bytes = tool_size(layout->cached);
 	uint32_t unknown = layout->caches - layout->caches_known;
 	if (layout->kept_all)
 		say("At the end caches and fast lists keep %s in %s freed block%s.", bytes,
-			number(layout->cached_blocks), layout->cached_blocks == 1 ? "" : "s");
+			tool_count(layout->cached_blocks), layout->cached_blocks == 1 ? "" : "s");
 	else if (layout->caches_known < layout->caches)
 		say("At the end caches and fast lists keep at least %s: the caches of %s of "
 		    "%s threads are not known in full.",
-			bytes, number(unknown), number(layout->caches));
+			bytes, tool_count(unknown), tool_count(layout->caches));
 	else
 		say("At the end caches and fast lists keep at least %s: not all fast lists "
 		    "are known.",
@@ -432,9 +415,9 @@ static void print_memory(const struct analysis *analysis)
 	const struct trace_stream *stream = analysis->streams[analysis->main].stream;
 	char when[48] = "";
 	if (!trace_has_times(stream))
-		snprintf(when, sizeof(when), ", at event %s", number(result->peak.requested_tick));
+		snprintf(when, sizeof(when), ", at event %s", tool_count(result->peak.requested_tick));
 	say("Most requested at any time: %s, in %s block%s%s.", size(result->peak.requested),
-		number((uint64_t)result->peak.at_requested.live_blocks),
+		tool_count((uint64_t)result->peak.at_requested.live_blocks),
 		result->peak.at_requested.live_blocks == 1 ? "" : "s", when);
 }
 
@@ -443,7 +426,7 @@ static void print_live(
 {
 	if (result->end.requested > 0)
 		say("%s in %s block%s was %s%s.", size(result->end.requested),
-			number((uint64_t)result->end.live_blocks),
+			tool_count((uint64_t)result->end.live_blocks),
 			result->end.live_blocks == 1 ? "" : "s",
 			analysis->window.set ? "not freed" : "never freed",
 			analysis->window.set            ? " by the end of that time"
@@ -460,18 +443,18 @@ static void print_since_attach(const struct analysis *analysis, const struct led
 	heading(analysis->count > 1 ? "Since the attach, in the same process" : "Since the attach");
 	if (result->samples > 1)
 		say("%s page faults, %s of them from the disk.",
-			number(last->minor_faults - first->minor_faults + major), number(major));
+			tool_count(last->minor_faults - first->minor_faults + major), tool_count(major));
 	if (result->calls_unknown) {
 		say("Allocator calls are unknown: attach --malloc records them.");
 		return;
 	}
 	say("%s in %s block%s that %s allocated since %s live at the end; at most %s at a time.",
-		size(result->end.requested), number((uint64_t)result->end.live_blocks),
+		size(result->end.requested), tool_count((uint64_t)result->end.live_blocks),
 		result->end.live_blocks == 1 ? "" : "s",
 		result->end.live_blocks == 1 ? "was" : "were",
 		result->end.live_blocks == 1 ? "is" : "are", size(result->peak.requested));
 	if (result->unseen_freed)
-		say("%s block%s freed that %s not seen being made.", number(result->unseen_freed),
+		say("%s block%s freed that %s not seen being made.", tool_count(result->unseen_freed),
 			result->unseen_freed == 1 ? " was" : "s were",
 			result->unseen_freed == 1 ? "was" : "were");
 }
@@ -496,15 +479,15 @@ static void print_returns(const struct analysis *analysis)
 	heading(analysis->count > 1 ? "Why it has not gone back, in the same process"
 				    : "Why it has not gone back");
 	say("%s went back to the kernel: %s from the break, %s from arenas, %s as mapped blocks.",
-		usize(returned), usize(result->returned.break_bytes),
-		usize(result->returned.arena_bytes), usize(result->returned.block_bytes));
+		tool_size(returned), tool_size(result->returned.break_bytes),
+		tool_size(result->returned.arena_bytes), tool_size(result->returned.block_bytes));
 	print_live(analysis, result, ran_on);
 	if (left > 0)
 		say("%s is mapped but in no block: %s as whole pages that were used and freed, the "
 		    "rest never used or on a page with a live block. %s of freed pages were used "
 		    "again.",
-			size(left), usize(result->never_page_bytes),
-			usize(result->reused_page_bytes));
+			size(left), tool_size(result->never_page_bytes),
+			tool_size(result->reused_page_bytes));
 	if (latency->total_bytes)
 		say("Of what was freed and went back, half did so within %s (by bytes), 90 %% "
 		    "within %s, all within %s.",
@@ -565,30 +548,30 @@ static void print_syscalls(const struct analysis *analysis)
 	}
 	if (result->observed && !result->attached)
 		say("Beside these the process made %s that were in no allocator call.",
-			number(result->foreign_calls));
+			tool_count(result->foreign_calls));
 	if (!total) {
 		say(result->attached ? "None were made." : "None were made by the allocator.");
 		return;
 	}
 	printf("  ");
 	for (unsigned kind = HL_KIND_brk; kind <= HL_KIND_mprotect; kind++)
-		printf("%s %s%s", name_kind(kind), number(analysis_syscalls(result, kind)),
+		printf("%s %s%s", name_kind(kind), tool_count(analysis_syscalls(result, kind)),
 			kind < HL_KIND_mprotect ? ", " : "\n");
 	if (result->attached) {
-		say("%s in all, %s in the kernel", number(total),
+		say("%s in all, %s in the kernel", tool_count(total),
 			duration(clock_span(clock, ticks)));
 		if (result->calls_unknown)
 			return; /* nor in which call each was made */
 	} else {
-		say("%s in all, %s in the kernel, one for every %s allocator calls", number(total),
-			duration(clock_span(clock, ticks)), number(calls / total));
+		say("%s in all, %s in the kernel, one for every %s allocator calls", tool_count(total),
+			duration(clock_span(clock, ticks)), tool_count(calls / total));
 	}
 	size_t most = analysis_top(analysis, CAUSES_SHOWN);
 	for (size_t i = 0; i < result->causes.count && i < most; i++) {
 		const struct tally_cause *cause = &result->causes.list[i];
 		const char *text = name_reason_text(cause->reason);
 		const char *call = cause->call ? name_kind(cause->call) : NULL;
-		printf("  %9s %-8s in %-14s %s%.41s%s\n", number(cause->count),
+		printf("  %9s %-8s in %-14s %s%.41s%s\n", tool_count(cause->count),
 			name_kind(cause->syscall), call ? call : "no call", dim,
 			text ? text : "not recorded", plain);
 	}
@@ -597,7 +580,7 @@ static void print_syscalls(const struct analysis *analysis)
 			result->causes.count - most);
 	if (result->recorder_calls)
 		say("Not counted: %s calls of the recorder itself.",
-			number(result->recorder_calls));
+			tool_count(result->recorder_calls));
 }
 
 /* Control characters would change the terminal. */
@@ -623,10 +606,10 @@ static void print_phase(const struct analysis *analysis, const struct phases_row
 	print_cell(row->named ? row->name : "(before)", 15);
 	bool known = !analysis->total.syscalls_unknown;
 	printf(" %8s %11s %8s %10s %10s",
-		duration(clock_span(clock, row->end_tick - row->first_tick)), number(calls),
-		known ? number(syscalls) : "-", size(row->peak_requested),
+		duration(clock_span(clock, row->end_tick - row->first_tick)), tool_count(calls),
+		known ? tool_count(syscalls) : "-", size(row->peak_requested),
 		known ? size(row->peak_mapped) : "-");
-	printf(" %10s\n", row->samples ? usize(row->peak_rss) : "-");
+	printf(" %10s\n", row->samples ? tool_size(row->peak_rss) : "-");
 }
 
 static void print_phases(const struct analysis *analysis)
@@ -645,7 +628,7 @@ static void print_phases(const struct analysis *analysis)
 	say("Memory is the most in each phase; - is not measured.");
 	if (phases->beyond)
 		say("Not listed: what follows the first %zu phases, %s more marks.", phases->count,
-			number(phases->beyond));
+			tool_count(phases->beyond));
 }
 
 /* ---- what holds memory, with --group-by -------------------------------------------------------
@@ -688,7 +671,7 @@ static void name_group(char *text, size_t length, const struct analysis_stream *
 		bool known = what < sizeof(kept) / sizeof(kept[0]) && kept[what];
 		snprintf(text, length, "%s", known ? kept[what] : "(freed, and kept)");
 	} else if (groups->by == ANALYSIS_BY_SIZE) {
-		snprintf(text, length, "up to %s", usize(group_up_to(group)));
+		snprintf(text, length, "up to %s", tool_size(group_up_to(group)));
 	} else if (groups->by == ANALYSIS_BY_THREAD && tid) {
 		snprintf(text, length, "thread %" PRIu32, tid);
 	} else {
@@ -711,8 +694,8 @@ static void print_groups_at(
 		const struct layout_site *sum = &groups->list[i].sum;
 		char name[256];
 		name_group(name, sizeof(name), entry, groups, &groups->list[i]);
-		printf("  %12s %12s %12s  ", usize((uint64_t)sum->pinned), usize(sum->bytes),
-			number(sum->blocks));
+		printf("  %12s %12s %12s  ", tool_size((uint64_t)sum->pinned), tool_size(sum->bytes),
+			tool_count(sum->blocks));
 		size_t width = strlen(name);
 		print_cell(name, width < GROUP_COLUMNS ? (int)width : GROUP_COLUMNS);
 		putchar('\n');
@@ -758,9 +741,9 @@ static void print_process(const struct analysis_stream *entry)
 	printf("  ");
 	print_cell(slash ? slash + 1 : entry->stream->command, 13);
 	printf(" %-10.10s %11s %8s %10s %10s %10s\n", entry->stream->name,
-		number(analysis_calls(result)), known ? number(analysis_all_syscalls(result)) : "-",
+		tool_count(analysis_calls(result)), known ? tool_count(analysis_all_syscalls(result)) : "-",
 		size(result->peak.requested), known ? size(result->peak.mapped) : "-",
-		result->samples ? usize(result->peak.rss) : "-");
+		result->samples ? tool_size(result->peak.rss) : "-");
 }
 
 static void print_processes(const struct analysis *analysis)
@@ -782,8 +765,8 @@ static void print_processes(const struct analysis *analysis)
 		print_process(order[i]);
 	if (analysis->count > most)
 		say("... and %zu more (--json, processes)", analysis->count - most);
-	printf("  %s%-13s %10s %11s %8s%s\n", bold, "= all", "", number(analysis_calls(total)),
-		total->syscalls_unknown ? "-" : number(analysis_all_syscalls(total)), plain);
+	printf("  %s%-13s %10s %11s %8s%s\n", bold, "= all", "", tool_count(analysis_calls(total)),
+		total->syscalls_unknown ? "-" : tool_count(analysis_all_syscalls(total)), plain);
 	say("Memory is the most of each; those of several do not add up.");
 	free(order);
 }

@@ -8,6 +8,7 @@
  */
 #include "caches.h"
 #include "moved.h"
+#include "room.h"
 
 #include "heapledger/caches.h"
 
@@ -84,23 +85,6 @@ struct caches_scratch {
 	struct moved moved, moved_lately; /* while all was read, and caches */
 };
 
-static int make_room(void **list, size_t *room, size_t wanted, size_t bytes)
-{
-	size_t more = *room == 0 ? 256 : *room;
-	void *grown;
-
-	while (more < wanted)
-		more *= 2;
-	if (more == *room)
-		return 0;
-	grown = realloc(*list, more * bytes);
-	if (grown == NULL)
-		return -ENOMEM;
-	*list = grown;
-	*room = more;
-	return 0;
-}
-
 /* ---- reading --------------------------------------------------------------------------------- */
 
 /* The first piece that cannot be read ends a call. */
@@ -152,7 +136,7 @@ static bool read_caches(const struct caches_source *source, struct hl_caches *ca
 
 static int add_piece(struct caches_scratch *scratch, uint64_t from, void *to, size_t bytes)
 {
-	int rc = make_room((void **)&scratch->piece, &scratch->piece_room, scratch->pieces + 1,
+	int rc = room_for((void **)&scratch->piece, &scratch->piece_room, scratch->pieces + 1,
 		sizeof(*scratch->piece));
 
 	if (rc == 0)
@@ -204,7 +188,7 @@ static struct owner *add_owner(
 {
 	struct owner *owner;
 
-	if (make_room((void **)&scratch->owner, &scratch->owner_room, scratch->owners + 1,
+	if (room_for((void **)&scratch->owner, &scratch->owner_room, scratch->owners + 1,
 		    sizeof(*scratch->owner)) != 0)
 		return NULL;
 	owner = &scratch->owner[scratch->owners++];
@@ -247,7 +231,7 @@ static int add_arenas(const struct caches_source *source, struct caches_scratch 
 
 static int add_chain(struct caches_scratch *scratch, const struct chain *chain)
 {
-	int rc = make_room((void **)&scratch->chain, &scratch->chain_room, scratch->chains + 1,
+	int rc = room_for((void **)&scratch->chain, &scratch->chain_room, scratch->chains + 1,
 		sizeof(*scratch->chain));
 
 	if (rc == 0)
@@ -366,7 +350,7 @@ static void follow(struct caches_scratch *scratch, struct chain *chain, const st
 static int read_level(const struct caches_source *source, struct caches_scratch *scratch)
 {
 	size_t left = 0, first = scratch->founds;
-	int rc = make_room((void **)&scratch->found, &scratch->found_room, first + scratch->chains,
+	int rc = room_for((void **)&scratch->found, &scratch->found_room, first + scratch->chains,
 		sizeof(*scratch->found));
 
 	scratch->pieces = 0;
@@ -585,7 +569,7 @@ static void put(struct caches_held *held, uint64_t addr, uint64_t size, uint64_t
 static int put_all(struct caches_held *held, uint32_t serial)
 {
 	const struct caches_scratch *scratch = held->scratch;
-	int rc = make_room((void **)&held->record, &held->capacity,
+	int rc = room_for((void **)&held->record, &held->capacity,
 		1 + scratch->founds + scratch->owners, sizeof(*held->record));
 
 	if (rc != 0)

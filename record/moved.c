@@ -4,6 +4,7 @@
  * has moved; of one that is the same thread's the records that have come are looked at.
  */
 #include "moved.h"
+#include "room.h"
 
 #include "heapledger/caches.h"
 
@@ -11,21 +12,6 @@
 #include <stdlib.h>
 
 #define TID_MASK ((UINT32_C(1) << HL_TID_DEPTH_SHIFT) - 1)
-
-static int grow(void **list, size_t *room, size_t wanted, size_t bytes)
-{
-	size_t more = *room == 0 ? 64 : *room * 2;
-	void *grown;
-
-	if (wanted <= *room)
-		return 0;
-	grown = realloc(*list, more * bytes);
-	if (grown == NULL)
-		return -ENOMEM;
-	*list = grown;
-	*room = more;
-	return 0;
-}
 
 /* Whether the process has it; it may pass to another meanwhile, and then it is told to have moved.
  */
@@ -49,7 +35,7 @@ int moved_begin(struct moved *moved, const struct session *session, uint32_t ser
 
 		if (!is_of(session_page(session, i), serial, &now))
 			continue;
-		if (grow((void **)&moved->page, &moved->page_room, moved->pages + 1,
+		if (room_for((void **)&moved->page, &moved->page_room, moved->pages + 1,
 			    sizeof(*moved->page)) != 0)
 			return -ENOMEM;
 		moved->page[moved->pages++] = now;
@@ -59,7 +45,7 @@ int moved_begin(struct moved *moved, const struct session *session, uint32_t ser
 
 static int add(struct moved *moved, uint32_t tid, uint64_t bins)
 {
-	if (grow((void **)&moved->thread, &moved->thread_room, moved->threads + 1,
+	if (room_for((void **)&moved->thread, &moved->thread_room, moved->threads + 1,
 		    sizeof(*moved->thread)) != 0)
 		return -ENOMEM;
 	moved->thread[moved->threads++] = (struct moved_thread){tid & TID_MASK, bins};

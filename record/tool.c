@@ -181,6 +181,24 @@ char *tool_format_count(char *buffer, size_t length, uint64_t count)
 	return p;
 }
 
+#define SENTENCE_BUFFERS 8
+
+const char *tool_size(uint64_t bytes)
+{
+	static char buffers[SENTENCE_BUFFERS][32];
+	static unsigned next;
+
+	return tool_format_size(buffers[next++ % SENTENCE_BUFFERS], sizeof(buffers[0]), bytes);
+}
+
+const char *tool_count(uint64_t count)
+{
+	static char buffers[SENTENCE_BUFFERS][32];
+	static unsigned next;
+
+	return tool_format_count(buffers[next++ % SENTENCE_BUFFERS], sizeof(buffers[0]), count);
+}
+
 bool tool_can_erase(void)
 {
 	const char *term = getenv("TERM");

@@ -48,6 +48,10 @@ char *tool_format_size(char *buffer, size_t length, uint64_t bytes);
 /* "1,234,567"; 27 bytes are always enough. Returns its start, somewhere in the buffer. */
 char *tool_format_count(char *buffer, size_t length, uint64_t count);
 
+/* The same two in one of a few static buffers: enough for one sentence. */
+const char *tool_size(uint64_t bytes);
+const char *tool_count(uint64_t count);
+
 /* What takes a line back that a terminal shows, and whether this one, by TERM, understands it. */
 #define TOOL_ERASE "\r\033[K"
 bool tool_can_erase(void);
