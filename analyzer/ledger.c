@@ -447,7 +447,7 @@ static int marked(struct ledger *ledger, unsigned kind, const struct stream_even
 		recall_snapshot_changes(ledger))
 		return -ENOMEM;
 	if (kind == HL_KIND_resident_begin)
-		ledger_snapshot_begins(ledger, &event->record.mark);
+		ledger_snapshot_begins(ledger, event->tid, &event->record.mark);
 	if (kind == HL_KIND_resident_run)
 		return ledger_snapshot_run(ledger, &event->record.mark);
 	if (kind == HL_KIND_kept)
@@ -521,7 +521,7 @@ static int apply(struct ledger *ledger, const struct stream_event *event)
 	}
 	ledger->quiet += !is_run(kind);
 	if (kind == HL_KIND_sample)
-		return ledger_sampled(ledger, &event->record.sample);
+		return ledger_sampled(ledger, event->tid, &event->record.sample);
 	return marked(ledger, kind, event);
 }
 

@@ -189,6 +189,7 @@ struct ledger_snapshot {
 	size_t count;
 	size_t capacity;
 	uint64_t bytes;
+	uint32_t tid; /* who took it; 0: the recorder */
 	uint64_t tick;
 	uint64_t took; /* ticks */
 	uint64_t left; /* runs that are still to come */

@@ -17,12 +17,13 @@ static uint64_t peak_since(
 	return older ? 0 : sample->rss_peak;
 }
 
-/* The end is told by the process itself, at rest: what it counts just after is what was there. */
-static void count_after(struct ledger *ledger, uint64_t rss_anon)
+/* The end is told by the process itself, at rest: what it counts just after is what was there. Between
+ * the two the recorder may take a sample of its own, of before the last pages were touched. */
+static void count_after(struct ledger *ledger, uint32_t tid, uint64_t rss_anon)
 {
 	struct ledger_snapshot *snapshot = &ledger->snapshot;
 	struct ledger_counted *counted = &snapshot->counted;
-	if (!snapshot->whole || counted->has_after)
+	if (!snapshot->whole || counted->has_after || tid != snapshot->tid)
 		return;
 	counted->after = rss_anon;
 	counted->has_after = true;
@@ -51,7 +52,7 @@ bool ledger_residual(const struct ledger_counted *counted, uint64_t found, int64
 	return counted->has_before || counted->has_after;
 }
 
-int ledger_sampled(struct ledger *ledger, const struct hl_sample_record *sample)
+int ledger_sampled(struct ledger *ledger, uint32_t tid, const struct hl_sample_record *sample)
 {
 	struct ledger_result *result = ledger->result;
 	struct ledger_ratio *ratio = &result->resident_ratio;
@@ -79,7 +80,7 @@ int ledger_sampled(struct ledger *ledger, const struct hl_sample_record *sample)
 		result->first_sample = *sample;
 	result->samples++;
 	phases_sampled(&result->phases, own);
-	count_after(ledger, sample->rss_anon);
+	count_after(ledger, tid, sample->rss_anon);
 	result->last_sample = *sample;
 	note_requested(ledger, sample->tick);
 	return timeline_add_sample(&ledger->timeline, sample);
@@ -109,12 +110,14 @@ static void complete_snapshot(struct ledger *ledger)
 	snapshot->is_peak = true;
 }
 
-void ledger_snapshot_begins(struct ledger *ledger, const struct hl_mark_record *mark)
+void ledger_snapshot_begins(
+	struct ledger *ledger, uint32_t tid, const struct hl_mark_record *mark)
 {
 	struct ledger_snapshot *snapshot = &ledger->snapshot;
 	uint64_t addr = hl_addr_of(mark->kind_addr);
 	snapshot->count = 0;
 	snapshot->bytes = 0;
+	snapshot->tid = tid;
 	snapshot->tick = mark->tick;
 	snapshot->took = mark->size;
 	snapshot->left = mark->chunk;

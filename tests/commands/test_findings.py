@@ -138,7 +138,7 @@ stream 100 1 0 0 1000
 syscall 7 1000 32 {start:#x} 0 {high + 4096:#x} {high + 4096:#x} 2000 1 2 1
 call 7 1100 1 {start + 16:#x} {(64 << 20) - 32} {(64 << 20) - 16} 0 0
 call 7 1200 1 {high:#x} 100 112 0 0
-sample 1500 {resident} {2 << 20} 0 {resident + (2 << 20)} 0
+sample 0 1500 {resident} {2 << 20} 0 {resident + (2 << 20)} 0
 call 7 1600 9 {start + 16:#x} 0 0 0 0
 close 1 1 0 2000 0
 ''')

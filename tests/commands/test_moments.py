@@ -436,11 +436,11 @@ def test_peaks_by_chance_are_as_the_model_has_them(moments, seed, rises):
 RESIDENT_BEGIN, RESIDENT_RUN, PEAK, END = 64, 65, 2, 4
 
 
-def snapshot(script, pages, reason, cut=False):
+def snapshot(script, pages, reason, cut=False, tid=0):
     """Of so many pages of the break, at one tick."""
     tick = script.tick
-    script.add('call', 0, tick, RESIDENT_BEGIN, reason | cut << 8, 1, 1, 0, 0, 0)
-    script.lines.append(f'call 0 {tick} {RESIDENT_RUN} {BASE} {pages * PAGE} 0 0 0 0')
+    script.add('call', tid, tick, RESIDENT_BEGIN, reason | cut << 8, 1, 1, 0, 0, 0)
+    script.lines.append(f'call {tid} {tick} {RESIDENT_RUN} {BASE} {pages * PAGE} 0 0 0 0')
     return script
 
 
@@ -463,10 +463,15 @@ def test_what_the_kernel_counts_around_a_snapshot(moments, before, pages, after,
            rss_anon_after_bytes=None if after is None else after * PAGE)
 
 
-def test_at_the_end_the_kernel_is_asked_after(moments):
-    """The sample before may be as old as the recorder's interval."""
+@pytest.mark.parametrize('between', [False, True])
+def test_at_the_end_the_kernel_is_asked_after(moments, between):
+    """The sample before may be as old as the recorder's interval, and one of the recorder's may come
+    between the process's own two records."""
     script = Script().brk(BASE, BASE + 65536).malloc(BASE + 16, 60000, 60016).sample(2 * PAGE, 0)
-    for moment in moments(snapshot(script, 6, END).sample(7 * PAGE, 0)):
+    snapshot(script, 6, END, tid=7)
+    if between:
+        script.sample(3 * PAGE, 0)
+    for moment in moments(script.sample(7 * PAGE, 0, tid=7)):
         if moment['moment'] != 'mapped_peak':
             expect(moment['resident'], rss_anon_bytes=7 * PAGE, rss_anon_after_bytes=7 * PAGE,
                    residual_bytes=PAGE)

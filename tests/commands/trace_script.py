@@ -18,7 +18,7 @@ syscall 7 1510 35 0x7ffff7fb0000 135168 270336 0x7ffff7f00000 900 3 13 3
 call 7 1600 3 0x7ffff7f00010 262144 270336 1 0
 call 7 1700 9 0x7ffff7f00010 0 0 0 0
 syscall 7 1710 34 0x7ffff7f00000 270336 0 0 900 9 12 3
-sample 1720 1000000 2000000 300000 3500000 200000
+sample 0 1720 1000000 2000000 300000 3500000 200000
 call 0 1730 54 0 1730 0 0 0
 call 9 1800 9 0x555555561000 0 0 0 0
 syscall 7 1810 33 0 134217728 0 0x7ffff0000000 700 1 5 2
@@ -100,8 +100,8 @@ class Script:
     def thread_exit(self, tid):
         return self.add('call', tid, self.tick, 52, 0, 0, 0, 0, 0, 0)
 
-    def sample(self, resident, recorder):
-        return self.add('sample', self.tick, resident, 0, 0, resident, recorder)
+    def sample(self, resident, recorder, tid=0):
+        return self.add('sample', tid, self.tick, resident, 0, 0, resident, recorder)
 
     def phase(self, name):
         self.lines.append(f'command {name}')

@@ -120,19 +120,19 @@ static void do_syscall(void)
 	append((uint32_t)arguments[0], &record, 3);
 }
 
-/* sample TICK ANON FILE SHMEM PEAK RECORDER */
+/* sample TID TICK ANON FILE SHMEM PEAK RECORDER */
 static void do_sample(void)
 {
 	struct hl_sample_record record = {
-		.tick = arguments[0],
+		.tick = arguments[1],
 		.kind_addr = hl_kind_addr(HL_KIND_sample, 0),
-		.rss_anon = arguments[1],
-		.rss_file = arguments[2],
-		.rss_shmem = arguments[3],
-		.rss_peak = arguments[4],
-		.recorder = arguments[5],
+		.rss_anon = arguments[2],
+		.rss_file = arguments[3],
+		.rss_shmem = arguments[4],
+		.rss_peak = arguments[5],
+		.recorder = arguments[6],
 	};
-	append(0, &record, 3);
+	append((uint32_t)arguments[0], &record, 3);
 }
 
 /* phase TID TICK: its name is the last command line */
@@ -156,7 +156,7 @@ static const struct {
 	{"flush", 0, do_flush},
 	{"call", 9, do_call},
 	{"syscall", 13, do_syscall},
-	{"sample", 6, do_sample},
+	{"sample", 7, do_sample},
 	{"phase", 2, do_phase},
 };
 
