@@ -5,123 +5,20 @@
  * support them.
  */
 #include "analysis.h"
-#include "escape.h"
 #include "names.h"
+#include "prose.h"
+#include "summary_tables.h"
 #include "tool.h"
 
 #include "heapledger/settings.h"
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#define COLUMNS 80
 #define CAUSES_SHOWN 6
-#define GROUPS_SHOWN 12
-#define GROUP_COLUMNS 38
-#define PHASES_SHOWN 12
-#define PROCESSES_SHOWN 12
-
-static const char *bold = "", *warn = "", *dim = "", *plain = "";
-
-static void set_colours(void)
-{
-	const char *no_color = getenv("NO_COLOR");
-	const char *term = getenv("TERM");
-	if (!isatty(STDOUT_FILENO) || (no_color && *no_color) || (term && !strcmp(term, "dumb")))
-		return;
-	bold = "\033[1m";
-	warn = "\033[1;33m";
-	dim = "\033[2m";
-	plain = "\033[0m";
-}
-
-static void heading(const char *text)
-{
-	printf("\n%s%s%s\n", bold, text, plain);
-}
-
-/* Of several processes it says which one it is about. */
-static void heading_of_main(const struct analysis *analysis, const char *text, const char *which)
-{
-	if (analysis->count > 1)
-		printf("\n%s%s%s  (process %s%s)\n", bold, text, plain,
-			analysis->streams[analysis->main].stream->name, which);
-	else
-		heading(text);
-}
-
-static const char *size(int64_t bytes)
-{
-	return tool_size(bytes > 0 ? (uint64_t)bytes : 0);
-}
-
-static const char *duration(uint64_t ns)
-{
-	static char buffers[4][32];
-	static unsigned next;
-	char *buffer = buffers[next++ % 4];
-	static const struct {
-		uint64_t ns;
-		const char *unit;
-	} units[] = {{1000000000, "s"}, {1000000, "ms"}, {1000, "us"}, {1, "ns"}};
-	unsigned i = 0;
-	uint64_t seconds = (ns + 500000000) / 1000000000, minutes = (seconds + 30) / 60;
-	if (seconds >= 120) {
-		bool hours = seconds >= 7200;
-		snprintf(buffer, sizeof(buffers[0]), "%" PRIu64 " %s %" PRIu64 " %s",
-			hours ? minutes / 60 : seconds / 60, hours ? "h" : "min",
-			hours ? minutes % 60 : seconds % 60, hours ? "min" : "s");
-		return buffer;
-	}
-	while (i < 3 && ns < units[i].ns)
-		i++;
-	double value = (double)ns / (double)units[i].ns;
-	snprintf(buffer, sizeof(buffers[0]), i == 3 || value >= 100 ? "%.0f %s" : "%.2f %s", value,
-		units[i].unit);
-	return buffer;
-}
-
-/* Breaks it at spaces to fit; the lines after the first are indented by `more` columns. It may hold
- * names that others chose. */
-static void print_broken(const char *sentence, size_t more)
-{
-	char escaped[2048];
-	const char *text = escaped;
-	size_t indent = 2;
-	escape_copy(escaped, sizeof(escaped), sentence, strlen(sentence));
-	while (*text) {
-		size_t length = strlen(text), room = COLUMNS - indent;
-		if (length > room) {
-			length = room;
-			while (length && text[length] != ' ')
-				length--;
-			if (!length)
-				length = room;
-		}
-		printf("%*s%.*s\n", (int)indent, "", (int)length, text);
-		text += length;
-		while (*text == ' ')
-			text++;
-		indent = 2 + more;
-	}
-}
-
-static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-static void say(const char *format, ...)
-{
-	char text[1024];
-	va_list arguments;
-	va_start(arguments, format);
-	vsnprintf(text, sizeof(text), format, arguments);
-	va_end(arguments);
-	print_broken(text, 0);
-}
 
 /* The command cut to what fits; control characters would change the terminal. */
 static void print_command(const struct trace_stream *stream, size_t room)
@@ -174,7 +71,7 @@ static void print_tunables(const json_t *session)
 				json_integer_value(value));
 	}
 	if (used > 0)
-		say("tunables %s", line + 2);
+		prose_say("tunables %s", line + 2);
 }
 
 /* What an imported log says of itself, instead of a command and times. */
@@ -185,12 +82,13 @@ static void print_log(const struct analysis *analysis)
 	const char *format = json_string_value(json_object_get(imported, "format"));
 	const struct trace_stream *first = &analysis->trace->streams[0];
 
-	printf("%sheapledger%s  ", bold, plain);
-	print_printable(file ? file : "an imported log", COLUMNS - 12);
-	say("mode imported: a log of %s; what it does not say is unknown",
+	printf("%sheapledger%s  ", prose.bold, prose.plain);
+	print_printable(file ? file : "an imported log", PROSE_COLUMNS - 12);
+	prose_say("mode imported: a log of %s; what it does not say is unknown",
 		format ? format : "another tool");
-	say("%s allocator calls, %s, in %zu process%s", tool_count(analysis_calls(&analysis->total)),
-		trace_has_times(first) ? duration(analysis->last_ns - analysis->first_ns)
+	prose_say("%s allocator calls, %s, in %zu process%s",
+		tool_count(analysis_calls(&analysis->total)),
+		trace_has_times(first) ? prose_duration(analysis->last_ns - analysis->first_ns)
 				       : "at times that are unknown",
 		analysis->count, analysis->count == 1 ? "" : "es");
 }
@@ -205,35 +103,37 @@ static void print_identity(const struct analysis *analysis)
 	uint64_t total = calls + analysis_all_syscalls(&analysis->total);
 	uint64_t older = trace_overwritten(analysis->trace);
 
-	printf("%sheapledger%s  ", bold, plain);
-	print_command(first, COLUMNS - 12);
+	printf("%sheapledger%s  ", prose.bold, prose.plain);
+	print_command(first, PROSE_COLUMNS - 12);
 	if (header->mode >= HL_MODE_ATTACHED)
-		say("mode attached: the process ran before, on its own allocator, whose inside is "
-		    "not known");
+		prose_say("mode attached: the process ran before, on its own allocator, whose "
+			  "inside is "
+			  "not known");
 	else if (header->mode)
-		say("mode observe: the program's own allocator, whose inside is not known");
+		prose_say("mode observe: the program's own allocator, whose inside is not known");
 	else
-		say("mode allocator, policy %s, growth and return as in %s",
+		prose_say("mode allocator, policy %s, growth and return as in %s",
 			name_policy(header->policy), model ? model : ANALYSIS_MODEL);
 	if (!header->mode)
 		print_tunables(analysis->trace->session);
-	say("%s allocator calls, %s system calls, %s, %zu process%s",
+	prose_say("%s allocator calls, %s system calls, %s, %zu process%s",
 		analysis->total.calls_unknown ? "unknown" : tool_count(calls),
 		analysis->total.syscalls_unknown ? "unknown" : tool_count(total - calls),
-		duration(analysis->last_ns - analysis->first_ns), analysis->count,
+		prose_duration(analysis->last_ns - analysis->first_ns), analysis->count,
 		analysis->count == 1 ? "" : " images");
 	if (older > 0)
-		say("of %s older events only the heap that they left is kept (record --ring)",
+		prose_say("of %s older events only the heap that they left is kept (record --ring)",
 			tool_count(older));
 	else if (program->begin_tick && !analysis->total.attached)
-		say("the recording began later than the program, with the heap as it was then");
+		prose_say(
+			"the recording began later than the program, with the heap as it was then");
 	if (header->end == HL_TRACE_END_SIGNAL)
-		say("the program was killed by signal %d (%s)", header->end_status,
+		prose_say("the program was killed by signal %d (%s)", header->end_status,
 			strsignal(header->end_status));
 	else if (header->end == HL_TRACE_END_EXIT && header->end_status > 0)
-		say("the program exited with status %d", header->end_status);
+		prose_say("the program exited with status %d", header->end_status);
 	else if (analysis_ran_on(program))
-		say("the recording ended first, as asked; the program ran on unrecorded");
+		prose_say("the recording ended first, as asked; the program ran on unrecorded");
 }
 
 /* What the figures are of, if not of all. */
@@ -244,8 +144,9 @@ static void print_window(const struct window *window)
 	char first[48] = "";
 	if (window->phases > 1)
 		snprintf(first, sizeof(first), ", the first of %s", tool_count(window->phases));
-	say("only %s to %s of the recording%s%s%s", duration(window->from_ns), duration(window->to_ns),
-		window->phase ? ": phase " : "", window->phase ? window->phase : "", first);
+	prose_say("only %s to %s of the recording%s%s%s", prose_duration(window->from_ns),
+		prose_duration(window->to_ns), window->phase ? ": phase " : "",
+		window->phase ? window->phase : "", first);
 }
 
 static void print_warnings(const struct analysis *analysis)
@@ -255,8 +156,8 @@ static void print_warnings(const struct analysis *analysis)
 	uint64_t odd = anomalies->unknown_frees + anomalies->order_violations +
 		       anomalies->unmatched + anomalies->impossible;
 	if (analysis->total.lost)
-		printf("  %sLOST: %s events are missing: the figures below are not exact%s\n", warn,
-			tool_count(analysis->total.lost), plain);
+		printf("  %sLOST: %s events are missing: the figures below are not exact%s\n",
+			prose.warn, tool_count(analysis->total.lost), prose.plain);
 	size_t incomplete = 0;
 	for (size_t i = 0; i < analysis->count; i++)
 		incomplete +=
@@ -264,23 +165,24 @@ static void print_warnings(const struct analysis *analysis)
 	if (incomplete && imported)
 		printf("  %sINCOMPLETE: lines of the log could not be read; what they say is in no "
 		       "figure%s\n",
-			warn, plain);
+			prose.warn, prose.plain);
 	else if (incomplete)
 		printf("  %sINCOMPLETE: %zu of %zu streams end early; the figures are up to "
 		       "there%s\n",
-			warn, incomplete, analysis->count, plain);
+			prose.warn, incomplete, analysis->count, prose.plain);
 	if (analysis->trace->missing_count)
 		printf("  %sINCOMPLETE: %zu stream%s not there: what %s recorded is in no "
 		       "figure%s\n",
-			warn, analysis->trace->missing_count,
+			prose.warn, analysis->trace->missing_count,
 			analysis->trace->missing_count == 1 ? " is" : "s are",
-			analysis->trace->missing_count == 1 ? "it" : "they", plain);
+			analysis->trace->missing_count == 1 ? "it" : "they", prose.plain);
 	if (odd)
 		printf("  %sINCONSISTENT: %s events contradict the ledger (see anomalies in "
 		       "--json)%s\n",
-			warn, tool_count(odd), plain);
+			prose.warn, tool_count(odd), prose.plain);
 	if (anomalies->inherited)
-		say("%s free%s of what was allocated before %s", tool_count(anomalies->inherited),
+		prose_say("%s free%s of what was allocated before %s",
+			tool_count(anomalies->inherited),
 			anomalies->inherited == 1 ? " is" : "s are",
 			imported ? "the log began, or before a fork"
 				 : "a fork that the trace does not show");
@@ -288,8 +190,8 @@ static void print_warnings(const struct analysis *analysis)
 
 static void print_column(const char *label, int64_t peak, int64_t end, const char *note)
 {
-	printf("  %-19s %12s %12s%s%s%s%s\n", label, size(peak), size(end), *note ? "  " : "", dim,
-		note, plain);
+	printf("  %-19s %12s %12s%s%s%s%s\n", label, prose_size(peak), prose_size(end),
+		*note ? "  " : "", prose.dim, note, prose.plain);
 }
 
 /* As print_column, of what may not be known. */
@@ -299,7 +201,7 @@ static void print_known(bool known, const char *label, int64_t peak, int64_t end
 		print_column(label, peak, end, note);
 	else
 		printf("  %-19s %12s %12s%s%s%s%s\n", label, "unknown", "unknown",
-			*note ? "  " : "", dim, note, plain);
+			*note ? "  " : "", prose.dim, note, prose.plain);
 }
 
 /* "4.00 KiB (0.01 %) more", of what the kernel counts than what was found. */
@@ -313,7 +215,7 @@ static void residual_text(
 	}
 	double share = found ? 100 * fabs((double)residual) / (double)found : 0;
 	if (residual)
-		snprintf(text, length, "counts %s (%.2f %%) %s", size(llabs(residual)), share,
+		snprintf(text, length, "counts %s (%.2f %%) %s", prose_size(llabs(residual)), share,
 			residual > 0 ? "more" : "less");
 	else
 		snprintf(text, length, "counts the same");
@@ -328,23 +230,25 @@ static void print_residual(const struct analysis *analysis)
 	char text[96];
 	if (peak->snapshot_record) {
 		residual_text(text, sizeof(text), &peak->snapshot_counted, peak->snapshot_bytes);
-		say("Found page by page: %s of anonymous memory at its highest snapshot, where the "
-		    "kernel %s.",
+		prose_say("Found page by page: %s of anonymous memory at its highest snapshot, "
+			  "where the "
+			  "kernel %s.",
 			tool_size(peak->snapshot_bytes), text);
 	}
 	if (end && end->layout.resident.known) {
 		const struct layout_resident *resident = &end->layout.resident;
 		if (resident->cut) {
-			say("At the end %s at least: that snapshot was cut short.",
+			prose_say("At the end %s at least: that snapshot was cut short.",
 				tool_size(resident->all));
 			return;
 		}
 		residual_text(text, sizeof(text), &resident->counted, resident->all);
-		say("At the end %s, where the kernel %s.", tool_size(resident->all), text);
+		prose_say("At the end %s, where the kernel %s.", tool_size(resident->all), text);
 	}
 }
 
-/* Of what is free at the end, what lies in caches; how much of that is not known is said with it. */
+/* Of what is free at the end, what lies in caches; how much of that is not known is said with it.
+ */
 static void print_caches(const struct analysis *analysis)
 {
 	const struct moment *end =
@@ -355,15 +259,15 @@ static void print_caches(const struct analysis *analysis)
 	const char *bytes = tool_size(layout->cached);
 	uint32_t unknown = layout->caches - layout->caches_known;
 	if (layout->kept_all)
-		say("At the end caches and fast lists keep %s in %s freed block%s.", bytes,
+		prose_say("At the end caches and fast lists keep %s in %s freed block%s.", bytes,
 			tool_count(layout->cached_blocks), layout->cached_blocks == 1 ? "" : "s");
 	else if (layout->caches_known < layout->caches)
-		say("At the end caches and fast lists keep at least %s: the caches of %s of "
-		    "%s threads are not known in full.",
+		prose_say("At the end caches and fast lists keep at least %s: the caches of %s of "
+			  "%s threads are not known in full.",
 			bytes, tool_count(unknown), tool_count(layout->caches));
 	else
-		say("At the end caches and fast lists keep at least %s: not all fast lists "
-		    "are known.",
+		prose_say("At the end caches and fast lists keep at least %s: not all fast lists "
+			  "are known.",
 			bytes);
 }
 
@@ -376,7 +280,7 @@ static void print_memory(const struct analysis *analysis)
 	bool breakless =
 		analysis->streams[analysis->main].stream->info.header.policy == HL_POLICY_mmap;
 
-	heading_of_main(analysis, "Where the memory is", ", the one with the highest peak");
+	prose_heading_of_main(analysis, "Where the memory is", ", the one with the highest peak");
 	printf("  %-19s %12s %12s\n", "", "at the peak", "at the end");
 	print_known(!result->attached, "requested", peak->requested, end->requested,
 		"asked for, not freed");
@@ -385,9 +289,9 @@ static void print_memory(const struct analysis *analysis)
 	print_known(ours, "free", memory_free(peak), memory_free(end), "mapped, in no block");
 	print_known(ours, "metadata", peak->metadata_bytes, end->metadata_bytes,
 		"the allocator's tables");
-	printf("  %s%-19s %12s %12s%s\n", bold, "= mapped",
-		mapped ? size(memory_mapped(peak)) : "unknown",
-		mapped ? size(memory_mapped(end)) : "unknown", plain);
+	printf("  %s%-19s %12s %12s%s\n", prose.bold, "= mapped",
+		mapped ? prose_size(memory_mapped(peak)) : "unknown",
+		mapped ? prose_size(memory_mapped(end)) : "unknown", prose.plain);
 	print_known(mapped, "  by brk", peak->break_bytes, end->break_bytes, "");
 	if (ours) {
 		print_column("  in arenas", peak->arena_bytes, end->arena_bytes,
@@ -415,8 +319,10 @@ static void print_memory(const struct analysis *analysis)
 	const struct trace_stream *stream = analysis->streams[analysis->main].stream;
 	char when[48] = "";
 	if (!trace_has_times(stream))
-		snprintf(when, sizeof(when), ", at event %s", tool_count(result->peak.requested_tick));
-	say("Most requested at any time: %s, in %s block%s%s.", size(result->peak.requested),
+		snprintf(when, sizeof(when), ", at event %s",
+			tool_count(result->peak.requested_tick));
+	prose_say("Most requested at any time: %s, in %s block%s%s.",
+		prose_size(result->peak.requested),
 		tool_count((uint64_t)result->peak.at_requested.live_blocks),
 		result->peak.at_requested.live_blocks == 1 ? "" : "s", when);
 }
@@ -425,7 +331,7 @@ static void print_live(
 	const struct analysis *analysis, const struct ledger_result *result, bool ran_on)
 {
 	if (result->end.requested > 0)
-		say("%s in %s block%s was %s%s.", size(result->end.requested),
+		prose_say("%s in %s block%s was %s%s.", prose_size(result->end.requested),
 			tool_count((uint64_t)result->end.live_blocks),
 			result->end.live_blocks == 1 ? "" : "s",
 			analysis->window.set ? "not freed" : "never freed",
@@ -440,21 +346,25 @@ static void print_since_attach(const struct analysis *analysis, const struct led
 	const struct hl_sample_record *first = &result->first_sample, *last = &result->last_sample;
 	uint64_t major = last->major_faults - first->major_faults;
 
-	heading(analysis->count > 1 ? "Since the attach, in the same process" : "Since the attach");
+	prose_heading(
+		analysis->count > 1 ? "Since the attach, in the same process" : "Since the attach");
 	if (result->samples > 1)
-		say("%s page faults, %s of them from the disk.",
-			tool_count(last->minor_faults - first->minor_faults + major), tool_count(major));
+		prose_say("%s page faults, %s of them from the disk.",
+			tool_count(last->minor_faults - first->minor_faults + major),
+			tool_count(major));
 	if (result->calls_unknown) {
-		say("Allocator calls are unknown: attach --malloc records them.");
+		prose_say("Allocator calls are unknown: attach --malloc records them.");
 		return;
 	}
-	say("%s in %s block%s that %s allocated since %s live at the end; at most %s at a time.",
-		size(result->end.requested), tool_count((uint64_t)result->end.live_blocks),
+	prose_say("%s in %s block%s that %s allocated since %s live at the end; at most %s at a "
+		  "time.",
+		prose_size(result->end.requested), tool_count((uint64_t)result->end.live_blocks),
 		result->end.live_blocks == 1 ? "" : "s",
 		result->end.live_blocks == 1 ? "was" : "were",
-		result->end.live_blocks == 1 ? "is" : "are", size(result->peak.requested));
+		result->end.live_blocks == 1 ? "is" : "are", prose_size(result->peak.requested));
 	if (result->unseen_freed)
-		say("%s block%s freed that %s not seen being made.", tool_count(result->unseen_freed),
+		prose_say("%s block%s freed that %s not seen being made.",
+			tool_count(result->unseen_freed),
 			result->unseen_freed == 1 ? " was" : "s were",
 			result->unseen_freed == 1 ? "was" : "were");
 }
@@ -476,32 +386,39 @@ static void print_returns(const struct analysis *analysis)
 		print_live(analysis, result, ran_on);
 		return;
 	}
-	heading(analysis->count > 1 ? "Why it has not gone back, in the same process"
-				    : "Why it has not gone back");
-	say("%s went back to the kernel: %s from the break, %s from arenas, %s as mapped blocks.",
+	prose_heading(analysis->count > 1 ? "Why it has not gone back, in the same process"
+					  : "Why it has not gone back");
+	prose_say("%s went back to the kernel: %s from the break, %s from arenas, %s as mapped "
+		  "blocks.",
 		tool_size(returned), tool_size(result->returned.break_bytes),
 		tool_size(result->returned.arena_bytes), tool_size(result->returned.block_bytes));
 	print_live(analysis, result, ran_on);
 	if (left > 0)
-		say("%s is mapped but in no block: %s as whole pages that were used and freed, the "
-		    "rest never used or on a page with a live block. %s of freed pages were used "
-		    "again.",
-			size(left), tool_size(result->never_page_bytes),
+		prose_say("%s is mapped but in no block: %s as whole pages that were used and "
+			  "freed, the "
+			  "rest never used or on a page with a live block. %s of freed pages were "
+			  "used "
+			  "again.",
+			prose_size(left), tool_size(result->never_page_bytes),
 			tool_size(result->reused_page_bytes));
 	if (latency->total_bytes)
-		say("Of what was freed and went back, half did so within %s (by bytes), 90 %% "
-		    "within %s, all within %s.",
-			duration(tally_percentile(latency, 50)),
-			duration(tally_percentile(latency, 90)), duration(latency->max_ns));
+		prose_say(
+			"Of what was freed and went back, half did so within %s (by bytes), 90 %% "
+			"within %s, all within %s.",
+			prose_duration(tally_percentile(latency, 50)),
+			prose_duration(tally_percentile(latency, 90)),
+			prose_duration(latency->max_ns));
 	double pinned = result->waits.waited[WAITS_PINNED];
 	double waited = pinned + result->waits.waited[WAITS_POLICY];
 	if (waited > 0)
-		say("Of the time that freed memory waited, by bytes, %.0f %% was below a block in use; "
-		    "the rest was left to policy: thresholds and caches.",
+		prose_say("Of the time that freed memory waited, by bytes, %.0f %% was below a "
+			  "block in use; "
+			  "the rest was left to policy: thresholds and caches.",
 			100 * pinned / waited);
 	double peak = analysis_fragmentation(result->mapped_ratio.at_peak_held);
 	if (peak >= 0)
-		say("Fragmentation: at the peak the heap held %.1f %% more than was requested.",
+		prose_say(
+			"Fragmentation: at the peak the heap held %.1f %% more than was requested.",
 			peak);
 }
 
@@ -513,7 +430,7 @@ static void print_sentence(const char *number, const char *sentence)
 	for (int i = 0; i < used && i < (int)sizeof(text) - 1; i++)
 		if ((unsigned char)text[i] < ' ' || (unsigned char)text[i] >= 0x7f)
 			text[i] = '?';
-	print_broken(text, 3);
+	prose_broken(text, 3);
 }
 
 static void print_findings(const struct analysis *analysis)
@@ -521,7 +438,7 @@ static void print_findings(const struct analysis *analysis)
 	const struct findings *findings = &analysis->findings;
 	if (!findings->count && !findings->all_well[0])
 		return;
-	heading_of_main(analysis, "What to make of it", " at its end");
+	prose_heading_of_main(analysis, "What to make of it", " at its end");
 	for (size_t i = 0; i < findings->count; i++) {
 		char number[24];
 		snprintf(number, sizeof(number), "%zu.", i + 1);
@@ -530,7 +447,7 @@ static void print_findings(const struct analysis *analysis)
 			print_sentence("", findings->list[i].remedy);
 	}
 	if (findings->all_well[0])
-		print_broken(findings->all_well, 0);
+		prose_broken(findings->all_well, 0);
 }
 
 static void print_syscalls(const struct analysis *analysis)
@@ -541,16 +458,18 @@ static void print_syscalls(const struct analysis *analysis)
 
 	for (size_t i = 0; i < result->causes.count; i++)
 		ticks += result->causes.list[i].ticks;
-	heading(result->attached ? "Its system calls for memory" : "What it cost in system calls");
+	prose_heading(
+		result->attached ? "Its system calls for memory" : "What it cost in system calls");
 	if (result->syscalls_unknown) {
-		say("Unknown: %s.", analysis->unknown_why);
+		prose_say("Unknown: %s.", analysis->unknown_why);
 		return;
 	}
 	if (result->observed && !result->attached)
-		say("Beside these the process made %s that were in no allocator call.",
+		prose_say("Beside these the process made %s that were in no allocator call.",
 			tool_count(result->foreign_calls));
 	if (!total) {
-		say(result->attached ? "None were made." : "None were made by the allocator.");
+		prose_say(
+			result->attached ? "None were made." : "None were made by the allocator.");
 		return;
 	}
 	printf("  ");
@@ -558,13 +477,14 @@ static void print_syscalls(const struct analysis *analysis)
 		printf("%s %s%s", name_kind(kind), tool_count(analysis_syscalls(result, kind)),
 			kind < HL_KIND_mprotect ? ", " : "\n");
 	if (result->attached) {
-		say("%s in all, %s in the kernel", tool_count(total),
-			duration(clock_span(clock, ticks)));
+		prose_say("%s in all, %s in the kernel", tool_count(total),
+			prose_duration(clock_span(clock, ticks)));
 		if (result->calls_unknown)
 			return; /* nor in which call each was made */
 	} else {
-		say("%s in all, %s in the kernel, one for every %s allocator calls", tool_count(total),
-			duration(clock_span(clock, ticks)), tool_count(calls / total));
+		prose_say("%s in all, %s in the kernel, one for every %s allocator calls",
+			tool_count(total), prose_duration(clock_span(clock, ticks)),
+			tool_count(calls / total));
 	}
 	size_t most = analysis_top(analysis, CAUSES_SHOWN);
 	for (size_t i = 0; i < result->causes.count && i < most; i++) {
@@ -572,208 +492,20 @@ static void print_syscalls(const struct analysis *analysis)
 		const char *text = name_reason_text(cause->reason);
 		const char *call = cause->call ? name_kind(cause->call) : NULL;
 		printf("  %9s %-8s in %-14s %s%.41s%s\n", tool_count(cause->count),
-			name_kind(cause->syscall), call ? call : "no call", dim,
-			text ? text : "not recorded", plain);
+			name_kind(cause->syscall), call ? call : "no call", prose.dim,
+			text ? text : "not recorded", prose.plain);
 	}
 	if (result->causes.count > most)
-		say("... and %zu more (--json, syscalls.by_cause)",
+		prose_say("... and %zu more (--json, syscalls.by_cause)",
 			result->causes.count - most);
 	if (result->recorder_calls)
-		say("Not counted: %s calls of the recorder itself.",
+		prose_say("Not counted: %s calls of the recorder itself.",
 			tool_count(result->recorder_calls));
-}
-
-/* Control characters would change the terminal. */
-static void print_cell(const char *name, int width)
-{
-	int used = 0;
-	for (; *name && used < width; name++, used++) {
-		unsigned char c = (unsigned char)*name;
-		putchar(c < ' ' || c >= 0x7f ? '?' : c);
-	}
-	printf("%*s", width - used, "");
-}
-
-static void print_phase(const struct analysis *analysis, const struct phases_row *row)
-{
-	const struct clock *clock = &analysis->streams[analysis->main].stream->clock;
-	uint64_t calls = 0, syscalls = 0;
-	for (unsigned kind = 0; kind < HL_KIND_LIMIT; kind++) {
-		calls += row->calls[kind].count;
-		syscalls += row->syscalls[kind];
-	}
-	printf("  ");
-	print_cell(row->named ? row->name : "(before)", 15);
-	bool known = !analysis->total.syscalls_unknown;
-	printf(" %8s %11s %8s %10s %10s",
-		duration(clock_span(clock, row->end_tick - row->first_tick)), tool_count(calls),
-		known ? tool_count(syscalls) : "-", size(row->peak_requested),
-		known ? size(row->peak_mapped) : "-");
-	printf(" %10s\n", row->samples ? tool_size(row->peak_rss) : "-");
-}
-
-static void print_phases(const struct analysis *analysis)
-{
-	const struct phases *phases = &analysis->total.phases;
-	if (!phases->count)
-		return;
-	heading_of_main(analysis, "Phases", "");
-	printf("  %-15s %8s %11s %8s %10s %10s %10s\n", "", "time", "calls", "syscalls",
-		"requested", "mapped", "resident");
-	size_t most = analysis_top(analysis, PHASES_SHOWN);
-	for (size_t i = 0; i < phases->count && i < most; i++)
-		print_phase(analysis, &phases->row[i]);
-	if (phases->count > most)
-		say("... and %zu more (--json, phases)", phases->count - most);
-	say("Memory is the most in each phase; - is not measured.");
-	if (phases->beyond)
-		say("Not listed: what follows the first %zu phases, %s more marks.", phases->count,
-			tool_count(phases->beyond));
-}
-
-/* ---- what holds memory, with --group-by -------------------------------------------------------
- */
-
-static const char *base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-	return slash ? slash + 1 : path;
-}
-
-static void name_place(char *text, size_t length, const struct analysis_site *place)
-{
-	if (place->function && place->file && place->line)
-		snprintf(text, length, "%s (%s:%u)", place->function, base_name(place->file),
-			place->line);
-	else if (place->function)
-		snprintf(text, length, "%s", place->function);
-	else if (site_is_nameless(place))
-		snprintf(text, length, "%s+0x%" PRIx64, base_name(place->module), place->offset);
-	else if (place->address)
-		snprintf(text, length, "0x%" PRIx64, place->address);
-	else
-		snprintf(text, length, "%s", place->module ? base_name(place->module) : "unknown");
-}
-
-static void name_group(char *text, size_t length, const struct analysis_stream *entry,
-	const struct groups *groups, const struct group *group)
-{
-	static const char *const kept[] = {
-		[HL_KEPT_CACHE] = "(freed, in a thread's cache)",
-		[HL_KEPT_FAST] = "(freed, in a fast list)",
-		[HL_KEPT_TABLE] = "(the allocator's own)",
-		[HL_KEPT_LENT] = "(freed, lent to the cache)",
-	};
-	const struct layout_site *sum = &group->sum;
-	uint32_t tid = threads_tid(&entry->threads, sum->thread);
-	if (layout_is_kept(sum->caller)) {
-		unsigned what = layout_kept(sum->caller);
-		bool known = what < sizeof(kept) / sizeof(kept[0]) && kept[what];
-		snprintf(text, length, "%s", known ? kept[what] : "(freed, and kept)");
-	} else if (groups->by == ANALYSIS_BY_SIZE) {
-		snprintf(text, length, "up to %s", tool_size(group_up_to(group)));
-	} else if (groups->by == ANALYSIS_BY_THREAD && tid) {
-		snprintf(text, length, "thread %" PRIu32, tid);
-	} else {
-		name_place(text, length, &group->place);
-	}
-}
-
-static void print_groups_at(
-	const struct analysis *analysis, enum moment_kind kind, const char *when)
-{
-	const struct analysis_stream *entry = &analysis->streams[analysis->main];
-	const struct moment *moment = moments_find(&entry->moments, kind);
-	const struct groups *groups = moment ? &entry->groups[moment - entry->moments.list] : NULL;
-	size_t most = analysis_top(analysis, GROUPS_SHOWN);
-	if (!groups)
-		return;
-	printf("  %12s %12s %12s  %s%s%s\n", "free there", "requested", "blocks", bold, when,
-		plain);
-	for (size_t i = 0; i < groups->count && i < most; i++) {
-		const struct layout_site *sum = &groups->list[i].sum;
-		char name[256];
-		name_group(name, sizeof(name), entry, groups, &groups->list[i]);
-		printf("  %12s %12s %12s  ", tool_size((uint64_t)sum->pinned), tool_size(sum->bytes),
-			tool_count(sum->blocks));
-		size_t width = strlen(name);
-		print_cell(name, width < GROUP_COLUMNS ? (int)width : GROUP_COLUMNS);
-		putchar('\n');
-	}
-	if (groups->count > most)
-		say("... and %zu more (--top)", groups->count - most);
-}
-
-static void print_groups(const struct analysis *analysis)
-{
-	char title[64];
-	if (!analysis->group_by)
-		return;
-	snprintf(title, sizeof(title), "What holds memory, by %s",
-		analysis_group_name(analysis->group_by));
-	heading_of_main(analysis, title, "");
-	if (analysis->total.observed) {
-		say("Unknown: the allocator is the program's own.");
-		return;
-	}
-	print_groups_at(analysis, MOMENT_MAPPED_PEAK, "at the peak");
-	print_groups_at(analysis, MOMENT_END, "at the end");
-	say("Free there: bytes on the pages that the blocks lie on, shared with the others there.");
-}
-
-/* The largest first: by what was mapped, or asked for where that is not known. */
-static int by_peak(const void *left, const void *right)
-{
-	const struct analysis_stream *a = *(const struct analysis_stream *const *)left;
-	const struct analysis_stream *b = *(const struct analysis_stream *const *)right;
-	int64_t of_a = a->result.syscalls_unknown ? a->result.peak.requested : a->result.peak.mapped;
-	int64_t of_b = b->result.syscalls_unknown ? b->result.peak.requested : b->result.peak.mapped;
-	if (of_a != of_b)
-		return of_a > of_b ? -1 : 1;
-	return a->stream->info.header.serial < b->stream->info.header.serial ? -1 : 1;
-}
-
-static void print_process(const struct analysis_stream *entry)
-{
-	const struct ledger_result *result = &entry->result;
-	const char *slash = strrchr(entry->stream->command, '/');
-	bool known = !result->syscalls_unknown;
-	printf("  ");
-	print_cell(slash ? slash + 1 : entry->stream->command, 13);
-	printf(" %-10.10s %11s %8s %10s %10s %10s\n", entry->stream->name,
-		tool_count(analysis_calls(result)), known ? tool_count(analysis_all_syscalls(result)) : "-",
-		size(result->peak.requested), known ? size(result->peak.mapped) : "-",
-		result->samples ? tool_size(result->peak.rss) : "-");
-}
-
-static void print_processes(const struct analysis *analysis)
-{
-	const struct analysis_stream **order = calloc(analysis->count, sizeof(*order));
-	const struct ledger_result *total = &analysis->total;
-	if (analysis->count < 2 || !order) {
-		free(order);
-		return;
-	}
-	for (size_t i = 0; i < analysis->count; i++)
-		order[i] = &analysis->streams[i];
-	qsort(order, analysis->count, sizeof(*order), by_peak);
-	heading("Processes");
-	printf("  %-13s %-10s %11s %8s %10s %10s %10s\n", "", "stream", "calls", "syscalls",
-		"requested", "mapped", "resident");
-	size_t most = analysis_top(analysis, PROCESSES_SHOWN);
-	for (size_t i = 0; i < analysis->count && i < most; i++)
-		print_process(order[i]);
-	if (analysis->count > most)
-		say("... and %zu more (--json, processes)", analysis->count - most);
-	printf("  %s%-13s %10s %11s %8s%s\n", bold, "= all", "", tool_count(analysis_calls(total)),
-		total->syscalls_unknown ? "-" : tool_count(analysis_all_syscalls(total)), plain);
-	say("Memory is the most of each; those of several do not add up.");
-	free(order);
 }
 
 void summary_print(const struct analysis *analysis)
 {
-	set_colours();
+	prose_begin();
 	if (!analysis->count) {
 		puts("No process was recorded: the trace holds no stream.");
 		return;
@@ -787,8 +519,8 @@ void summary_print(const struct analysis *analysis)
 	print_memory(analysis);
 	print_returns(analysis);
 	print_syscalls(analysis);
-	print_groups(analysis);
-	print_phases(analysis);
-	print_processes(analysis);
+	summary_groups(analysis);
+	summary_phases(analysis);
+	summary_processes(analysis);
 	print_findings(analysis);
 }
