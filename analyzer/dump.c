@@ -130,6 +130,14 @@ static int put_frame(struct dump *dump, uint64_t tick, uint64_t frame)
 	return rc;
 }
 
+static bool has_module(const struct dump *dump, uint64_t tick, uint64_t frame)
+{
+	struct symbol_place place;
+
+	return symbols_find(dump->symbols, dump->from, tick, frame, &place) == 0 && place.module;
+}
+
+/* Where no stacks were recorded the caller is a frame like one, if it is known what it is in. */
 static int put_stack(struct dump *dump, uint64_t tick, uint64_t caller)
 {
 	const struct stacks *stacks = &dump->trace->stacks;
@@ -138,7 +146,9 @@ static int put_stack(struct dump *dump, uint64_t tick, uint64_t caller)
 	int rc = 0;
 
 	if (!stack)
-		return 0;
+		return !stacks->depth && has_module(dump, tick, caller)
+			       ? put_frame(dump, tick, caller)
+			       : 0;
 	for (unsigned i = 0; !rc && i < stack->count; i++)
 		rc = put_frame(dump, tick, stacks_frames(stacks, stack)[i]);
 	if (stack->end == HL_STACK_CUT)

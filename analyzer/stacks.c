@@ -211,7 +211,7 @@ static int by_serial(const void *left, const void *right)
 	return (a->order > b->order) - (a->order < b->order);
 }
 
-static const char *check_header(const uint8_t *bytes, size_t size)
+static const char *check_header(const uint8_t *bytes, size_t size, unsigned *depth)
 {
 	struct hl_stacks_header header;
 	uint32_t crc;
@@ -225,6 +225,7 @@ static const char *check_header(const uint8_t *bytes, size_t size)
 		return "written in another version of the format";
 	crc = header.crc;
 	header.crc = 0;
+	*depth = header.depth;
 	return crc32(0, (const Bytef *)&header, sizeof(header)) == crc
 		       ? NULL
 		       : "the header is damaged (checksum)";
@@ -262,7 +263,7 @@ int stacks_read(struct stacks *stacks, const uint8_t *bytes, size_t size, const 
 	int rc = -EBADMSG;
 
 	*offset = 0;
-	*why = check_header(bytes, size);
+	*why = check_header(bytes, size, &stacks->depth);
 	if (*why == NULL)
 		rc = read_blocks(stacks, bytes, size, why, offset);
 	if (stacks->count > 0)
@@ -295,7 +296,7 @@ const struct stack *stacks_find(const struct stacks *stacks, uint32_t number)
 }
 
 const struct stack_module *stacks_module(
-	const struct stacks *stacks, uint32_t serial, uint64_t tick, uint64_t address)
+	const struct stacks *stacks, uint32_t serial, uint64_t tick, uint64_t address, bool later)
 {
 	const struct stack_module *found = NULL;
 	size_t low = 0, high = stacks->module_count;
@@ -313,7 +314,7 @@ const struct stack_module *stacks_module(
 
 		if (address < module->start || address >= module->end)
 			continue;
-		if (found == NULL || module->tick <= tick)
+		if ((found == NULL && later) || module->tick <= tick)
 			found = module;
 	}
 	return found;

@@ -9,6 +9,7 @@
 #include "heapledger/callstack.h"
 
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct stack {
@@ -37,6 +38,7 @@ struct stacks {
 	size_t frame_count, frame_room;
 	struct stack_module *modules; /* by serial, then as they were noted */
 	size_t module_count, module_room;
+	unsigned depth; /* frames at most; 0: only callers are known, and the modules to name them by */
 	uint64_t tail_bytes; /* after the last whole block, as a killed recorder leaves them */
 };
 
@@ -54,9 +56,9 @@ static inline const uint64_t *stacks_frames(const struct stacks *stacks, const s
 }
 
 /* The module of a process that an address was in: the last one noted up to `tick`, or the first one
- * after, since a tick is only the earliest time. NULL if there is none. Does not look at parents.
- */
+ * after if `later`, since a tick is only the earliest time. NULL if there is none. Does not look at
+ * parents: what they loaded after the fork is not their child's. */
 const struct stack_module *stacks_module(
-	const struct stacks *stacks, uint32_t serial, uint64_t tick, uint64_t address);
+	const struct stacks *stacks, uint32_t serial, uint64_t tick, uint64_t address, bool later);
 
 #endif

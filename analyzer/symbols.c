@@ -454,7 +454,7 @@ static const struct stack_module *find_module(const struct trace *trace,
 	uint32_t serial = stream->info.header.serial;
 
 	for (int i = 0; module == NULL && i < PARENTS_MOST; i++) {
-		module = stacks_module(&trace->stacks, serial, tick, address);
+		module = stacks_module(&trace->stacks, serial, tick, address, i == 0);
 		if (stream == NULL || stream->info.header.parent_serial == 0)
 			break;
 		serial = stream->info.header.parent_serial;

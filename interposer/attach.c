@@ -328,7 +328,7 @@ static bool attach_image(void)
 	if (attached.session == NULL)
 		return false;
 	settle_clock(attached.alone ? alone_trusts_tsc() : attached.session->clock == HL_CLOCK_TSC);
-	if (attached.session->stack_depth != 0)
+	if (attached.session->module_limit != 0)
 		find_program();
 	return map_token() && register_process(0, 0, attached.calls[0].tick);
 }

@@ -785,6 +785,18 @@ static bool log_runs(const struct attach_pages *pages, unsigned piece)
 	return true;
 }
 
+static bool log_notes_modules(void)
+{
+	return atomic_load_explicit(&attached.recording, memory_order_relaxed) &&
+	       attached.session->stack_depth == 0 && attached.session->module_limit != 0;
+}
+
+void log_process_start(void)
+{
+	if (!log_is_off() && log_notes_modules())
+		modules_started();
+}
+
 /* Which pages are in memory; the kernel tells it at once for the whole process. */
 static void log_pages(void)
 {
@@ -899,6 +911,8 @@ void log_process_exit(void)
 	struct log_bracket before;
 
 	before = log_open_own(true);
+	if (log_notes_modules())
+		modules_ended();
 	if (atomic_load(&attached.recording) && attached.session->pages_at_exit != 0)
 		log_pages();
 	if (atomic_load(&attached.recording) && attach_sample(&sample, calls)) {

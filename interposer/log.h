@@ -104,6 +104,7 @@ uint64_t log_thread(void);
 void *log_borrow(size_t bytes);
 void log_give_back(void *memory, size_t bytes);
 
+void log_process_start(void); /* from its constructor, the first of all */
 void log_process_exit(void); /* from the library's destructor: final sample and exit mark */
 
 #endif

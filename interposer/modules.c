@@ -32,6 +32,7 @@ _Atomic uint32_t modules_noted;
 static struct module modules[MODULES];
 static unsigned module_count;
 static _Atomic bool modules_busy;
+static __typeof__(dl_iterate_phdr) *iterate;
 
 /* Of an object in memory: its program headers. */
 struct module_image {
@@ -229,6 +230,54 @@ bool modules_find(uintptr_t place, struct unwind_tables *tables, bool *known)
 	*known = module_remember(&found, &image);
 	atomic_store(&modules_busy, false);
 	return true;
+}
+
+/* Of a place in it. */
+static void module_add(const void *place)
+{
+	struct dl_find_object found;
+	struct module_image image;
+
+	if (_dl_find_object((void *)place, &found) == 0 && module_headers(&found, &image) &&
+		!atomic_exchange(&modules_busy, true)) {
+		module_remember(&found, &image);
+		atomic_store(&modules_busy, false);
+	}
+}
+
+/* There is one thread, so the list does not change. The linker's own function, not one of that name
+ * that the program may have, serves at the end. */
+void modules_started(void)
+{
+	struct dl_find_object own;
+	const struct link_map *map;
+
+	if (_dl_find_object == NULL ||
+		_dl_find_object((void *)(uintptr_t)modules_started, &own) != 0)
+		return;
+	for (map = own.dlfo_link_map; map->l_prev != NULL; map = map->l_prev)
+		;
+	for (; map != NULL; map = map->l_next)
+		module_add(map->l_ld);
+	*(void **)&iterate = dlsym(RTLD_NEXT, "dl_iterate_phdr");
+}
+
+/* Stops at once if anything was unloaded. */
+static int module_is_left(struct dl_phdr_info *info, size_t size, void *unused)
+{
+	(void)unused;
+	if (size < sizeof(*info) || info->dlpi_subs != 0)
+		return 1;
+	for (unsigned i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_DYNAMIC)
+			module_add((void *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr));
+	return 0;
+}
+
+void modules_ended(void)
+{
+	if (iterate != NULL)
+		iterate(module_is_left, NULL);
 }
 
 void modules_fork_child(void)

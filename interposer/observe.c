@@ -463,6 +463,7 @@ static __attribute__((constructor)) void observe_start(void)
 	ready();
 	guard_enter(HL_KIND_FILLER, 0, NULL);
 	guard_leave();
+	log_process_start();
 	key_made = pthread_key_create(&key, thread_destroy) == 0;
 	pthread_atfork(fork_prepare, log_fork_parent, fork_child);
 	arm();

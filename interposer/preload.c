@@ -440,6 +440,7 @@ static __attribute__((constructor)) void preload_start(void)
 {
 	guard_enter(HL_KIND_FILLER, 0, NULL);
 	guard_leave();
+	log_process_start();
 	heap_start();
 	at_quick_exit(preload_end); /* runs no destructors; as the first one it is called last */
 	tunables_report();

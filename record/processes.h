@@ -70,7 +70,7 @@ struct processes {
 	struct session *session;
 	int dirfd;
 	int poll_fd;
-	struct stacks_file *stacks; /* NULL: only callers are recorded */
+	struct stacks_file *stacks;
 	struct residency *residency; /* NULL: resident pages are not looked at */
 	uint64_t begin_tick; /* of --start-after; UINT64_MAX = not yet, 0 = from the start */
 	int not_compacted;          /* -errno: what came before is in the files still */

@@ -24,7 +24,8 @@
 
 struct stacks_file {
 	const struct session *session;
-	int fd;
+	int dirfd;
+	int fd; /* -1 until there is something to write */
 	int error;
 	uint64_t offset;
 	uint32_t next; /* stacks below have been written, but for the holes */
@@ -65,13 +66,32 @@ static int fail(struct stacks_file *file, int rc)
 	return file->error;
 }
 
+static int open_file(struct stacks_file *file)
+{
+	struct hl_stacks_header header = {
+		.magic = HL_STACKS_MAGIC,
+		.version = HL_STACKS_VERSION,
+		.depth = (uint16_t)file->session->map->stack_depth,
+	};
+
+	file->fd = openat(
+		file->dirfd, HL_STACKS_FILE, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (file->fd < 0)
+		return -errno;
+	header.crc = (uint32_t)crc32(0, (const Bytef *)&header, sizeof(header));
+	return write_all(file, &header, sizeof(header));
+}
+
 /* A block that does not fit on the disk is cut off again; readers would bear with it, too. */
 static int write_block(struct stacks_file *file, const struct hl_stacks_block *header,
 	const void *payload, size_t length)
 {
+	int rc = file->fd < 0 ? open_file(file) : 0;
 	uint64_t start = file->offset;
-	int rc = write_all(file, header, sizeof(*header));
 
+	if (rc != 0)
+		return fail(file, rc);
+	rc = write_all(file, header, sizeof(*header));
 	if (rc == 0)
 		rc = write_all(file, payload, length);
 	if (rc != 0) {
@@ -254,39 +274,23 @@ int stacks_file_catch_up(struct stacks_file *file)
 	return rc;
 }
 
-static int write_header(struct stacks_file *file)
-{
-	struct hl_stacks_header header = {
-		.magic = HL_STACKS_MAGIC,
-		.version = HL_STACKS_VERSION,
-		.depth = (uint16_t)file->session->map->stack_depth,
-	};
-
-	header.crc = (uint32_t)crc32(0, (const Bytef *)&header, sizeof(header));
-	return write_all(file, &header, sizeof(header));
-}
-
 int stacks_file_create(struct stacks_file **out, const struct session *session, int dirfd)
 {
 	struct stacks_file *file;
 	int rc = -ENOMEM;
 
 	*out = NULL;
-	if (session->map->stack_depth == 0)
-		return 0;
 	file = calloc(1, sizeof(*file));
 	if (file == NULL)
 		return rc;
 	file->session = session;
+	file->dirfd = dirfd;
 	file->fd = -1;
 	file->column.capacity = BLOCK_BYTES + LONGEST + VARINT_SLACK;
 	file->column.data = malloc(file->column.capacity);
 	file->zstd = ZSTD_createCCtx();
-	if (file->column.data != NULL && file->zstd != NULL) {
-		file->fd = openat(
-			dirfd, HL_STACKS_FILE, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-		rc = file->fd < 0 ? -errno : write_header(file);
-	}
+	if (file->column.data != NULL && file->zstd != NULL)
+		rc = session->map->stack_depth != 0 ? open_file(file) : 0;
 	if (rc != 0) {
 		stacks_file_close(file);
 		return rc;

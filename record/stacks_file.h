@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Writes stacks.hls (heapledger/callstack.h): the stacks and modules that the session's tables
- * hold, once each. Called by processes.c before it takes records that may name them.
+ * hold, once each; `dirfd` stays the caller's. Called by processes.c before it takes records that may name them.
  */
 #ifndef HEAPLEDGER_RECORD_STACKS_FILE_H
 #define HEAPLEDGER_RECORD_STACKS_FILE_H
@@ -12,7 +12,7 @@
 
 struct stacks_file;
 
-/* *out is NULL when no stacks are recorded. 0 or -errno. */
+/* Without stacks the file begins with the first module. 0 or -errno. */
 int stacks_file_create(struct stacks_file **out, const struct session *session, int dirfd);
 
 /* Writes what is new. After an error nothing is written any more. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Call stacks, with `record --stacks N`: how a record names one, the tables in the session through
- * which targets hand them over, and the file stacks.hls that `record` writes them to
+ * Call stacks, with `record --stacks N`, and modules: how a record names a stack, the tables in the
+ * session through which targets hand them over, and the file stacks.hls that `record` writes them to
  * (docs/trace-format.md). A stack is written once for the whole recording; it is N return addresses
  * at most, the innermost first. What an address means depends on the process and on the time: that
  * is what modules are for.
@@ -67,7 +67,7 @@ static inline enum hl_stack_end hl_stack_end_of(uint64_t head)
 }
 
 /* A module is an object that the dynamic linker has loaded, noted when the first frame in it is
- * seen. It hides those of the same process that it overlaps, and is its children's, too, if it was
+ * seen; without stacks at the process's start, and at its end if nothing was unloaded. It hides those of the same process that it overlaps, and is its children's, too, if it was
  * noted before their fork. The target claims an entry, fills it and makes it READY; the collector
  * writes it out and makes it FREE again. */
 enum hl_module_state { HL_MODULE_FREE = 0, HL_MODULE_CLAIMED = 1, HL_MODULE_READY = 2 };

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from conftest import existing, ledger_adds_up, run
+from conftest import analyze, existing, ledger_adds_up, run
 from trace_script import make_trace
 
 
@@ -104,9 +104,17 @@ def test_fast_lists_that_hold_pages_are_named_and_emptied(heapledger, victim, tr
     assert finding['remedy'].startswith('malloc_trim(0) would return ')
 
 
-def test_without_stacks_an_address_is_given(heapledger, victim, trace):
+def test_without_stacks_the_caller_is_named(heapledger, victim, trace):
     data = record(heapledger, trace, [victim, 'checker', 20000])
     sentence = next(one['sentence'] for one in data['findings'] if one['kind'] == 'in_use')
+    assert re.search(r'10,000 blocks from fill \(trimmed\.c:\d+\)\.$', sentence), sentence
+
+
+def test_a_caller_in_no_file_is_an_address(heapledger, victim, trace):
+    """As code that was made at run time is; here the note of what was loaded is lost."""
+    record(heapledger, trace, [victim, 'checker', 20000])
+    (trace / 'stacks.hls').unlink()
+    sentence = next(one['sentence'] for one in analyze(heapledger, trace)['findings'] if one['kind'] == 'in_use')
     assert re.search(r'from 0x[0-9a-f]+ \(record --stacks 16 gives names\)', sentence), sentence
 
 

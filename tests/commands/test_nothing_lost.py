@@ -459,7 +459,7 @@ def test_drop_counts_what_many_threads_drop(heapledger, start, trace, witness, v
 
 # What the recorder itself does in the program
 
-AT_START, AT_FORK, A_THREAD, AT_EXIT = 12, 4, 1, 7
+AT_START, AT_FORK, A_THREAD, AT_EXIT = 13, 4, 1, 7
 
 
 @pytest.mark.parametrize('words, own', [

@@ -199,7 +199,7 @@ def test_marks_from_outside(heapledger, trace, victim):
     assert gated.end() == 0
     assert made(analyze(heapledger, trace)['phases']) == [
         (None, 100), ('second', 200), ('third', 300)]
-    assert sorted(p.suffix for p in trace.iterdir()) == ['.hlt', '.json']
+    assert sorted(p.suffix for p in trace.iterdir()) == ['.hls', '.hlt', '.json']
 
 
 def test_a_signal_that_marks(heapledger, trace, victim):

@@ -323,7 +323,7 @@ def at_terminal(heapledger, trace):
 def is_summary(text, trace):
     described = session(trace)
     events = sum(s['events'] for s in described['streams'])
-    size = sum(path.stat().st_size for path in trace.glob('*.hlt'))
+    size = sum(path.stat().st_size for path in trace.glob('*.hl[ts]'))
     images = len(described['streams'])
     first, second, third = text.splitlines()
     seconds = float(re.fullmatch(

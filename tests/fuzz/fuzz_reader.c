@@ -101,7 +101,7 @@ static void read_stacks(const uint8_t *bytes, size_t size)
 
 		sum += strlen(module->path);
 		if (module->end > module->start &&
-			!stacks_module(&stacks, module->serial, sum, module->start))
+			!stacks_module(&stacks, module->serial, sum, module->start, true))
 			abort();
 	}
 	stacks_free(&stacks);
