@@ -676,7 +676,8 @@ static int64_t pages_call(struct attach_pages *pages, enum hl_kind kind, long nu
 	return attach_call(&pages->call[pages->calls++], kind, number, a, b, c, d, e, 0);
 }
 
-/* Returns where it ended. */
+/* Returns where it ended. The kernel stops early only if there is no room for another run; else its
+ * walk_end may be where it filled a small buffer of its own last. */
 static uint64_t scan_pages(struct attach_pages *pages, int64_t fd, uint64_t start, unsigned piece,
 	struct hl_pagemap_region *run, uint64_t most)
 {
@@ -696,7 +697,7 @@ static uint64_t scan_pages(struct attach_pages *pages, int64_t fd, uint64_t star
 
 	pages->piece[piece].run = run;
 	pages->piece[piece].count = count > 0 ? (uint64_t)count : 0;
-	return scan.walk_end;
+	return count >= 0 && (uint64_t)count < most ? PAGES_END : scan.walk_end;
 }
 
 /* Memory for more runs is shared with nobody, but so it is none that the scan finds. */
