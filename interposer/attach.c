@@ -663,8 +663,9 @@ static uint64_t status_bytes(const char *status, const char *name)
 }
 
 #define PAGES_RUNS 1024
-#define PAGES_MORE 131072 /* as many as the recorder takes of a process that runs */
-#define PAGES_MORE_BYTES (PAGES_MORE * sizeof(struct hl_pagemap_region))
+#define PAGES_MORE 4194304 /* as many as the recorder takes of a process that runs */
+#define PAGES_LESS 131072  /* where there is no room for so many */
+#define PAGES_BYTES(runs) ((runs) * sizeof(struct hl_pagemap_region))
 #define PAGES_END ((UINT64_C(1) << 47) - 4096)
 
 /* In .bss, where it takes memory only when it is used: at the end of the process, once. */
@@ -700,22 +701,34 @@ static uint64_t scan_pages(struct attach_pages *pages, int64_t fd, uint64_t star
 	return count >= 0 && (uint64_t)count < most ? PAGES_END : scan.walk_end;
 }
 
-/* Memory for more runs is shared with nobody, but so it is none that the scan finds. */
+/* Memory for more runs, which is touched only as it is used. It is shared, with nobody, so that it is
+ * none that the scan finds. */
+static struct hl_pagemap_region *more_runs(struct attach_pages *pages, uint64_t runs)
+{
+	int64_t more = pages_call(pages, HL_KIND_mmap, SYS_mmap, 0, PAGES_BYTES(runs),
+		PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1);
+
+	pages->room = runs;
+	return more > 0 ? (struct hl_pagemap_region *)more : NULL;
+}
+
 void attach_pages(struct attach_pages *pages)
 {
-	int64_t fd, more = 0;
+	struct hl_pagemap_region *more = NULL;
 	uint64_t end;
+	int64_t fd;
 
 	*pages = (struct attach_pages){.cut = false};
 	fd = pages_call(pages, HL_KIND_other, SYS_openat, (uint64_t)AT_FDCWD,
 		address_of("/proc/self/pagemap"), O_RDONLY | O_CLOEXEC, 0, 0);
 	pages->tick = attach_tick();
 	end = scan_pages(pages, fd, 0, 0, pages_run, PAGES_RUNS);
-	if (pages->piece[0].count != 0 && end < PAGES_END)
-		more = pages_call(pages, HL_KIND_mmap, SYS_mmap, 0, PAGES_MORE_BYTES,
-			PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, (uint64_t)-1);
-	if (more > 0)
-		end = scan_pages(pages, fd, end, 1, (struct hl_pagemap_region *)more, PAGES_MORE);
+	if (pages->piece[0].count != 0 && end < PAGES_END) {
+		more = more_runs(pages, PAGES_MORE);
+		more = more != NULL ? more : more_runs(pages, PAGES_LESS);
+	}
+	if (more != NULL)
+		end = scan_pages(pages, fd, end, 1, more, pages->room);
 	pages->took = attach_tick() - pages->tick;
 	pages->cut = end < PAGES_END;
 	pages_call(pages, HL_KIND_other, SYS_close, (uint64_t)fd, 0, 0, 0, 0);
@@ -726,7 +739,7 @@ unsigned attach_pages_done(struct attach_pages *pages)
 	if (pages->piece[1].run == NULL)
 		return 0;
 	attach_call(&pages->call[0], HL_KIND_munmap, SYS_munmap, address_of(pages->piece[1].run),
-		PAGES_MORE_BYTES, 0, 0, 0, 0);
+		PAGES_BYTES(pages->room), 0, 0, 0, 0);
 	return 1;
 }
 

@@ -99,12 +99,13 @@ bool attach_sample(struct hl_sample_record *sample, struct hl_syscall_record *ca
 
 /* The process's anonymous pages that are in memory or swap, as PAGEMAP_SCAN of Linux 6.7 gives them, in
  * one piece or, where there are many, in two. `call` describes the calls which that took. */
-#define ATTACH_PAGES_CALLS 5
+#define ATTACH_PAGES_CALLS 6
 struct attach_pages {
 	struct {
 		const struct hl_pagemap_region *run;
 		uint64_t count;
 	} piece[2]; /* of the first, 0: the kernel does not tell */
+	uint64_t room; /* of the second, for so many */
 	uint64_t tick;
 	uint64_t took; /* ticks */
 	bool cut;

@@ -22,7 +22,7 @@
 #define RISE 32                          /* a peak is one part in this above the last ... */
 #define RISE_LEAST_BYTES (UINT64_C(64) << 10) /* ... and at least this */
 #define RETRY_NS UINT64_C(1000000000)
-#define RUNS_MOST 131072
+#define RUNS_MOST 4194304
 #define RUNS_ENV "HEAPLEDGER_RESIDENCY_RUNS" /* for tests */
 
 struct residency {

@@ -142,7 +142,8 @@ def test_a_heap_that_is_known(heapledger, build, trace, mode, count, requested):
 
 def test_a_heap_full_of_holes_is_told_whole_at_the_end(heapledger, build, trace):
     """Of 16,000 blocks of 20 KB every tenth stays, in a run of resident pages of its own: more than are
-    asked for at once, and the rest more than the kernel finds at once. Three calls of the recorder's more than else: memory for them, and the rest."""
+    asked for at once, and the rest more than the kernel finds at once. Three calls of the recorder's
+    more than else: memory for them, and the rest."""
     victim = build / 'tests' / 'victims' / 'victim_trimmed'
     data = record(heapledger, trace, [victim, 'pages', 16000, 'trim'])
     if not scans(data):
