@@ -39,10 +39,23 @@ static uint32_t rows_of(const struct analysis *analysis, const struct stream_inf
 	return (uint32_t)(info->records < rows ? info->records : rows);
 }
 
+/* The same of what is laid out. */
 static uint64_t instants_of(const struct analysis *analysis, const struct stream_info *info)
 {
 	uint64_t most = INSTANTS_ALL_STREAMS / analysis->count;
 	return info->records < most ? info->records : most;
+}
+
+static int begin_instants(struct analysis *analysis, struct process *process)
+{
+	struct analysis_stream *entry = &analysis->streams[process->index];
+	const struct stream_info *info = &entry->stream->info;
+	uint64_t first = later(first_tick(entry->stream), process->span.from_tick);
+	uint64_t last = earlier(info->last_tick, process->span.to_tick);
+	uint64_t most = instants_of(analysis, info);
+	process->ledger.still.wanted = true;
+	int rc = instants_start(&entry->instants, first, last, most);
+	return rc ? rc : snapshots_start(&entry->snapshots, first, last, most);
 }
 
 int analysis_out_of_memory(struct analysis *analysis, const char *path)
@@ -58,6 +71,7 @@ static int begin_map(struct process *process, uint64_t first, uint64_t last)
 	if (!process->map)
 		return -ENOMEM;
 	map_start(process->map, first, last);
+	process->ledger.still.wanted = true;
 	return laid_start(&process->ledger.laid, &process->ledger.live);
 }
 
@@ -95,9 +109,7 @@ int process_begin(struct analysis *analysis, struct process *process, const stru
 			earlier(stream->info.last_tick, process->span.to_tick),
 			rows_of(analysis, &stream->info));
 	if (!rc && (analysis->wants & ANALYSIS_INSTANTS) && !result->observed)
-		rc = instants_start(&entry->instants, later(first, process->span.from_tick),
-			earlier(stream->info.last_tick, process->span.to_tick),
-			instants_of(analysis, &stream->info));
+		rc = begin_instants(analysis, process);
 	if (!rc && (analysis->wants & ANALYSIS_MAP) && !result->observed)
 		rc = begin_map(process, first, stream->info.last_tick);
 	if (!rc && analysis->faults && !result->orphan)
@@ -268,6 +280,18 @@ static bool wants_instants(const struct analysis *analysis, const struct process
 	return (analysis->wants & ANALYSIS_INSTANTS) && process->entered;
 }
 
+/* The record was of a snapshot or of what the kernel counts. */
+static int watch_snapshots(
+	struct analysis *analysis, const struct process *process, const struct stream_event *event)
+{
+	unsigned kind = hl_kind_of(event->record.call.kind_addr);
+	if (kind != HL_KIND_resident_begin && kind != HL_KIND_resident_run &&
+		kind != HL_KIND_sample)
+		return 0;
+	struct analysis_stream *entry = &analysis->streams[process->index];
+	return snapshots_follow(&entry->snapshots, &process->ledger, &entry->instants.room);
+}
+
 /* Something else than its log tells of the process. */
 static bool is_watched(const struct analysis *analysis, const struct process *process)
 {
@@ -304,6 +328,8 @@ static int run_events(struct analysis *analysis, struct process *process, struct
 		if (ledger_apply(&process->ledger, event))
 			return analysis_out_of_memory(
 				analysis, analysis->streams[process->index].stream->path);
+		if (wants_instants(analysis, process) && watch_snapshots(analysis, process, event))
+			return analysis_out_of_memory(analysis, analysis->trace->path);
 		if (watched)
 			residence_after(&process->residence, &process->ledger);
 		rc = 0;

@@ -13,6 +13,7 @@
 #include "map.h"
 #include "moments.h"
 #include "observed.h"
+#include "snapshots.h"
 #include "trace.h"
 #include "window.h"
 
@@ -78,6 +79,7 @@ struct analysis_stream {
 	struct ledger_result result;
 	struct timeline timeline;
 	struct instants instants; /* none of an observed allocator */
+	struct snapshots snapshots; /* none of an observed allocator */
 	struct moments moments; /* none of an observed allocator */
 	struct groups *groups;  /* one a moment, by groups_make */
 	struct threads threads; /* that allocated */
@@ -122,7 +124,7 @@ enum analysis_wants {
 	ANALYSIS_TIMELINES = 1, /* a time line a stream is kept */
 	ANALYSIS_PEAKS = 2,     /* the heap is laid out at its peaks, too */
 	ANALYSIS_MAP = 4,       /* the address map */
-	ANALYSIS_INSTANTS = 8,  /* the heap is laid out at even times */
+	ANALYSIS_INSTANTS = 8,  /* the heap is laid out at even times, and at its snapshots */
 	ANALYSIS_SITES = 16     /* all sites of the peak of what is mapped are kept */
 };
 

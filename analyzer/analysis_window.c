@@ -63,6 +63,7 @@ void analysis_free_stream(struct analysis_stream *entry)
 	threads_free(&entry->threads);
 	timeline_free(&entry->timeline);
 	instants_free(&entry->instants);
+	snapshots_free(&entry->snapshots);
 }
 
 void analysis_leave_out(struct analysis *analysis)

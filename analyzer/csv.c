@@ -152,6 +152,58 @@ static void fragmentation_rows(struct writer *out, const struct analysis_stream 
 	}
 }
 
+/* `at`: when; of a row between two snapshots the one before has `resident`. */
+static void resident_row(struct writer *out, const struct analysis_stream *entry, uint64_t at,
+	const struct layout_resident *resident, bool kept_known)
+{
+	const struct ledger_counted *counted = &resident->counted;
+	struct clock *clock = &entry->stream->clock;
+	bool is_snapshot = resident->reason;
+	int64_t residual;
+	bool compared = ledger_residual(counted, resident->all, &residual) && !resident->cut;
+	writer_text(out, entry->stream->name);
+	comma(out, clock_ns(clock, at));
+	comma(out, clock_ns(clock, resident->tick));
+	comma_text(out, is_snapshot ? name_resident(resident->reason) : "");
+	comma_known(out, is_snapshot, (int64_t)clock_span(clock, resident->took));
+	comma_known(out, is_snapshot, resident->cut);
+	comma(out, resident->requested);
+	comma(out, resident->slack);
+	comma_known(out, kept_known, (int64_t)resident->cached);
+	comma_known(out, kept_known, (int64_t)resident->tables);
+	comma(out, resident->free);
+	comma(out, resident->top);
+	comma(out, resident->metadata);
+	comma(out, resident->outside);
+	comma(out, resident->all);
+	comma_known(out, counted->has_before, (int64_t)counted->before);
+	comma_known(out, counted->has_after, (int64_t)counted->after);
+	comma_known(out, compared, residual);
+	writer_char(out, '\n');
+}
+
+static void resident_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	const struct snapshots *snapshots = &entry->snapshots;
+	const struct instants *instants = &entry->instants;
+	size_t i = 0, j = 0;
+	while (i < snapshots->count || j < instants->count) {
+		const struct snapshots_row *row = &snapshots->row[i];
+		const struct layout *layout = &instants->list[j];
+		if (j == instants->count ||
+			(i < snapshots->count && row->resident.tick <= layout->tick)) {
+			resident_row(out, entry, row->resident.tick, &row->resident,
+				row->kept_known);
+			i++;
+			continue;
+		}
+		if (layout->resident.known)
+			resident_row(out, entry, layout->tick, &layout->resident,
+				layout->kept_known);
+		j++;
+	}
+}
+
 static void sample_rows(struct writer *out, const struct analysis_stream *entry)
 {
 	for (size_t i = 0; i < entry->timeline.sample_count; i++) {
@@ -309,6 +361,11 @@ static const struct {
 			AT_SIZES("split") AT_SIZES("split_without_top") OF_PAGES("pages")
 				OF_PAGES("huge_pages") "strays\n",
 		fragmentation_rows},
+	{"resident.csv",
+		"stream,time_ns,snapshot_ns,reason,took_ns,cut,requested_bytes,slack_bytes,cached_bytes,"
+		"table_bytes,free_bytes,top_bytes,metadata_bytes,outside_bytes,all_bytes,"
+		"rss_anon_bytes,rss_anon_after_bytes,residual_bytes\n",
+		resident_rows},
 	{"samples.csv",
 		"stream,time_ns,rss_bytes,rss_anon_bytes,rss_file_bytes,rss_shmem_bytes,swap_bytes,"
 		"rss_peak_bytes,recorder_bytes,minor_faults,major_faults\n",

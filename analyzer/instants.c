@@ -71,7 +71,7 @@ static int take(struct instants *instants, const struct ledger *ledger)
 	if (same)
 		*layout = layout[-1];
 	else
-		rc = layout_take(layout, ledger, tick, 0, &instants->room);
+		rc = layout_take(layout, ledger, tick, LAYOUT_STILL, &instants->room);
 	if (rc)
 		return rc;
 	layout->tick = tick;

@@ -28,6 +28,19 @@ static void put_stream(struct writer *out, const struct analysis *analysis)
 	json_decref(name);
 }
 
+static void put_looks(struct writer *out, const struct map *map, struct clock *clock)
+{
+	writer_text(out, ",\n \"snapshots_ns\": [");
+	for (uint32_t column = 0; column < MAP_COLUMNS; column++) {
+		writer_text(out, column ? "," : "");
+		if (map->look[column] == MAP_NO_LOOK)
+			writer_text(out, "null");
+		else
+			writer_u64(out, clock_ns(clock, map->look[column]));
+	}
+	writer_char(out, ']');
+}
+
 static void put_run(struct writer *out, const struct map_cell *cell, uint32_t columns)
 {
 	writer_u64(out, columns);
@@ -72,7 +85,7 @@ static void put_region(struct writer *out, const struct map_region *region)
 static void put_map(struct writer *out, const struct analysis *analysis)
 {
 	static const char *const states[] = {
-		"requested", "slack", "partial", "free", "purged", "untouched"};
+		"requested", "slack", "cached", "partial", "free", "absent", "purged", "untouched"};
 	_Static_assert(sizeof(states) / sizeof(*states) == MAP_STATES, "a name each");
 	const struct map *map = &analysis->map;
 	struct trace_stream *stream = analysis->streams[analysis->map_stream].stream;
@@ -81,6 +94,7 @@ static void put_map(struct writer *out, const struct analysis *analysis)
 	key(out, "end_ns", clock_ns(&stream->clock, map->last_tick));
 	key(out, "columns", MAP_COLUMNS);
 	key(out, "beyond_bytes", map->beyond);
+	put_looks(out, map, &stream->clock);
 	writer_text(out, ",\n \"states\": [");
 	for (unsigned state = 0; state < MAP_STATES; state++) {
 		writer_text(out, state ? ", \"" : "\"");

@@ -159,10 +159,12 @@ static void add_entry(struct walk *walk, const struct live_block *block)
 {
 	struct entry *entry = &walk->entries[walk->count++];
 	entry->start = block->addr - HEADER_BYTES;
-	if (walk->pins)
+	if (walk->pins) {
 		entry->block = block;
-	else
-		entry->end = entry->start + (block->chunk & HL_ADDRESS_MASK);
+		return;
+	}
+	entry->end = (entry->start + (block->chunk & HL_ADDRESS_MASK)) & HL_ADDRESS_MASK;
+	entry->tail = layout_tail(block);
 }
 
 /* What caches hold is in use for all that lies around it. A block that was handed out again after
@@ -400,10 +402,11 @@ static void skip(struct walk *walk, uint64_t until)
 }
 
 static int add_block(
-	struct walk *walk, const struct live_block *block, struct range range, uint32_t *site)
+	struct walk *walk, const struct entry *entry, struct range range, uint32_t *site)
 {
-	layout_add_resident(walk, block, range);
-	return site_of(walk, block, site);
+	if (walk->layout->resident.known)
+		layout_add_resident(walk, entry, range);
+	return walk->pins ? site_of(walk, entry->block, site) : 0;
 }
 
 /* What is mapped and belongs together; its last free run is top. */
@@ -425,7 +428,7 @@ static int walk_region(struct walk *walk, struct range region, bool has_top)
 			continue;
 		if (range.start > at)
 			free_run(walk, (struct range){at, range.start}, false);
-		if (walk->pins && add_block(walk, entry->block, range, &site))
+		if (add_block(walk, entry, range, &site))
 			return -ENOMEM;
 		hold(walk, &walk->small, range, site);
 		hold(walk, &walk->huge, range, site);
@@ -500,8 +503,6 @@ int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tic
 	struct layout_room *room)
 {
 	*layout = (struct layout){.memory = ledger->memory, .tick = tick};
-	if (wants & LAYOUT_SNAPSHOT)
-		layout_use_snapshot(&layout->resident, ledger);
 	struct walk *walk = calloc(1, sizeof(*walk));
 	if (!walk)
 		return -ENOMEM;
@@ -510,6 +511,7 @@ int layout_take(struct layout *layout, const struct ledger *ledger, uint64_t tic
 	walk->room = room;
 	walk->wants = wants;
 	walk->pins = wants & LAYOUT_PINS;
+	layout_use_snapshot(walk);
 	walk->small.bits = PAGES_BITS;
 	walk->small.pages = &layout->pages;
 	walk->huge.bits = LAYOUT_HUGE_BITS;

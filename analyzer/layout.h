@@ -159,7 +159,8 @@ enum layout_wants {
 	LAYOUT_PINS = 1,
 	LAYOUT_SNAPSHOT = 2, /* what was in memory by the ledger's last snapshot, of this moment */
 	LAYOUT_BY_SIZE = 4,  /* the sites are size classes (tally.h) ... */
-	LAYOUT_BY_THREAD = 8 /* ... or threads */
+	LAYOUT_BY_THREAD = 8, /* ... or threads */
+	LAYOUT_STILL = 16    /* of what the last snapshot found what is there still, if that is known */
 };
 
 /* Where blocks are sorted, for one walk after the other; all 0 at first. */

@@ -7,14 +7,13 @@
 
 uint64_t layout_in_memory(struct walk *walk, uint64_t start, uint64_t end)
 {
-	const struct ledger_snapshot *snapshot = &walk->ledger->snapshot;
 	uint64_t bytes = 0;
 	if (!walk->layout->resident.known)
 		return 0;
-	while (walk->run < snapshot->count && snapshot->run[walk->run].end <= start)
+	while (walk->run < walk->run_count && walk->runs[walk->run].end <= start)
 		walk->run++;
-	for (size_t i = walk->run; i < snapshot->count && snapshot->run[i].start < end; i++) {
-		const struct range *run = &snapshot->run[i];
+	for (size_t i = walk->run; i < walk->run_count && walk->runs[i].start < end; i++) {
+		const struct range *run = &walk->runs[i];
 		uint64_t from = run->start > start ? run->start : start;
 		uint64_t to = run->end < end ? run->end : end;
 		bytes += to > from ? to - from : 0;
@@ -26,26 +25,48 @@ void layout_mapped_in_memory(struct walk *walk, const struct live_block *block)
 {
 	if (!walk->layout->resident.known)
 		return;
-	const struct ledger_snapshot *snapshot = &walk->ledger->snapshot;
-	walk->run = ranges_find(snapshot->run, snapshot->count, block->addr + 1);
+	walk->run = ranges_find(walk->runs, walk->run_count, block->addr + 1);
 	walk->mapped_requested += layout_in_memory(walk, block->addr, block->addr + block->size);
 }
 
-void layout_add_resident(struct walk *walk, const struct live_block *block, struct range range)
+uint16_t layout_tail(const struct live_block *block)
+{
+	uint64_t caller = live_caller(block), chunk = block->chunk & HL_ADDRESS_MASK;
+	if (layout_is_kept(caller))
+		return layout_kept(caller) == HL_KEPT_TABLE ? TAIL_TABLE : TAIL_CACHED;
+	uint64_t taken = HEADER_BYTES + block->size;
+	uint64_t tail = chunk > taken ? chunk - taken : 0;
+	return (uint16_t)(tail < TAIL_TABLE ? tail : TAIL_LONG);
+}
+
+/* Where what was asked for ends. */
+static uint64_t asked_end(const struct walk *walk, const struct entry *entry, unsigned tail)
+{
+	if (!walk->pins && tail < TAIL_TABLE)
+		return entry->end - tail;
+	const struct live_block *block =
+		walk->pins ? entry->block
+			   : live_find(&walk->ledger->live, entry->start + HEADER_BYTES);
+	return block ? block->addr + block->size : entry->end;
+}
+
+void layout_add_resident(struct walk *walk, const struct entry *entry, struct range range)
 {
 	struct layout_resident *resident = &walk->layout->resident;
-	uint64_t caller = live_caller(block), from = range.start + HEADER_BYTES;
-	uint64_t to = block->size < range.end - from ? from + block->size : range.end;
-	if (!resident->known)
-		return;
-	if (layout_is_kept(caller) && layout_kept(caller) == HL_KEPT_TABLE) {
+	unsigned tail = walk->pins ? layout_tail(entry->block) : entry->tail;
+	if (tail == TAIL_TABLE) {
 		resident->tables += layout_in_memory(walk, range.start, range.end);
-	} else if (layout_is_kept(caller)) {
+	} else if (tail == TAIL_CACHED) {
 		resident->cached += layout_in_memory(walk, range.start, range.end);
-	} else if (from < range.end) {
-		resident->slack += layout_in_memory(walk, range.start, from);
-		resident->requested += layout_in_memory(walk, from, to);
-		resident->slack += layout_in_memory(walk, to, range.end);
+	} else {
+		uint64_t from = range.start + HEADER_BYTES, to = asked_end(walk, entry, tail);
+		from = from < range.end ? from : range.end;
+		to = to < from ? from : to < range.end ? to : range.end;
+		uint64_t all = layout_in_memory(walk, range.start, range.end);
+		uint64_t asked = all == range.end - range.start ? to - from
+								: layout_in_memory(walk, from, to);
+		resident->requested += asked;
+		resident->slack += all - asked;
 	}
 }
 
@@ -71,19 +92,30 @@ void layout_complete_resident(struct walk *walk)
 	resident->metadata = ranges_in_memory(walk, &ledger->metadata_mapped);
 	uint64_t heap = resident->requested + resident->slack + resident->cached +
 			resident->tables + resident->free + resident->top + resident->metadata;
-	resident->all = ledger->snapshot.bytes;
 	resident->outside = resident->all > heap ? resident->all - heap : 0;
 }
 
-void layout_use_snapshot(struct layout_resident *resident, const struct ledger *ledger)
+void layout_use_snapshot(struct walk *walk)
 {
-	const struct ledger_snapshot *snapshot = &ledger->snapshot;
-	*resident = (struct layout_resident){
-		.known = snapshot->whole,
-		.cut = snapshot->cut,
-		.reason = snapshot->reason,
-		.tick = snapshot->tick,
-		.took = snapshot->took,
-		.counted = snapshot->counted,
-	};
+	const struct ledger_snapshot *snapshot = &walk->ledger->snapshot;
+	const struct still *still = &walk->ledger->still;
+	struct layout_resident *resident = &walk->layout->resident;
+	if (walk->wants & LAYOUT_STILL) {
+		*resident = (struct layout_resident){
+			.known = still->known, .tick = still->tick, .all = still->pages.bytes};
+		walk->runs = still->pages.list;
+		walk->run_count = still->pages.count;
+	} else if (walk->wants & LAYOUT_SNAPSHOT) {
+		*resident = (struct layout_resident){
+			.known = snapshot->whole,
+			.cut = snapshot->cut,
+			.reason = snapshot->reason,
+			.tick = snapshot->tick,
+			.took = snapshot->took,
+			.all = snapshot->bytes,
+			.counted = snapshot->counted,
+		};
+		walk->runs = snapshot->run;
+		walk->run_count = snapshot->count;
+	}
 }

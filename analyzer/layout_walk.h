@@ -11,13 +11,21 @@
 #define HEADER_BYTES 8
 #define ON_A_PAGE 130 /* blocks at most: a chunk has 32 bytes, and two can reach in */
 
+/* Of an entry's tail. */
+#define TAIL_TABLE 0xfffd
+#define TAIL_CACHED 0xfffe
+#define TAIL_LONG 0xffff /* the block has to be looked up */
+
 #define AHEAD 16 /* blocks that a walk asks for: in the order of addresses they are anywhere */
 
 struct entry {
 	uint64_t start;
 	union {
 		const struct live_block *block; /* with pins: in the ledger's table */
-		uint64_t end;                   /* without: then nothing else is needed */
+		struct {                        /* without: then nothing else is needed */
+			uint64_t end : HL_ADDRESS_BITS;
+			uint64_t tail : 16; /* bytes at its end that were not asked for, or: */
+		};
 	};
 };
 
@@ -40,7 +48,9 @@ struct walk {
 	struct entry *entries; /* of it */
 	size_t count;
 	size_t next;
-	size_t run;                /* of the snapshot: those before end before the walk */
+	const struct range *runs;  /* in memory */
+	size_t run_count;
+	size_t run;                /* of them: those before end before the walk */
 	struct live_block *kept;   /* blocks of caches */
 	uint64_t mapped_bytes;     /* mappings of live blocks ... */
 	uint64_t mapped_requested; /* ... and what was in memory of what these hold */
@@ -77,12 +87,13 @@ static inline void layout_ask(const struct walk *walk, size_t at)
 uint64_t layout_in_memory(struct walk *walk, uint64_t start, uint64_t end);
 /* Of a block's own mapping, in any order. */
 void layout_mapped_in_memory(struct walk *walk, const struct live_block *block);
+uint16_t layout_tail(const struct live_block *block);
 /* Adds the block, of which the walk has `range`, to the rows. */
-void layout_add_resident(struct walk *walk, const struct live_block *block, struct range range);
+void layout_add_resident(struct walk *walk, const struct entry *entry, struct range range);
 /* After the walk: what lies between the blocks' own mappings and their ends, and tables; then what
  * is left is not the heap's. */
 void layout_complete_resident(struct walk *walk);
-void layout_use_snapshot(struct layout_resident *resident, const struct ledger *ledger);
+void layout_use_snapshot(struct walk *walk);
 
 /* The arenas, before the walk. 0 or -ENOMEM. */
 int layout_arenas(struct walk *walk);

@@ -447,7 +447,7 @@ static int marked(struct ledger *ledger, unsigned kind, const struct stream_even
 		recall_snapshot_changes(ledger))
 		return -ENOMEM;
 	if (kind == HL_KIND_resident_begin)
-		ledger_snapshot_begins(ledger, event->tid, &event->record.mark);
+		return ledger_snapshot_begins(ledger, event->tid, &event->record.mark);
 	if (kind == HL_KIND_resident_run)
 		return ledger_snapshot_run(ledger, &event->record.mark);
 	if (kind == HL_KIND_kept)

@@ -16,6 +16,7 @@
 #include "phases.h"
 #include "ranges.h"
 #include "recall.h"
+#include "still.h"
 #include "stream_reader.h"
 #include "thrash.h"
 #include "threads.h"
@@ -235,6 +236,7 @@ struct ledger {
 	uint32_t kept_by;    /* the thread that tells it */
 	uint64_t kept_calls; /* before it */
 	struct ledger_snapshot snapshot;
+	struct still still;
 	struct ranges break_again; /* asked for again soon after it had gone back (thrash.h) */
 	struct ranges block_again;
 	struct ranges block_mapped;

@@ -94,6 +94,7 @@ void ledger_free(struct ledger *ledger)
 	id_map_free(&ledger->ran.map);
 	free(ledger->ran.at);
 	free(ledger->snapshot.run);
+	still_free(&ledger->still);
 	ranges_free(&ledger->break_again);
 	ranges_free(&ledger->block_again);
 	ranges_free(&ledger->block_mapped);

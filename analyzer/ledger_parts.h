@@ -130,8 +130,7 @@ int ledger_recording_begins(struct ledger *ledger, uint64_t tick);
 
 /* A sample, and the parts of a snapshot. 0 or -ENOMEM. */
 int ledger_sampled(struct ledger *ledger, uint32_t tid, const struct hl_sample_record *sample);
-void ledger_snapshot_begins(
-	struct ledger *ledger, uint32_t tid, const struct hl_mark_record *mark);
+int ledger_snapshot_begins(struct ledger *ledger, uint32_t tid, const struct hl_mark_record *mark);
 int ledger_snapshot_run(struct ledger *ledger, const struct hl_mark_record *mark);
 
 #endif

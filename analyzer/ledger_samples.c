@@ -88,7 +88,7 @@ int ledger_sampled(struct ledger *ledger, uint32_t tid, const struct hl_sample_r
 
 /* ---- snapshots of resident pages ------------------------------------------------------------- */
 
-static void complete_snapshot(struct ledger *ledger)
+static int complete_snapshot(struct ledger *ledger)
 {
 	struct ledger_snapshot *snapshot = &ledger->snapshot;
 	struct ledger_peak *peak = &ledger->result->peak;
@@ -102,16 +102,17 @@ static void complete_snapshot(struct ledger *ledger)
 		.before = ledger->result->last_sample.rss_anon,
 		.has_before = ledger->result->samples > 0,
 	};
-	if (snapshot->cut || snapshot->bytes <= peak->snapshot_bytes)
-		return;
+	int rc = still_begin(&ledger->still, snapshot);
+	if (rc || snapshot->cut || snapshot->bytes <= peak->snapshot_bytes)
+		return rc;
 	peak->snapshot_bytes = snapshot->bytes;
 	peak->snapshot_record = ledger->applied;
 	peak->snapshot_counted = snapshot->counted;
 	snapshot->is_peak = true;
+	return 0;
 }
 
-void ledger_snapshot_begins(
-	struct ledger *ledger, uint32_t tid, const struct hl_mark_record *mark)
+int ledger_snapshot_begins(struct ledger *ledger, uint32_t tid, const struct hl_mark_record *mark)
 {
 	struct ledger_snapshot *snapshot = &ledger->snapshot;
 	uint64_t addr = hl_addr_of(mark->kind_addr);
@@ -124,8 +125,7 @@ void ledger_snapshot_begins(
 	snapshot->reason = (unsigned)(addr & HL_RESIDENT_REASON_MASK);
 	snapshot->cut = addr & HL_RESIDENT_CUT;
 	snapshot->whole = false;
-	if (!snapshot->left)
-		complete_snapshot(ledger);
+	return snapshot->left ? 0 : complete_snapshot(ledger);
 }
 
 /* Runs that follow each other with other flags are one here. */
@@ -160,7 +160,5 @@ int ledger_snapshot_run(struct ledger *ledger, const struct hl_mark_record *mark
 	}
 	if (!(mark->chunk & (HL_RESIDENT_SWAPPED | HL_RESIDENT_ZERO)) && add_run(snapshot, run))
 		return -ENOMEM;
-	if (!--snapshot->left)
-		complete_snapshot(ledger);
-	return 0;
+	return --snapshot->left ? 0 : complete_snapshot(ledger);
 }

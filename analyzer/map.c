@@ -34,36 +34,34 @@ static void add_cell(struct map_cell *to, const struct map_cell *from)
 }
 
 /* The columns up to now, over rows of another size or from another address on. */
-static int lay_again(struct map_region *region, unsigned bits, uint64_t first_row, uint32_t columns)
+static void lay_again(
+	struct map_region *region, unsigned bits, uint64_t first_row, uint32_t columns)
 {
-	struct map_cell *cells = new_cells(region);
-	if (!cells)
-		return -ENOMEM;
-	for (uint32_t column = 0; column < columns; column++)
+	struct map_cell before[MAP_BREAK_ROWS];
+	for (uint32_t column = 0; column < columns; column++) {
+		struct map_cell *cells = &region->cells[(size_t)column * region->most_rows];
+		memcpy(before, cells, region->most_rows * sizeof(*cells));
+		memset(cells, 0, region->most_rows * sizeof(*cells));
 		for (uint32_t row = 0; row < region->most_rows; row++) {
 			uint64_t to =
 				((region->first_row + row) >> (bits - region->bits)) - first_row;
 			if (to < region->most_rows)
-				add_cell(&cells[(size_t)column * region->most_rows + to],
-					map_cell(region, column, row));
+				add_cell(&cells[to], &before[row]);
 		}
-	free(region->cells);
-	region->cells = cells;
+	}
 	region->bits = bits;
 	region->first_row = first_row;
-	return 0;
 }
 
-static int reach(struct map_region *region, struct range range, uint32_t columns)
+static void reach(struct map_region *region, struct range range, uint32_t columns)
 {
 	region->low = at_most(region->low, range.start);
 	region->high = at_least(region->high, range.end);
 	unsigned bits = region->bits;
 	while (((region->high - 1) >> bits) - (region->low >> bits) >= region->most_rows)
 		bits++;
-	if (bits == region->bits && region->low >> bits == region->first_row)
-		return 0;
-	return lay_again(region, bits, region->low >> bits, columns);
+	if (bits != region->bits || region->low >> bits != region->first_row)
+		lay_again(region, bits, region->low >> bits, columns);
 }
 
 static bool is_in(const struct map_region *region, uint64_t address)
@@ -120,6 +118,49 @@ static uint64_t row_end(const struct map_region *region, uint64_t address)
 	return ((address >> region->bits) + 1) << region->bits;
 }
 
+/* The tick of the snapshot by which a column goes: what it found is followed since (still.h). */
+static uint64_t look_of(const struct map *map, const struct ledger *ledger, uint32_t column)
+{
+	const struct still *still = &ledger->still;
+	uint64_t end = map_column_tick(map, column);
+	uint64_t old = (map->last_tick - map->first_tick) / MAP_LOOK_PART;
+	return still->known && still->tick <= end && end - still->tick <= old ? still->tick
+									      : MAP_NO_LOOK;
+}
+
+static void move(uint64_t *bytes, enum map_state from, enum map_state to, uint64_t by)
+{
+	by = at_most(by, bytes[from]);
+	bytes[from] -= by;
+	bytes[to] += by;
+}
+
+/* A page that has been free since before the snapshot, and that it did not find. */
+static void lay_absent(uint64_t *bytes, const struct ledger *ledger, uint64_t start, uint64_t end)
+{
+	if (start < end)
+		move(bytes, MAP_FREE, MAP_ABSENT,
+			pages_free_since(&ledger->pages, start, end, ledger->still.tick)
+				<< PAGES_BITS);
+}
+
+static void lay_look(uint64_t *bytes, const struct ledger *ledger, struct range range)
+{
+	const struct ranges *found = &ledger->still.pages;
+	uint64_t at = range.start;
+	for (size_t i = ranges_find(found->list, found->count, range.start + 1);
+		i < found->count && found->list[i].start < range.end; i++) {
+		uint64_t start = at_least(found->list[i].start, at);
+		uint64_t end = at_most(found->list[i].end, range.end);
+		struct pages_count count = pages_count(&ledger->pages, start, end);
+		uint64_t known = (count.live + count.free + count.returned) << PAGES_BITS;
+		lay_absent(bytes, ledger, at, start);
+		move(bytes, MAP_UNTOUCHED, MAP_FREE, end - start > known ? end - start - known : 0);
+		at = end;
+	}
+	lay_absent(bytes, ledger, at, range.end);
+}
+
 /* Pages with a block count as partial until their blocks are taken off. */
 static void lay_pages(
 	struct map *map, struct map_region *region, const struct ledger *ledger, struct range range)
@@ -133,6 +174,8 @@ static void lay_pages(
 		bytes[MAP_PURGED] += count.returned << PAGES_BITS;
 		bytes[MAP_UNTOUCHED] +=
 			end - at - ((count.live + count.free + count.returned) << PAGES_BITS);
+		if (map->look[map->taken] != MAP_NO_LOOK)
+			lay_look(bytes, ledger, (struct range){at, end});
 		at = end;
 	}
 }
@@ -148,8 +191,9 @@ static int lay_range(
 		map->beyond += range.end - range.start;
 		return 0;
 	}
-	if (!region || reach(region, range, map->taken + 1))
+	if (!region)
 		return -ENOMEM;
+	reach(region, range, map->taken + 1);
 	lay_pages(map, region, ledger, range);
 	return 0;
 }
@@ -227,11 +271,33 @@ static void lay_blocks(struct map *map, const struct ledger *ledger)
 		lay_larger(map, block);
 }
 
+static void lay_cached(struct map *map, const struct ledger *ledger)
+{
+	bool known = ledger_kept_known(ledger);
+	for (size_t i = 0; known && i < ledger->kept_count; i++) {
+		const struct ledger_kept *kept = &ledger->kept[i];
+		if (!kept->bytes || live_find(&ledger->live, kept->addr) ||
+			!ledger_kept_holds(ledger, kept))
+			continue;
+		struct live_block block = {
+			.addr = kept->addr, .chunk = kept->bytes & HL_ADDRESS_MASK};
+		uint64_t start, end;
+		laid_reach(&block, &start, &end);
+		struct map_region *region = region_of(map, start);
+		for (end = region ? at_most(end, region->high) : start; start < end;) {
+			uint64_t until = at_most(row_end(region, start), end);
+			cell_at(map, region, start)->bytes[MAP_CACHED] += until - start;
+			start = until;
+		}
+	}
+}
+
 /* Blocks are taken off the pages that they lie on. Where a trace has more of them than is mapped,
  * what is mapped is the sum. */
 static void settle(struct map_cell *cell)
 {
-	static const enum map_state from[] = {MAP_PARTIAL, MAP_UNTOUCHED, MAP_PURGED, MAP_FREE};
+	static const enum map_state from[] = {
+		MAP_PARTIAL, MAP_UNTOUCHED, MAP_PURGED, MAP_ABSENT, MAP_FREE};
 	uint64_t *bytes = cell->bytes;
 	uint64_t rest = bytes[MAP_REQUESTED] + bytes[MAP_SLACK];
 	for (unsigned i = 0; rest && i < sizeof(from) / sizeof(*from); i++) {
@@ -239,6 +305,11 @@ static void settle(struct map_cell *cell)
 		bytes[from[i]] -= part;
 		rest -= part;
 	}
+	/* What is cached may have a page to itself. */
+	uint64_t cached = bytes[MAP_CACHED];
+	bytes[MAP_CACHED] = 0;
+	move(bytes, MAP_PARTIAL, MAP_CACHED, cached);
+	move(bytes, MAP_FREE, MAP_CACHED, cached - bytes[MAP_CACHED]);
 	uint64_t slack = at_most(rest, bytes[MAP_SLACK]);
 	bytes[MAP_SLACK] -= slack;
 	bytes[MAP_REQUESTED] -= rest - slack;
@@ -248,6 +319,7 @@ static int take_column(struct map *map, const struct ledger *ledger)
 {
 	uint64_t beyond = map->beyond;
 	map->beyond = 0;
+	map->look[map->taken] = look_of(map, ledger, map->taken);
 	int rc = lay_ranges(map, ledger, &ledger->break_mapped, true);
 	if (!rc)
 		rc = lay_ranges(map, ledger, &ledger->arena_open, false);
@@ -255,6 +327,7 @@ static int take_column(struct map *map, const struct ledger *ledger)
 	if (rc)
 		return rc;
 	lay_blocks(map, ledger);
+	lay_cached(map, ledger);
 	for (size_t i = 0; i < map->regions; i++) {
 		struct map_region *region = &map->region[i];
 		for (uint32_t row = 0; row < region->most_rows; row++)
@@ -272,14 +345,19 @@ static void repeat_column(struct map *map)
 		struct map_cell *to = &region->cells[(size_t)map->taken * region->most_rows];
 		memcpy(to, to - region->most_rows, region->most_rows * sizeof(*to));
 	}
+	map->look[map->taken] = map->look[map->taken - 1];
 	map->taken++;
 }
 
 static int take_until(struct map *map, const struct ledger *ledger, uint32_t column)
 {
 	int rc = map->taken < column ? take_column(map, ledger) : 0;
-	while (!rc && map->taken < column)
-		repeat_column(map);
+	while (!rc && map->taken < column) {
+		if (look_of(map, ledger, map->taken) != map->look[map->taken - 1])
+			rc = take_column(map, ledger); /* the snapshot is too old now */
+		else
+			repeat_column(map);
+	}
 	return rc;
 }
 

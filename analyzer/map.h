@@ -18,13 +18,18 @@
 #define MAP_ARENA_ROWS 64
 #define MAP_REGIONS 33    /* the break, and so many arenas less one */
 #define MAP_ARENA_BITS 26 /* arenas lie at multiples of 64 MiB */
+#define MAP_LOOK_PART 10  /* of the time: longer than that after it a snapshot says nothing */
+#define MAP_NO_LOOK UINT64_MAX
 
 /* Every mapped byte is in one of these. */
 enum map_state {
 	MAP_REQUESTED,
 	MAP_SLACK,     /* headers and rounding of live blocks */
+	MAP_CACHED,    /* freed, held by a cache, where that is known */
 	MAP_PARTIAL,   /* free, on a page that holds a live block */
-	MAP_FREE,      /* free, on a page without one that held one since it was last given back */
+	MAP_FREE,      /* free, on a page without one that held one since it was last given back; or
+			  that is in memory for another reason, by a snapshot */
+	MAP_ABSENT,    /* such a page, but by a snapshot not in memory */
 	MAP_PURGED,    /* given back, still mapped */
 	MAP_UNTOUCHED, /* never held a block */
 	MAP_STATES
@@ -48,6 +53,7 @@ struct map {
 	uint64_t first_tick;
 	uint64_t last_tick;
 	uint32_t taken;                        /* columns */
+	uint64_t look[MAP_COLUMNS]; /* tick of the snapshot that each went by, or MAP_NO_LOOK */
 	struct map_region region[MAP_REGIONS]; /* the break is the first, if there was one */
 	size_t regions;
 	size_t near;     /* where the last block lay */

@@ -402,6 +402,8 @@ static int call_succeeded(
 	int rc = recall_areas_change(ledger);
 	if (!rc && ledger->inherit.any)
 		rc = inherit_mapping_moved(ledger, record);
+	if (!rc)
+		rc = still_call(&ledger->still, kind, record);
 	if (rc)
 		return rc;
 	switch (kind) {

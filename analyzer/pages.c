@@ -34,6 +34,7 @@ struct page {
 struct pages_leaf {
 	struct leaf leaf;
 	struct holds_slice slice;
+	uint64_t freed_tick; /* when the last one of its pages became FREE */
 	/* Which pages, as their `state` says, to be counted; those that are LIVE are in the slice. */
 	uint64_t free[LEAF_WORDS];
 	uint64_t returned[LEAF_WORDS];
@@ -271,6 +272,7 @@ static double uncover(struct pages *pages, uint64_t start, uint64_t end, enum pa
 				continue;
 			page_turns(pages, leaf, page_in_leaf(number));
 			put(leaf, page_in_leaf(number), left);
+			leaf->freed_tick = left == PAGE_FREE ? gone->tick : leaf->freed_tick;
 			*page = (struct page){.tick = gone->tick,
 				.state = left & 0xf,
 				.told = page->told,
@@ -441,6 +443,39 @@ struct pages_count pages_count(const struct pages *pages, uint64_t start, uint64
 		next = next < last ? next : last;
 		if (leaf)
 			count_in_leaf(leaf, page_in_leaf(number), page_in_leaf(next - 1) + 1, &count);
+		number = next;
+	}
+	return count;
+}
+
+static uint64_t free_since_in_leaf(
+	const struct pages_leaf *leaf, unsigned first, unsigned end, uint64_t tick)
+{
+	uint64_t count = 0;
+	for (unsigned word = first / WORD_BITS; word * WORD_BITS < end; word++) {
+		uint64_t bits = leaf->free[word] & bits_of(word, first, end);
+		if (leaf->freed_tick <= tick) {
+			count += bits_set(bits);
+			continue;
+		}
+		for (; bits; bits &= bits - 1) {
+			unsigned nth = word * WORD_BITS + (unsigned)__builtin_ctzll(bits);
+			count += leaf->page[nth].tick <= tick;
+		}
+	}
+	return count;
+}
+
+uint64_t pages_free_since(const struct pages *pages, uint64_t start, uint64_t end, uint64_t tick)
+{
+	uint64_t number = start >> PAGES_BITS, last = end >> PAGES_BITS, count = 0;
+	while (number < last) {
+		const struct pages_leaf *leaf = look_up(pages, number / LEAF_PAGES);
+		uint64_t next = (number / LEAF_PAGES + 1) * LEAF_PAGES;
+		next = next < last ? next : last;
+		if (leaf)
+			count += free_since_in_leaf(
+				leaf, page_in_leaf(number), page_in_leaf(next - 1) + 1, tick);
 		number = next;
 	}
 	return count;

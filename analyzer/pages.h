@@ -101,6 +101,9 @@ struct pages_count {
 };
 struct pages_count pages_count(const struct pages *pages, uint64_t start, uint64_t end);
 
+/* Of a range those that are FREE, and were so at a tick. */
+uint64_t pages_free_since(const struct pages *pages, uint64_t start, uint64_t end, uint64_t tick);
+
 /* Tells `waiting` of the pages that are FREE now. */
 void pages_waiting(const struct pages *pages, pages_freed *waiting, void *context);
 

@@ -8,6 +8,7 @@ import shlex
 from collections import namedtuple
 
 import figure_map
+import figure_memory
 import flame
 import places
 import units
@@ -32,10 +33,6 @@ FACTS = (("peak requested", "peak.requested_bytes", units.size, "at once, by the
          ("system calls", "syscalls.total", units.count, "made by the allocator"))
 
 CAPTIONS = {
-    "memory": "Requested: bytes the program asked for and has not freed. Mapped: what the heap has "
-              "from the kernel, metadata included. Resident: the whole process as the kernel "
-              "counts it, with code and stacks, without heapledger's buffers. The dots are the "
-              "peaks; shading shows the highest value within an interval.",
     "fragmentation": "Free bytes of the break and of arenas, by their pages: on one that is used, "
                      "which holds a block too, they cannot go back to the kernel, and pieces that "
                      "are too short serve no larger request, however much is free in all (shares "
@@ -170,9 +167,10 @@ def figure_section(analysis, module):
 
 
 def caption(analysis, name):
-    if name == "map":
-        return figure_map.caption(analysis)
-    return (ATTACHED_CAPTIONS if analysis.attached else {}).get(name, CAPTIONS[name])
+    if analysis.attached and name in ATTACHED_CAPTIONS:
+        return ATTACHED_CAPTIONS[name]
+    made = {"map": figure_map, "memory": figure_memory}.get(name)
+    return made.caption(analysis) if made else CAPTIONS[name]
 
 
 def scope_text(analysis, module):

@@ -18,15 +18,23 @@ NAME = "map"
 TITLE = "The heap by address"
 
 # State -> its name in the key. What was never used is hardly there.
-STATES = {"requested": "requested", "slack": "slack", "partial": "free beside blocks",
-          "free": "free, whole pages", "purged": "given back, mapped", "untouched": "never used"}
+STATES = {"requested": "requested", "slack": "slack", "cached": "kept by caches",
+          "partial": "free beside blocks", "free": "free, in memory",
+          "absent": "free, not in memory", "purged": "given back", "untouched": "never used"}
+NOBODY_LOOKED = {"free": "free, whole pages"}
 FAINT = {"untouched": 0.3}
 ARENAS_DRAWN = 6
 BESIDE_DRAWN = 2
+ONE_LINE = 7  # entries of the key
+SEEN = 1 / 256  # of a column: a state that is never more is not in the key
 CAPTION = ("Time runs to the right, addresses go up; the line is where memory ends. A cell that holds "
            "several things has their colours mixed by bytes. At the break, a block high up keeps all "
-           "below it mapped. Blocks with a mapping of their own are not shown; what a thread's cache "
-           "keeps counts as free.")
+           "below it mapped. Blocks with a mapping of their own are not shown; what caches keep counts "
+           "as free but where it is known, at the end mostly.")
+# How it is known what is in memory.
+HELD = " A free page that has held a block counts as in memory until it is given back"
+LOOKED = HELD + ", or until a snapshot does not find it. There were {}{}."
+LEDGER_ONLY = HELD + ": no snapshot tells."
 
 
 def draw(analysis):
@@ -51,7 +59,7 @@ def draw(analysis):
         _region(place, region, begin, end)
         if region.kind == "break":
             _mark_pins(place, region, pins(analysis), divisor, begin, end)
-    _legend(figure, drawn, height, bool(heap and pins(analysis)))
+    _legend(figure, drawn, height, names(analysis), bool(heap and pins(analysis)))
     last = axes[-1, 0]
     last.set_xlim(begin, end)
     last.set_xlabel(f"{unit_name} since the start of the recording")
@@ -84,7 +92,7 @@ def _narrow(analysis, regions, top, end):
         place.locator_params(axis="y", nbins=6)
     axes[-1, 0].set_xlim(0, end / divisor)
     axes[-1, 0].set_xlabel(unit_name)
-    _legend(figure, regions, height, columns=3, size=8.5)
+    _legend(figure, regions, height, names(analysis), columns=3, size=8.5)
     return figure
 
 
@@ -201,23 +209,32 @@ def _finding(region):
     if not mapped:
         most = int(region.mapped.sum(axis=0).max())
         return f"{name}: all of its {units.size(most)} is unmapped at the end"
-    free = region.total("partial") + region.total("free")
+    free = sum(region.total(state) for state in ("cached", "partial", "free", "absent"))
     return (f"{name}: {units.size(mapped)} mapped at the end, "
             f"{units.share_text(free, mapped)} of it free and not given back")
 
 
-def _legend(figure, drawn, height, has_pins=False, columns=None, size=9):
-    present = [i for i in range(len(STATES)) if any(region.cells[..., i].any() for region in drawn)]
+def names(analysis):
+    """Of the states: what is not known is not said."""
+    looked = any(at is not None for at in (analysis.map or {}).get("snapshots_ns") or [])
+    return STATES if looked else {**STATES, **NOBODY_LOOKED}
+
+
+def _legend(figure, drawn, height, state_names, has_pins=False, columns=None, size=9):
+    present = [i for i in range(len(STATES)) if any(
+        (region.cells[..., i].sum(axis=0) > SEEN * region.mapped.sum(axis=0)).any()
+        for region in drawn)]
     entries = list(STATES)
     keys = [matplotlib.patches.Patch(color=_tint(entries[i]), lw=0) for i in present]
-    names = [STATES[entries[i]] for i in present]
+    texts = [state_names[entries[i]] for i in present]
     ink = style.colour("ink")
     keys.append(matplotlib.lines.Line2D([], [], color=ink, lw=1.1))
-    names.append("the break" if drawn[0].kind == "break" else "end of the memory")
+    texts.append("the break" if drawn[0].kind == "break" else "end of the memory")
     if has_pins:
         keys.append(matplotlib.lines.Line2D([], [], color=ink, marker="<", ms=6, lw=0))
-        names.append("pins it")
-    figure.legend(keys, names, loc="upper left", ncols=min(columns or len(keys), len(keys)),
+        texts.append("pins it")
+    columns = columns or (len(keys) if len(keys) <= ONE_LINE else -(-len(keys) // 2))
+    figure.legend(keys, texts, loc="upper left", ncols=min(columns, len(keys)),
                   frameon=False, fontsize=size,
                   bbox_to_anchor=(0.06, 1 - 0.06 / height), handlelength=1, handleheight=1,
                   columnspacing=1.1, borderpad=0.2)
@@ -227,7 +244,7 @@ def caption(analysis):
     beyond = (analysis.map or {}).get("beyond_bytes")
     regions = _regions(analysis)
     arenas = sum(region["kind"] != "break" for region in regions)
-    text = CAPTION
+    text = CAPTION + _looked(analysis)
     found = pins(analysis)
     if found and any(region["kind"] == "break" for region in regions):
         text += (" What keeps the break up at the end, by number from the top: "
@@ -237,6 +254,16 @@ def caption(analysis):
     if beyond:
         text += f" Up to {units.size(beyond)} more lay in arenas that are not in the map."
     return text
+
+
+def _looked(analysis):
+    looks = (analysis.map or {}).get("snapshots_ns") or []
+    known = [at for at in looks if at is not None]
+    if not known:
+        return LEDGER_ONLY
+    part = "" if len(known) == len(looks) else (
+        f", a recent one for {units.share_text(len(known), len(looks))} of the time")
+    return LOOKED.format(units.counted(len(set(known)), "snapshot"), part)
 
 
 def _pin_text(pin):

@@ -20,7 +20,7 @@ MAP_SCHEMA = "heapledger-map/1"
 OK, FINDING, USAGE, UNREADABLE, NO_EVIDENCE = range(5)
 
 _TABLES = ("timeline", "samples", "syscalls", "return_latency", "sizes",
-           "fragmentation")
+           "fragmentation", "resident")
 _SHARES = ("unusable_", "split_")
 SAMPLE_GROUPS = 1000
 _TEXT_COLUMNS = {"stream", "syscall", "reason", "call"}

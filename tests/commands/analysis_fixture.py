@@ -194,14 +194,14 @@ def address_map(columns=60, rows=40, row_bytes=4096):
     def cell(row, column):
         reached = min(rows, 1 + column)
         if row >= reached:
-            return [0] * 6
+            return [0] * 8
         if column < 40 or row == rows - 1:
-            return [3800, 100, row_bytes - 3900, 0, 0, 0]
-        return [0, 0, 0, 0, row_bytes, 0] if row < 10 else [0, 0, 0, row_bytes, 0, 0]
+            return [3800, 100, 0, row_bytes - 3900, 0, 0, 0, 0]
+        return [0, 0, 0, 0, 0, 0, row_bytes, 0] if row < 10 else [0, 0, 0, 0, row_bytes, 0, 0, 0]
 
     return {'schema': 'heapledger-map/1', 'stream': STREAM, 'start_ns': 0, 'end_ns': DURATION,
-            'columns': columns, 'beyond_bytes': 0,
-            'states': ['requested', 'slack', 'partial', 'free', 'purged', 'untouched'],
+            'columns': columns, 'beyond_bytes': 0, 'snapshots_ns': [None] * columns,
+            'states': ['requested', 'slack', 'cached', 'partial', 'free', 'absent', 'purged', 'untouched'],
             'regions': [{'kind': 'break', 'start': '0x555555560000', 'row_bytes': row_bytes,
                          'rows': [[value for column in range(columns)
                                    for value in (1, *cell(row, column))]

@@ -147,6 +147,9 @@ class Heap:
         self.ran = set()           # threads that have made calls since
         self.page = {}        # page -> 'touched' or 'purged'
         self.segments = {}    # start -> number of the arena; the newest last
+        self.snapshot = None  # of resident pages, the last one, also while it is being told
+        self.still = None     # what it found, less what went back since; not known without it
+        self.sampled = None   # what the kernel counted last as anonymous memory
         self.requested = 0
         self.mapped_bytes = 0
 
@@ -222,6 +225,48 @@ class Heap:
                 if page in self.page:
                     self.page[page] = 'purged'
         self.mapped_bytes = sum(ranges.total() for ranges in self.mapped.values())
+        if self.still:
+            self.still.remove(*self.gone(kind, event))
+
+    def gone(self, kind, event):
+        """Of what was in memory before a call that succeeded, what cannot be there after it."""
+        start, length, result = event.number('addr'), event.number('length'), event.result()
+        if kind == 'brk':
+            return result, max(event.number('from'), result)
+        if kind == 'mmap' and event.at > self.snapshot['at'] + self.snapshot['took']:
+            return result, result + length
+        if kind == 'mremap':
+            return (min(start + (event.number('new_length') if start == result else 0),
+                        start + length), start + length)
+        if kind == 'munmap' or kind == 'madvise' and event.number('advice') == DONTNEED:
+            return start, start + length
+        return 0, 0
+
+    def look(self, event):
+        """A snapshot begins, or goes on; it counts when all of it is there."""
+        if event.kind == 'resident_begin':
+            self.snapshot = {'at': event.at, 'took': event.number('ns'), 'left': event.number('runs'),
+                             'cut': 'cut' in event.plain, 'reason': event.named['reason'],
+                             'runs': Ranges(), 'tid': event.tid, 'whole': False}
+        else:
+            start = int(event.plain[0], 0)
+            self.snapshot['left'] -= 1
+            if not {'swapped', 'zero'} & set(event.plain):
+                self.snapshot['runs'].add(start, start + event.number('length'))
+        if not self.snapshot['left']:
+            self.snapshot.update(whole=True, before=self.sampled, after=None)
+            self.still = None
+            if not self.snapshot['cut']:
+                self.still = Ranges()
+                self.still.list = list(self.snapshot['runs'].list)
+
+    def sample(self, event):
+        self.sampled = event.number('rss_anon')
+        last = self.snapshot
+        if last and last['whole'] and last['after'] is None and event.tid == last['tid']:
+            last['after'] = self.sampled
+            if last['reason'] == 'end':
+                last['before'] = self.sampled
 
     def apply(self, event):
         kind = event.kind
@@ -230,6 +275,10 @@ class Heap:
             self.ran.add(int(event.tid.split('/')[0]))
         if kind in SYSCALLS:
             self.syscall(event)
+        elif kind.startswith('resident_'):
+            self.look(event)
+        elif kind == 'sample':
+            self.sample(event)
         elif kind in FREES:
             self.take(int(event.plain[0], 0))
         elif kind == 'realloc_begin':
@@ -576,6 +625,84 @@ def instants(lines, times):
             candidates.append(moment(heap))
             index += 1
         yield candidates
+
+
+def in_memory(heap, pages):
+    """What of each row of the ledger lies in these ranges."""
+    starts = [low for low, _ in pages.list]
+
+    def of(low, high):
+        total, index = 0, max(bisect.bisect_right(starts, low) - 1, 0)
+        while index < len(pages.list) and pages.list[index][0] < high:
+            total += max(min(high, pages.list[index][1]) - max(low, pages.list[index][0]), 0)
+            index += 1
+        return total
+
+    breaks, arenas = heap.mapped['break'].list, heap.mapped['arena'].list
+    ranges = sorted(breaks + heap.mapped['instead'].list + arenas)
+    kept = heap.still_kept()
+    blocks = sorted([*heap.blocks.values(), *kept], key=lambda block: block.addr)
+    runs, good, _ = find_runs(ranges, blocks, lambda index: ranges[index] in arenas
+                              or breaks and ranges[index] == breaks[-1])
+    live = [block for block in good if not block.kept]
+    alone = [of(block.addr, block.addr + block.size) for block in heap.alone.values()]
+    asked = [of(block.addr, block.addr + block.size) for block in live]
+    rows = {
+        'requested_bytes': sum(asked) + sum(alone),
+        'slack_bytes': sum(of(b.start, b.end) for b in live) - sum(asked)
+                       + sum(of(*r) for r in heap.mapped['block'].list) - sum(alone),
+        'cached_bytes': sum(of(b.start, b.end) for b in good if b.kept and b.kept != 'table'),
+        'table_bytes': sum(of(b.start, b.end) for b in good if b.kept == 'table'),
+        'free_bytes': sum(of(run.start, run.end) for run in runs if not run.top),
+        'top_bytes': sum(of(run.start, run.end) for run in runs if run.top),
+        'metadata_bytes': sum(of(*r) for r in heap.mapped['metadata'].list)}
+    rows['outside_bytes'] = pages.total() - sum(rows.values())
+    rows['all_bytes'] = pages.total()
+    if not heap.kept_known():
+        rows.update(cached_bytes=None, table_bytes=None)
+    return rows
+
+
+def resident(lines, times):
+    """The rows of resident.csv: those of snapshots, by their times, with what the kernel counted; and
+    for each of the times, which rise, those that it may be, as in `instants`."""
+    events, heap, index, snapshots, between = [parse(line) for line in lines], Heap(), 0, {}, []
+
+    def go_on():
+        event = events[index]
+        heap.apply(event)
+        last = heap.snapshot
+        if last and last['whole']:
+            rows = snapshots.setdefault(last['at'], {})
+            if event.kind.startswith('resident_'):
+                rows.update(in_memory(heap, last['runs']), reason=last['reason'],
+                            cut=int(last['cut']), took_ns=last['took'])
+            rows.update(rss_anon_bytes=last['before'], rss_anon_after_bytes=last['after'],
+                        residual_bytes=residual(last, rows['all_bytes']))
+
+    def candidate():
+        return heap.still and dict(in_memory(heap, heap.still), snapshot_ns=heap.snapshot['at'])
+
+    for time in times:
+        while index < len(events) and events[index].at < time:
+            go_on()
+            index += 1
+        between.append([candidate()])
+        while index < len(events) and events[index].at == time:
+            go_on()
+            index += 1
+            between[-1].append(candidate())
+    while index < len(events):
+        go_on()
+        index += 1
+    return snapshots, between
+
+
+def residual(snapshot, found):
+    counted = [each for each in (snapshot['before'], snapshot['after']) if each is not None]
+    if not counted or snapshot['cut']:
+        return None
+    return min(max(found, min(counted)), max(counted)) - found
 
 
 def close(a, b):

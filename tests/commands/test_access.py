@@ -14,6 +14,7 @@ import pytest
 from analysis_fixture import DURATION, REPORTS, Situation
 
 sys.path.insert(0, str(REPORTS))
+import layers  # noqa: E402
 import overview  # noqa: E402
 import style  # noqa: E402
 
@@ -35,16 +36,22 @@ EYES = {
 LINES = ['requested', 'mapped', 'resident', 'returned']
 ROWS = [colour for colour, *_ in overview.ROWS]
 WITHOUT_RARE_ROWS = ['requested', 'slack', 'partial', 'whole', 'free', 'metadata', 'other']
+STACK = [colour for colour, *_ in (*layers.RESIDENT, layers.SINCE, layers.OUTSIDE, layers.FILES)]
 REASONS = ['grow_top', 'trim_top', 'over_threshold', 'free_mmapped', 'realloc_mremap', 'arena_grow',
            'other']
-MAP = ['map_requested', 'map_slack', 'map_partial', 'map_free', 'map_purged', 'map_untouched']
+MAP = ['map_requested', 'map_slack', 'map_cached', 'map_partial', 'map_free', 'map_absent',
+       'map_purged', 'map_untouched']
+WITHOUT_RARE_STATES = [state for state in MAP if state not in ('map_cached', 'map_absent')]
 NEIGHBOURS = [*itertools.combinations(LINES, 2), *itertools.pairwise(ROWS),
               *itertools.pairwise(WITHOUT_RARE_ROWS), *itertools.combinations(REASONS, 2),
-              *itertools.pairwise(MAP), *itertools.pairwise(['break', 'arena', 'block', 'metadata']),
-              *itertools.pairwise(['returned', 'requested', 'free'])]
+              *itertools.pairwise(MAP), *itertools.pairwise(WITHOUT_RARE_STATES),
+              *itertools.pairwise(['break', 'arena', 'block', 'metadata']),
+              *itertools.pairwise(['returned', 'requested', 'free']), *itertools.pairwise(STACK),
+              *itertools.product(STACK[:5], ['since', 'outside']), ('since', 'files')]
 
 # Colours of one figure that need not touch; a key beside them has the same order.
-TOGETHER = [*itertools.combinations([*ROWS, 'other'], 2), *itertools.combinations(MAP, 2)]
+TOGETHER = [*itertools.combinations([*ROWS, 'other'], 2), *itertools.combinations(STACK, 2),
+            *itertools.combinations(MAP, 2)]
 
 NOT_GRAPHICS = {'ink', 'quiet', 'paper', 'grid'}  # text, and lines that only help the eye
 LEAST_NEIGHBOURS, LEAST_TOGETHER = 16, 8          # CIELAB; 2.3 is just seen side by side

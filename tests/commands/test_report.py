@@ -465,7 +465,7 @@ def test_the_pdf_says_all_that_the_page_says(situation):
         assert said.count(''.join(sentence.split())) == 1
     drawn = re.sub(r'(?s)<(defs|metadata)>.*?</\1>', '', page)
     assert drawn.count('<figure>') == len(FIGURES)
-    for title in 'MiB held at each moment', 'calls in all', 'share of freed pages returned':
+    for title in 'MiB held: at most', 'calls in all', 'share of freed pages returned':
         assert ''.join(title.split()) in said
 
 
