@@ -223,6 +223,8 @@ static int take_peak(
 	size_t count = moments->count;
 	/* A peak that the window began with was there before. */
 	uint64_t tick = later(process->ledger.recall.point[which].tick, process->span.from_tick);
+	if (!resident)
+		ledger_count_peak(&process->ledger);
 	int rc = take_moment(analysis, process,
 		resident ? MOMENT_RESIDENT_PEAK : MOMENT_MAPPED_PEAK, tick);
 	/* What the kernel counted after the snapshot. */

@@ -106,7 +106,7 @@ static int run(struct analysis *analysis, struct trace *trace, const struct requ
 	analysis->progress = &progress;
 	progress_open(&progress, trace_records(trace), analysis->window.set);
 	int rc = analysis_run(analysis, trace,
-		(request->csv ? ANALYSIS_TIMELINES | ANALYSIS_INSTANTS : 0) |
+		(request->csv ? ANALYSIS_TIMELINES | ANALYSIS_INSTANTS | ANALYSIS_PEAKS : 0) |
 			(request->map ? ANALYSIS_MAP : 0) |
 			(request->profile ? ANALYSIS_PEAKS | ANALYSIS_SITES : 0) |
 			(request->json || request->group_by ? ANALYSIS_PEAKS : 0));

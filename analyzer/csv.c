@@ -263,15 +263,50 @@ static void size_rows(struct writer *out, const struct analysis_stream *entry)
 {
 	for (unsigned i = 0; i < TALLY_SIZES; i++) {
 		const struct tally_size *size = &entry->result.sizes[i];
-		if (!size->count && !size->live_count)
+		if (!size->all.count && !size->live.count && !size->peak.count)
 			continue;
+		bool ours = !entry->result.observed, peak = entry->result.peak_sizes_known;
 		writer_text(out, entry->stream->name);
 		comma(out, tally_size_limit(i));
-		comma(out, size->count);
-		comma(out, size->bytes);
-		comma(out, size->live_count);
-		comma(out, size->live_bytes);
+		comma(out, size->all.count);
+		comma(out, size->all.bytes);
+		comma(out, size->live.count);
+		comma(out, size->live.bytes);
+		comma_known(out, ours, (int64_t)size->all.chunk);
+		comma_known(out, ours, (int64_t)size->live.chunk);
+		comma_known(out, peak, (int64_t)size->peak.count);
+		comma_known(out, peak, (int64_t)size->peak.bytes);
+		comma_known(out, peak, (int64_t)size->peak.chunk);
 		writer_char(out, '\n');
+	}
+}
+
+/* By doublings of the life, of which there may be several rows. */
+static void lifetime_rows(struct writer *out, const struct analysis_stream *entry)
+{
+	static const char *const clocks[] = {"time", "allocated"};
+	const struct lifetimes *lifetimes = &entry->result.lifetimes;
+	bool times = trace_has_times(entry->stream);
+	uint64_t sum[LIFETIMES_ENDS] = {0};
+	for (size_t i = 0; i < lifetimes->count; i++) {
+		const struct lifetimes_row *row = &lifetimes->rows[i], *next = row + 1;
+		unsigned step = tally_step(tally_latency_limit(row->bucket));
+		for (unsigned end = 0; end < LIFETIMES_ENDS; end++)
+			sum[end] += row->blocks[end];
+		if (i + 1 < lifetimes->count && next->clock == row->clock &&
+			next->doubling == row->doubling &&
+			tally_step(tally_latency_limit(next->bucket)) == step)
+			continue;
+		if (times || row->clock != LIFETIMES_TIME) {
+			writer_text(out, entry->stream->name);
+			comma_text(out, clocks[row->clock]);
+			comma(out, tally_doubling_limit(row->doubling));
+			comma(out, tally_step_limit(step));
+			comma(out, sum[LIFETIMES_FREED]);
+			comma(out, sum[LIFETIMES_LIVE]);
+			writer_char(out, '\n');
+		}
+		memset(sum, 0, sizeof(sum));
 	}
 }
 
@@ -373,7 +408,13 @@ static const struct {
 	{"syscalls.csv", "stream,time_ns,syscall,reason,call,count,bytes,duration_ns\n",
 		syscall_rows},
 	{"return_latency.csv", "stream,up_to_ns,page_bytes\n", latency_rows},
-	{"sizes.csv", "stream,up_to_bytes,count,bytes,live_count,live_bytes\n", size_rows},
+	{"sizes.csv",
+		"stream,up_to_bytes,count,bytes,live_count,live_bytes,chunk_bytes,live_chunk_bytes,"
+		"peak_count,peak_bytes,peak_chunk_bytes\n",
+		size_rows},
+	{"lifetimes.csv",
+		"stream,clock,up_to_bytes,lived_up_to,freed_blocks,live_blocks\n",
+		lifetime_rows},
 	{"streams.csv", "stream,calls,syscalls,lost,complete\n", stream_rows},
 	/* The last, and only with --group-by. */
 	{"groups.csv",

@@ -174,7 +174,7 @@ static int export_trace(const char *path, const struct request *request, struct 
 	if (!code) {
 		print_notes(&trace);
 		unsigned wants = stacks ? ANALYSIS_PEAKS | ANALYSIS_SITES : ANALYSIS_TIMELINES;
-		wants |= request->format == FORMAT_CSV ? ANALYSIS_INSTANTS : 0;
+		wants |= request->format == FORMAT_CSV ? ANALYSIS_INSTANTS | ANALYSIS_PEAKS : 0;
 		if (stacks)
 			export_profile_begin(&made, &trace);
 		if (analysis_run(&analysis, &trace, wants))

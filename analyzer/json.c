@@ -417,6 +417,9 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 	put(object, "fragmentation", ratios);
 	put(object, "free_to_return", result->observed ? NULL : json_free_to_return(analysis, entry, result));
 	put(object, "pins", result->observed ? NULL : json_pins(analysis, entry));
+	put(object, "sizes", entry ? json_sizes(&entry->result) : NULL);
+	put(object, "lifetimes",
+		entry ? json_lifetimes(&entry->result, trace_has_times(stream)) : NULL);
 	put(object, "thrash",
 		result->observed ? NULL : thrash_object(&result->thrash, &stream->clock));
 	put(object, "recorder", recorder_object(result, trace_bytes, analysis->window.set));

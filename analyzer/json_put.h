@@ -45,6 +45,13 @@ json_t *json_free_to_return(const struct analysis *analysis, const struct analys
 	const struct ledger_result *result);
 json_t *json_pins(const struct analysis *analysis, const struct analysis_stream *entry);
 
+/* NULL if there is nothing in it. */
+json_t *json_percentiles(const struct tally_latency *latency);
+
+/* Sizes and lives of a process's blocks; NULL where its calls are not known. */
+json_t *json_sizes(const struct ledger_result *result);
+json_t *json_lifetimes(const struct ledger_result *result, bool times);
+
 /* The heap of a stream at its moments; null where its inside is not known. */
 json_t *json_moments(const struct analysis *analysis, const struct analysis_stream *entry);
 

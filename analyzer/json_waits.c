@@ -41,7 +41,7 @@ static json_t *incidence(const struct returns *returns, const char *event, const
 	return array;
 }
 
-static json_t *percentiles(const struct tally_latency *latency)
+json_t *json_percentiles(const struct tally_latency *latency)
 {
 	if (!latency->total_bytes)
 		return NULL;
@@ -64,7 +64,7 @@ static json_t *pinned_object(const struct waits *waits)
 	put_count(object, "reused_page_bytes", split->held[WAITS_REUSED].total_bytes);
 	put_count(object, "never_page_bytes", split->held[WAITS_STILL].total_bytes);
 	put_real(object, "byte_seconds", waits->waited[WAITS_PINNED] / NS_PER_SECOND);
-	put(object, "time_ns", percentiles(&split->pinned));
+	put(object, "time_ns", json_percentiles(&split->pinned));
 	put(object, "incidence",
 		incidence(&(struct returns){&split->cleared, &ended, &split->held[WAITS_STILL]},
 			"cleared", "ended"));
@@ -79,7 +79,7 @@ static json_t *policy_object(const struct waits *waits)
 	put_count(object, "reused_page_bytes", policy[WAITS_REUSED].total_bytes);
 	put_count(object, "never_page_bytes", policy[WAITS_STILL].total_bytes);
 	put_real(object, "byte_seconds", waits->waited[WAITS_POLICY] / NS_PER_SECOND);
-	put(object, "time_ns", percentiles(&policy[WAITS_RETURNED]));
+	put(object, "time_ns", json_percentiles(&policy[WAITS_RETURNED]));
 	put(object, "incidence",
 		incidence(&(struct returns){&policy[WAITS_RETURNED], &policy[WAITS_REUSED],
 				  &policy[WAITS_STILL]},
@@ -127,6 +127,29 @@ static json_t *sizes_array(const struct waits *waits)
 	return array;
 }
 
+/* Sizes that are put together, with a curve for each. */
+static json_t *groups_array(const struct waits *waits)
+{
+	json_t *array = json_array();
+	for (unsigned i = 0; i < WAITS_GROUPS; i++) {
+		if (!waits->groups[i])
+			continue;
+		const struct tally_latency *ended = waits->groups[i]->ended;
+		uint64_t limit = waits_group_limit(i);
+		json_t *object = json_object();
+		put_known(object, "up_to_bytes", limit, (int64_t)limit);
+		put_count(object, "returned_page_bytes", ended[WAITS_RETURNED].total_bytes);
+		put_count(object, "reused_page_bytes", ended[WAITS_REUSED].total_bytes);
+		put_count(object, "never_page_bytes", ended[WAITS_STILL].total_bytes);
+		put(object, "incidence",
+			incidence(&(struct returns){&ended[WAITS_RETURNED], &ended[WAITS_REUSED],
+					  &ended[WAITS_STILL]},
+				"returned", "reused"));
+		json_array_append_new(array, object);
+	}
+	return array;
+}
+
 static void put_place(json_t *object, const struct analysis *analysis,
 	const struct analysis_stream *entry, uint64_t caller)
 {
@@ -157,12 +180,13 @@ json_t *json_free_to_return(const struct analysis *analysis, const struct analys
 	put_count(object, "returned_page_bytes", latency->total_bytes);
 	put_count(object, "reused_page_bytes", result->reused_page_bytes);
 	put_count(object, "never_page_bytes", result->never_page_bytes);
-	put(object, "latency_ns", percentiles(latency));
+	put(object, "latency_ns", json_percentiles(latency));
 	put(object, "histogram", histogram(latency));
 	put(object, "incidence", incidence(&returns, "returned", "reused"));
 	put(object, "pinned", pinned_object(&result->waits));
 	put(object, "policy", policy_object(&result->waits));
 	put(object, "sizes", sizes_array(&result->waits));
+	put(object, "size_groups", groups_array(&result->waits));
 	put_count(object, "sites_total", entry ? entry->result.waits.waiting_sites : 0);
 	put(object, "sites", sites_array(analysis, entry));
 	return object;

@@ -82,6 +82,7 @@ static int add_block(struct ledger *ledger, struct live_block *block, uint64_t t
 		note_oddity(ledger, &ledger->result->anomalies.order_violations,
 			ledger->result->order_violation);
 		recall_block_gone(ledger, &ledger->recall, &old);
+		take_birth(ledger, &old);
 		count_block(ledger, &old, false);
 		drop_pages(ledger, &old, tick);
 	}
@@ -97,6 +98,7 @@ int ledger_take_in(struct ledger *ledger, const struct live_block *block)
 	uint64_t reused = ledger->pages.reused_pages;
 	struct live_block added = *block, old;
 	added.record = ledger->applied;
+	added.after = LIVE_BEFORE;
 	int rc = live_find(&ledger->live, block->addr) || !in_pages(ledger, block)
 			 ? 0
 			 : hold_pages(ledger, &added, block->tick, NULL);
@@ -104,6 +106,7 @@ int ledger_take_in(struct ledger *ledger, const struct live_block *block)
 		rc = live_add(&ledger->live, &added, &old);
 	if (rc > 0) {
 		recall_block_gone(ledger, &ledger->recall, &old);
+		take_birth(ledger, &old);
 		laid_block(&ledger->laid, &old, false);
 	}
 	if (rc >= 0)
@@ -119,6 +122,7 @@ void ledger_leave_out(struct ledger *ledger, uint64_t addr)
 	if (!live_take(&ledger->live, addr, &block))
 		return;
 	recall_block_gone(ledger, &ledger->recall, &block);
+	take_birth(ledger, &block);
 	laid_block(&ledger->laid, &block, false);
 	struct memory by = {.requested = (int64_t)(0 - block.size),
 		.chunk = -(int64_t)(block.chunk & HL_ADDRESS_MASK),
@@ -163,8 +167,9 @@ void ledger_rebase(struct ledger *ledger, const struct memory *by)
 	phases_rebase(&ledger->result->phases, by);
 }
 
-static int allocated(
-	struct ledger *ledger, unsigned kind, uint32_t tid, const struct hl_call_record *call)
+/* `of`: a block that is resized was made then; NULL = it is a new one. */
+static int allocated(struct ledger *ledger, unsigned kind, uint32_t tid,
+	const struct hl_call_record *call, const struct ledger_birth *of)
 {
 	struct ledger_result *result = ledger->result;
 	struct tally_call *count = &result->calls[kind];
@@ -184,13 +189,18 @@ static int allocated(
 		return 0;
 	}
 	count->bytes += call->size;
+	ledger->allocated += call->size;
+	block.after = !of                        ? ledger->allocated
+		      : of->after == LIVE_BEFORE ? LIVE_BEFORE
+						 : LIVE_RESIZED;
 	result->usable_unknown |= call->chunk == 0;
-	struct tally_size *size = &result->sizes[tally_size_class(call->size)];
-	size->count++;
-	size->bytes += call->size;
+	tally_block(&result->sizes[tally_size_class(call->size)].all, call->size,
+		call->chunk & HL_ADDRESS_MASK);
 	if (__builtin_expect(ledger->inherit.any, 0))
 		inherit_block_made(ledger, &block);
 	int rc = add_block(ledger, &block, call->tick);
+	if (block.after == LIVE_RESIZED && !rc)
+		rc = lives_on(ledger, &block, of);
 	move_clock(ledger, call->size);
 	note_requested(ledger, call->tick);
 	return rc;
@@ -249,6 +259,8 @@ static int freed(struct ledger *ledger, unsigned kind, const struct hl_call_reco
 	if (!addr || !take_block(ledger, addr, &block))
 		return 0;
 	count->bytes += block.size;
+	note_life(ledger, &block, take_birth(ledger, &block), LIFETIMES_FREED, call->tick,
+		ledger->allocated);
 	if (is_mapped_block(&block))
 		return push_freed(ledger, &block, call->tick);
 	drop_pages(ledger, &block, call->tick);
@@ -257,16 +269,21 @@ static int freed(struct ledger *ledger, unsigned kind, const struct hl_call_reco
 
 static int realloc_begin(struct ledger *ledger, uint32_t tid, const struct hl_call_record *call)
 {
-	if (add_realloc(ledger, &(struct ledger_realloc){.tid = tid, .tick = call->tick}))
+	uint64_t addr = hl_addr_of(call->kind_addr);
+	if (add_realloc(ledger, &(struct ledger_realloc){.tid = tid,
+					.makes = !addr,
+					.tick = call->tick,
+					.allocated = ledger->allocated}))
 		return -ENOMEM;
 	struct ledger_realloc *entry = &ledger->reallocs[ledger->realloc_count - 1];
-	uint64_t addr = hl_addr_of(call->kind_addr);
 	if (__builtin_expect(ledger->inherit.any, 0) && inherit_block_freed(ledger, addr))
 		return -ENOMEM;
 	if (!addr || !take_block(ledger, addr, &entry->old)) {
 		entry->old.addr = 0;
+		entry->birth.after = LIVE_BEFORE;
 		return 0;
 	}
+	entry->birth = take_birth(ledger, &entry->old);
 	if (is_mapped_block(&entry->old))
 		return push_freed(ledger, &entry->old, call->tick);
 	/* Its pages stay counted until the realloc is done, or until the realloc gives memory back:
@@ -295,7 +312,8 @@ static int realloc_end(struct ledger *ledger, uint32_t tid, const struct hl_call
 	struct ledger_realloc *entry = ledger_realloc_of(ledger, tid);
 	if (!entry) {
 		ledger->result->anomalies.unmatched++;
-		return allocated(ledger, HL_KIND_realloc, tid, call);
+		return allocated(ledger, HL_KIND_realloc, tid, call,
+			&(struct ledger_birth){.after = LIVE_BEFORE});
 	}
 	struct ledger_realloc done = *entry;
 	memmove(entry, entry + 1,
@@ -312,11 +330,16 @@ static int realloc_end(struct ledger *ledger, uint32_t tid, const struct hl_call
 		struct live_block again = done.old;
 		again.record = ledger->applied;
 		rc = add_block(ledger, &again, call->tick);
+		if (!rc && again.after == LIVE_RESIZED)
+			rc = lives_on(ledger, &again, &done.birth);
 	} else if (!hl_addr_of(call->kind_addr) && !call->size) {
 		ledger->result->calls[HL_KIND_realloc].count++; /* realloc(p, 0) frees */
+		if (done.old.addr)
+			note_life(ledger, &done.old, done.birth, LIFETIMES_FREED, done.tick,
+				done.allocated);
 		rc = 0;
 	} else {
-		rc = allocated(ledger, HL_KIND_realloc, tid, call);
+		rc = allocated(ledger, HL_KIND_realloc, tid, call, done.makes ? NULL : &done.birth);
 	}
 	ledger_drop_realloc_pages(ledger, &done);
 	return rc;
@@ -499,7 +522,7 @@ static int apply(struct ledger *ledger, const struct stream_event *event)
 	switch (name_shape(kind)) {
 	case NAME_SHAPE_ALLOC:
 	case NAME_SHAPE_ALIGNED:
-		return allocated(ledger, kind, event->tid, call);
+		return allocated(ledger, kind, event->tid, call, NULL);
 	case NAME_SHAPE_FREE:
 		return freed(ledger, kind, call);
 	case NAME_SHAPE_REALLOC:
@@ -537,4 +560,5 @@ void ledger_result_free(struct ledger_result *result)
 	free(result->causes.list);
 	triggers_free(&result->triggers);
 	waits_free(&result->waits);
+	lifetimes_free(&result->lifetimes);
 }

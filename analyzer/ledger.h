@@ -11,6 +11,7 @@
 #include "clock.h"
 #include "inherit.h"
 #include "laid.h"
+#include "lifetimes.h"
 #include "live.h"
 #include "pages.h"
 #include "phases.h"
@@ -111,6 +112,8 @@ struct ledger_result {
 	struct triggers triggers; /* what gave memory back */
 	uint64_t recorder_calls;
 	struct tally_size sizes[TALLY_SIZES];
+	bool peak_sizes_known;
+	struct lifetimes lifetimes;
 	struct memory end;
 	struct ledger_peak peak;
 	struct ledger_returned returned;
@@ -149,11 +152,20 @@ struct ledger_result {
 	struct hl_sample_record first_sample;
 };
 
+/* When a block was made; as long as it is resized, it is the same one. */
+struct ledger_birth {
+	uint64_t tick;
+	uint64_t after; /* as in struct live_block, and not LIVE_RESIZED */
+};
+
 struct ledger_realloc {
 	uint32_t tid;
 	bool holds_pages; /* the old block's pages are still counted */
+	bool makes; /* of no block */
 	uint64_t tick;
-	struct live_block old; /* addr 0 = none */
+	uint64_t allocated; /* as in the ledger, when it began */
+	struct ledger_birth birth;
+	struct live_block old; /* addr 0 = none, or nobody saw it being made */
 };
 
 struct ledger_freed {
@@ -206,11 +218,14 @@ struct ledger_snapshot {
 struct ledger {
 	struct memory memory;
 	struct live live;
+	struct live resized; /* of blocks that are live and LIVE_RESIZED: addr, and tick and after of birth */
 	struct pages pages;
 	struct laid laid;
 	struct threads threads;
 	uint64_t applied; /* records up to now, in this stream */
 	uint64_t quiet;   /* of them, those that tell of no call */
+	uint64_t allocated; /* bytes, up to now: the byte clock */
+	uint64_t short_ticks; /* of lives that are too short to be told apart */
 	const struct stream_event *event; /* that is being applied */
 	struct ranges break_mapped;
 	uint64_t break_end; /* where the last brk left it; 0 = there was none */
@@ -287,6 +302,9 @@ int ledger_window(struct ledger *ledger, uint64_t tick);
 /* Completes the result, with so many sites in its rankings; then ledger_free. The time line stays until timeline_free, the phases until
  * phases_free. `tick`: the last one of the stream. */
 int ledger_finish(struct ledger *ledger, uint64_t tick, size_t most_sites);
+
+/* After that, gone back to the peak of what was mapped: which sizes it had. */
+void ledger_count_peak(struct ledger *ledger);
 void ledger_free(struct ledger *ledger);
 
 /* What a result has of its own, but for its phases. */

@@ -10,6 +10,7 @@
 void ledger_start(struct ledger *ledger, struct ledger_result *result, struct clock *clock)
 {
 	*ledger = (struct ledger){.result = result, .clock = clock};
+	ledger->short_ticks = clock_ticks(clock, LIFETIMES_KNOWN_NS);
 	result->thrash.window = clock_ticks(clock, THRASH_WINDOW_NS);
 	ledger->timeline.next_tick = UINT64_MAX;
 }
@@ -38,9 +39,12 @@ static void own_blocks(struct ledger *ledger)
 {
 	size_t at = 0;
 	for (struct live_block *block; (block = live_change(&ledger->live, &at));)
-		block->record = 0, block->pinned = 0;
-	for (size_t i = 0; i < ledger->realloc_count; i++)
+		block->record = 0, block->pinned = 0, block->after = LIVE_BEFORE;
+	for (size_t i = 0; i < ledger->realloc_count; i++) {
 		ledger->reallocs[i].old.pinned = 0;
+		ledger->reallocs[i].old.after = ledger->reallocs[i].birth.after = LIVE_BEFORE;
+	}
+	live_free(&ledger->resized);
 }
 
 int ledger_fork(struct ledger *child, const struct ledger *parent, const struct ledger_copy *copy,
@@ -80,6 +84,7 @@ int ledger_fork(struct ledger *child, const struct ledger *parent, const struct 
 void ledger_free(struct ledger *ledger)
 {
 	live_free(&ledger->live);
+	live_free(&ledger->resized);
 	pages_free(&ledger->pages);
 	laid_free(&ledger->laid);
 	threads_free(&ledger->threads);
@@ -149,6 +154,7 @@ static int count_anew(struct ledger *ledger, uint64_t tick)
 	result->faults.peak_tick = tick;
 	free(before.causes.list);
 	triggers_free(&before.triggers);
+	lifetimes_free(&before.lifetimes);
 	phases_free(&before.phases);
 	return rc;
 }

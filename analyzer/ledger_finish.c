@@ -84,9 +84,9 @@ static int finish_waits(struct ledger *ledger, uint64_t tick, size_t most_sites)
 }
 
 /* A block whose realloc has not ended; unless another one is where it was. 0 or -ENOMEM. */
-static int put_back(struct ledger *ledger, struct live_block *block)
+static int put_back(struct ledger *ledger, const struct ledger_realloc *entry)
 {
-	struct live_block other, again;
+	struct live_block other, again, old = entry->old, *block = &old;
 	block->record = UINT64_MAX; /* whatever it was before, it is so after the last record */
 	int rc = live_add(&ledger->live, block, &other);
 	if (rc > 0)
@@ -94,6 +94,8 @@ static int put_back(struct ledger *ledger, struct live_block *block)
 	else if (!rc) {
 		count_block(ledger, block, true);
 		ledger_forget_freed(ledger, block->addr);
+		if (block->after == LIVE_RESIZED)
+			rc = lives_on(ledger, block, &entry->birth);
 	}
 	return rc;
 }
@@ -107,16 +109,17 @@ int ledger_finish(struct ledger *ledger, uint64_t tick, size_t most_sites)
 
 	/* Reallocs that never ended: the program died in them, its old blocks are as they were. */
 	for (size_t i = 0; i < ledger->realloc_count; i++)
-		if (ledger->reallocs[i].old.addr && put_back(ledger, &ledger->reallocs[i].old))
+		if (ledger->reallocs[i].old.addr && put_back(ledger, &ledger->reallocs[i]))
 			return -ENOMEM;
 	timeline_finish(&ledger->timeline, &ledger->memory, sums_of(result));
 	result->end = ledger->memory;
 	struct phases_totals totals = totals_of(ledger);
 	phases_finish(&result->phases, &totals, tick);
 	for (const struct live_block *block; (block = live_each(&ledger->live, &at));) {
-		struct tally_size *size = &result->sizes[tally_size_class(block->size)];
-		size->live_count++;
-		size->live_bytes += block->size;
+		tally_block(&result->sizes[tally_size_class(block->size)].live, block->size,
+			block->chunk & HL_ADDRESS_MASK);
+		note_life(ledger, block, take_birth(ledger, block), LIFETIMES_LIVE, tick,
+			ledger->allocated);
 	}
 	ratio->max_held = (double)peak->mapped;
 	ratio->max_live = (double)peak->requested;
@@ -124,7 +127,18 @@ int ledger_finish(struct ledger *ledger, uint64_t tick, size_t most_sites)
 	ratio->at_peak_held = ratio_of((double)peak->mapped, (double)peak->at_mapped.requested);
 	result->reused_page_bytes += ledger->pages.reused_pages << PAGES_BITS;
 	triggers_finish(&result->triggers, most_sites);
-	int rc = finish_waits(ledger, tick, most_sites);
+	int rc = lifetimes_finish(&result->lifetimes);
+	if (!rc)
+		rc = finish_waits(ledger, tick, most_sites);
 	result->never_page_bytes += result->waiting.total_bytes;
 	return rc;
+}
+
+void ledger_count_peak(struct ledger *ledger)
+{
+	size_t at = 0;
+	for (const struct live_block *block; (block = live_each(&ledger->live, &at));)
+		tally_block(&ledger->result->sizes[tally_size_class(block->size)].peak, block->size,
+			block->chunk & HL_ADDRESS_MASK);
+	ledger->result->peak_sizes_known = true;
 }

@@ -88,6 +88,41 @@ static inline void count_block(struct ledger *ledger, const struct live_block *b
 	laid_block(&ledger->laid, block, add);
 }
 
+/* Of a block that was taken out. */
+static inline struct ledger_birth take_birth(struct ledger *ledger, const struct live_block *block)
+{
+	struct live_block first = {.after = LIVE_BEFORE};
+	if (__builtin_expect(block->after != LIVE_RESIZED, 1))
+		return (struct ledger_birth){block->tick, block->after};
+	live_take(&ledger->resized, block->addr, &first);
+	return (struct ledger_birth){first.tick, first.after};
+}
+
+/* A block that is LIVE_RESIZED was put in. 0 or -ENOMEM. */
+static inline int lives_on(
+	struct ledger *ledger, const struct live_block *block, const struct ledger_birth *birth)
+{
+	struct live_block old, first = {
+		.addr = block->addr, .tick = birth->tick, .after = birth->after};
+	return live_add(&ledger->resized, &first, &old) < 0 ? -ENOMEM : 0;
+}
+
+/* A block's life is over, or seen no longer. */
+static inline void note_life(struct ledger *ledger, const struct live_block *block,
+	struct ledger_birth birth, enum lifetimes_end end, uint64_t tick, uint64_t allocated)
+{
+	struct lifetimes *lifetimes = &ledger->result->lifetimes;
+	if (__builtin_expect(birth.after == LIVE_BEFORE, 0)) {
+		lifetimes->before[end].blocks++;
+		lifetimes->before[end].bytes += block->size;
+		return;
+	}
+	uint64_t ticks = tick > birth.tick ? tick - birth.tick : 0;
+	uint64_t ns = ticks < ledger->short_ticks ? 0 : clock_span(ledger->clock, ticks);
+	if (lifetimes_add(lifetimes, end, block->size, ns, allocated - birth.after))
+		ledger->pages.starved = true;
+}
+
 static inline int add_realloc(struct ledger *ledger, const struct ledger_realloc *entry)
 {
 	struct ledger_realloc *list = room_for_one(ledger->reallocs, ledger->realloc_count,

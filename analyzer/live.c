@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The live table. Linear probing with deletion by shifting back, so it never fills with tombstones
- * and its size is that of the largest live set. A place has 8 bytes and a block 56: what is moved and
+ * and its size is that of the largest live set. A place has 8 bytes and a block 64: what is moved and
  * searched is small, and blocks that come and go use the same memory again, which is in the cache.
  */
 #include "live.h"

@@ -17,7 +17,10 @@ struct live_block {
 	uint64_t origin; /* live_origin() */
 	double pinned;   /* what one block on each of its pages had pinned before (pages_add) */
 	uint64_t record; /* of the stream, that made it; 0 = it was there before */
+	uint64_t after;  /* so many bytes had been allocated, its own among them; or ... */
 };
+#define LIVE_BEFORE UINT64_MAX        /* ... it was there before, or nobody saw it being made */
+#define LIVE_RESIZED (UINT64_MAX - 1) /* ... it was made earlier, and resized since */
 
 #define LIVE_CALLER_BITS 48
 #define LIVE_THREAD_LIMIT (UINT32_C(1) << 16)

@@ -100,6 +100,7 @@ static void end_wait(const struct free_span *span, uint64_t since, struct waits_
 	uint64_t ns = clock_span(span->ledger->clock, before(span->tick, since));
 	one->end = span->end;
 	one->policy_ns = ns - one->pinned_ns;
+	one->ns = ns;
 	tally_latency(times[span->end], ns, one->bytes);
 	if (waits_add(&result->waits, one))
 		span->ledger->pages.starved = true;

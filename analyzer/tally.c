@@ -55,14 +55,9 @@ uint64_t tally_size_limit(unsigned class_index)
 	return bucket_limit(class_index + tally_bucket(15, 2), 2) + 1;
 }
 
-unsigned tally_latency_bucket(uint64_t ns)
-{
-	return tally_bucket(ns, 3);
-}
-
 uint64_t tally_latency_limit(unsigned bucket)
 {
-	return bucket_limit(bucket, 3);
+	return bucket_limit(bucket, TALLY_LATENCY_BITS);
 }
 
 void tally_latency(struct tally_latency *latency, uint64_t ns, uint64_t bytes)

@@ -40,14 +40,27 @@ struct tally_causes {
 /* Adds to the entry of (syscall, reason, call). 0 or -ENOMEM. */
 int tally_cause(struct tally_causes *causes, const struct tally_cause *add);
 
+/* Blocks, what was asked for and what they take from the heap. */
+struct tally_blocks {
+	uint64_t count;
+	uint64_t bytes;
+	uint64_t chunk;
+};
+
 /* Size classes: four for each doubling from 16 bytes on; the last one is open. */
 #define TALLY_SIZES 200
 struct tally_size {
-	uint64_t count;
-	uint64_t bytes;
-	uint64_t live_count;
-	uint64_t live_bytes;
+	struct tally_blocks all;  /* allocations */
+	struct tally_blocks live; /* at the end */
+	struct tally_blocks peak; /* when the most was mapped */
 };
+
+static inline void tally_block(struct tally_blocks *blocks, uint64_t bytes, uint64_t chunk)
+{
+	blocks->count++;
+	blocks->bytes += bytes;
+	blocks->chunk += chunk;
+}
 
 /* Values up to 2^step_bits have a bucket each; above, a doubling is cut into 2^step_bits steps. */
 static inline unsigned tally_bucket(uint64_t value, unsigned step_bits)
@@ -69,11 +82,41 @@ static inline unsigned tally_size_class(uint64_t bytes)
 
 uint64_t tally_size_limit(unsigned class_index); /* the largest size in it */
 
+/* The same by doublings: up to 16 bytes, and one for each doubling above. */
+#define TALLY_DOUBLINGS ((TALLY_SIZES - 1 + 3) / 4 + 1)
+static inline unsigned tally_doubling(uint64_t bytes)
+{
+	unsigned doubling = bytes <= 16 ? 0 : 60 - (unsigned)__builtin_clzll(bytes - 1);
+	return doubling < TALLY_DOUBLINGS ? doubling : TALLY_DOUBLINGS - 1;
+}
+
+static inline uint64_t tally_doubling_limit(unsigned doubling)
+{
+	return tally_size_limit(doubling * 4 < TALLY_SIZES ? doubling * 4 : TALLY_SIZES - 1);
+}
+
 /* Latencies: eight buckets for each doubling of ns, so that a percentile read from them is at most
  * an eighth too high. */
 #define TALLY_LATENCIES 512
-unsigned tally_latency_bucket(uint64_t ns);
+#define TALLY_LATENCY_BITS 3
+static inline unsigned tally_latency_bucket(uint64_t ns)
+{
+	return tally_bucket(ns, TALLY_LATENCY_BITS);
+}
+
 uint64_t tally_latency_limit(unsigned bucket); /* the largest ns in it */
+
+/* Coarser: 0 is one of its own, and so is each doubling from 8 on; below, 1 to 7. */
+#define TALLY_STEPS (TALLY_LATENCIES / 8)
+static inline unsigned tally_step(uint64_t value)
+{
+	return value ? tally_bucket(value, TALLY_LATENCY_BITS) / 8 + 1 : 0;
+}
+
+static inline uint64_t tally_step_limit(unsigned step)
+{
+	return step ? tally_latency_limit(step * 8 - 1) : 0;
+}
 
 struct tally_latency {
 	uint64_t bytes[TALLY_LATENCIES];

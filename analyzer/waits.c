@@ -61,20 +61,14 @@ uint32_t waits_look_up(struct waits *waits, uint64_t caller)
 
 /* ---- sums ------------------------------------------------------------------------------------ */
 
-/* 0 is one of its own; then each doubling from 8 on. */
-static unsigned step_of(uint64_t ns)
-{
-	return ns ? tally_latency_bucket(ns) / 8 + 1 : 0;
-}
-
 static int add_times(struct waits_sum *sum, const struct waits_one *one)
 {
 	if (!sum->times)
 		sum->times = calloc(1, sizeof(*sum->times));
 	if (!sum->times)
 		return -ENOMEM;
-	sum->times->bytes[WAITS_PINNED][step_of(one->pinned_ns)] += one->bytes;
-	sum->times->bytes[WAITS_POLICY][step_of(one->policy_ns)] += one->bytes;
+	sum->times->bytes[WAITS_PINNED][tally_step(one->pinned_ns)] += one->bytes;
+	sum->times->bytes[WAITS_POLICY][tally_step(one->policy_ns)] += one->bytes;
 	return 0;
 }
 
@@ -84,6 +78,27 @@ static int add_sum(struct waits_sum *sum, const struct waits_one *one)
 	sum->waited[WAITS_PINNED] += (double)one->bytes * (double)one->pinned_ns;
 	sum->waited[WAITS_POLICY] += (double)one->bytes * (double)one->policy_ns;
 	return one->end == WAITS_RETURNED && !one->held ? add_times(sum, one) : 0;
+}
+
+static const uint64_t group_limits[WAITS_GROUPS - 1] = {1 << 10, 64 << 10, 1 << 20};
+
+uint64_t waits_group_limit(unsigned group)
+{
+	return group < WAITS_GROUPS - 1 ? group_limits[group] : 0;
+}
+
+static int add_group(struct waits *waits, const struct waits_one *one)
+{
+	uint64_t size = tally_size_limit(one->size_class);
+	unsigned i = 0;
+	while (i < WAITS_GROUPS - 1 && size > group_limits[i])
+		i++;
+	if (!waits->groups[i])
+		waits->groups[i] = calloc(1, sizeof(*waits->groups[i]));
+	if (!waits->groups[i])
+		return -ENOMEM;
+	tally_latency(&waits->groups[i]->ended[one->end], one->ns, one->bytes);
+	return 0;
 }
 
 static void add_split(struct waits_split *split, const struct waits_one *one)
@@ -103,7 +118,8 @@ int waits_add(struct waits *waits, const struct waits_one *one)
 	struct waits_sum **size = &waits->sizes[one->size_class];
 	if (!*size)
 		*size = calloc(1, sizeof(**size));
-	if (!*size || add_sum(*size, one) || add_sum(&waits->sites[one->site].sum, one))
+	if (!*size || add_sum(*size, one) || add_sum(&waits->sites[one->site].sum, one) ||
+		add_group(waits, one))
 		return -ENOMEM;
 	add_split(&waits->split, one);
 	waits->waited[WAITS_PINNED] += (double)one->bytes * (double)one->pinned_ns;
@@ -127,8 +143,22 @@ static int merge_sum(struct waits_sum *to, const struct waits_sum *from)
 	if (from->times && !to->times)
 		return -ENOMEM;
 	for (unsigned part = 0; from->times && part < WAITS_PARTS; part++)
-		for (unsigned i = 0; i < WAITS_STEPS; i++)
+		for (unsigned i = 0; i < TALLY_STEPS; i++)
 			to->times->bytes[part][i] += from->times->bytes[part][i];
+	return 0;
+}
+
+static int merge_groups(struct waits *to, const struct waits *from)
+{
+	for (unsigned i = 0; i < WAITS_GROUPS; i++) {
+		if (from->groups[i] && !to->groups[i])
+			to->groups[i] = calloc(1, sizeof(*to->groups[i]));
+		if (from->groups[i] && !to->groups[i])
+			return -ENOMEM;
+		for (unsigned end = 0; from->groups[i] && end < WAITS_ENDS; end++)
+			tally_latency_merge(
+				&to->groups[i]->ended[end], &from->groups[i]->ended[end]);
+	}
 	return 0;
 }
 
@@ -149,19 +179,19 @@ int waits_merge(struct waits *to, const struct waits *from)
 		if (from->sizes[i] && (!to->sizes[i] || merge_sum(to->sizes[i], from->sizes[i])))
 			return -ENOMEM;
 	}
-	return 0;
+	return merge_groups(to, from);
 }
 
 uint64_t waits_percentile(const struct waits_times *times, enum waits_part part, unsigned percent)
 {
 	const uint64_t *bytes = times->bytes[part];
 	double all = 0, seen = 0;
-	for (unsigned i = 0; i < WAITS_STEPS; i++)
+	for (unsigned i = 0; i < TALLY_STEPS; i++)
 		all += (double)bytes[i];
-	for (unsigned i = 0; i < WAITS_STEPS; i++) {
+	for (unsigned i = 0; i < TALLY_STEPS; i++) {
 		seen += (double)bytes[i];
 		if (bytes[i] && seen >= all * percent / 100)
-			return i ? tally_latency_limit(i * 8 - 1) : 0;
+			return tally_step_limit(i);
 	}
 	return 0;
 }
@@ -263,6 +293,8 @@ static void free_sizes(struct waits *waits)
 			free(waits->sizes[i]->times);
 		free(waits->sizes[i]);
 	}
+	for (unsigned i = 0; i < WAITS_GROUPS; i++)
+		free(waits->groups[i]);
 }
 
 void waits_restart(struct waits *waits)

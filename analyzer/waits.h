@@ -10,8 +10,7 @@
 
 #include "tally.h"
 
-#define WAITS_SITES 50                    /* are put out, unless so many are asked for */
-#define WAITS_STEPS (TALLY_LATENCIES / 8) /* 0, and one for each doubling of ns */
+#define WAITS_SITES 50 /* are put out, unless so many are asked for */
 #define WAITS_NOBODY UINT32_MAX
 
 enum waits_end {
@@ -25,7 +24,7 @@ enum waits_part { WAITS_PINNED, WAITS_POLICY, WAITS_PARTS };
 
 /* The returned bytes by how long they waited. */
 struct waits_times {
-	uint64_t bytes[WAITS_PARTS][WAITS_STEPS];
+	uint64_t bytes[WAITS_PARTS][TALLY_STEPS];
 };
 
 struct waits_sum {
@@ -51,6 +50,15 @@ struct waits_split {
 	struct tally_latency pinned;             /* until it went, of what was returned then */
 };
 
+/* Sizes that are put together, by doublings: up to 1 KiB, to 64 KiB, to 1 MiB, and above. */
+#define WAITS_GROUPS 4
+struct waits_group {
+	struct tally_latency ended[WAITS_ENDS]; /* whole waits */
+};
+
+/* The largest size in it; 0 = there is none. */
+uint64_t waits_group_limit(unsigned group);
+
 /* A site that was looked up. */
 #define WAITS_RECENT 64
 struct waits_recent {
@@ -62,6 +70,7 @@ struct waits {
 	struct waits_split split;
 	double waited[WAITS_PARTS];           /* bytes x ns */
 	struct waits_sum *sizes[TALLY_SIZES]; /* NULL = none of them lay on a page last */
+	struct waits_group *groups[WAITS_GROUPS]; /* NULL = the same */
 	struct waits_site *sites;
 	size_t count;
 	size_t capacity;
@@ -98,6 +107,7 @@ struct waits_one {
 	uint64_t bytes;
 	uint64_t pinned_ns;
 	uint64_t policy_ns;
+	uint64_t ns; /* both */
 	bool held; /* to its end */
 	uint32_t site;
 	unsigned size_class;

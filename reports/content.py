@@ -44,10 +44,18 @@ CAPTIONS = {
     "ledger": "Each mapped byte twice: by what it holds and by where it lies. Slack is headers and "
               "rounding of live blocks. Free memory is still mapped; whether it is resident is not "
               "said here.",
+    "sizes": "One column for each doubling of what was asked for, the same in all three views. "
+             "Above: how many allocations, and how many of the bytes. In the middle: what was live "
+             "when the most was mapped, and its slack, headers and rounding, with its share of what "
+             "such blocks take. Below, from the bottom up, how long blocks lived, by the bytes that "
+             "were allocated from their allocation to their free: the stronger the colour, the more "
+             "of this size; at the top, apart, what was not freed. A resized block lives on. The "
+             "curve at the right has all sizes together.",
     "return": "The clock of a page starts when the last block on it is freed. A page that is used "
               "again can no longer go back, so the two curves add up to what became of all; one "
-              "that was free at the end counts for as long as it was seen. Below, in the same three "
-              "colours, the pages that blocks of each size were the last to leave.",
+              "that was free at the end counts for as long as it was seen. Below, in the same "
+              "colours, the pages that blocks of each size were the last to leave: how soon, and how "
+              "it was at the end.",
 }
 
 MODES = {"allocator": "heapledger's own allocator served the program",

@@ -3,8 +3,8 @@
 # From free to return: how long pages took from the last block on them being freed to going back
 # to the kernel, and what became of the others. Reuse is a rival of return, and a page that is free
 # at the end was seen for so long only: the curves are the analyzer's cumulative incidence of both
-# (docs/analysis.md), the bar beside them is how it was at the end, and the bars below how it was for
-# the sizes of the blocks.
+# (docs/analysis.md), the bar beside them is how it was at the end; below are the same curves for
+# four ranges of sizes, and how it was at the end for each size.
 
 import style
 import units
@@ -12,9 +12,12 @@ import units
 NAME = "return"
 TITLE = "From free to return"
 
+GROUPS = {1 << 10: "up to 1 KiB", 64 << 10: "1 KiB to 64 KiB", 1 << 20: "64 KiB to 1 MiB",
+          None: "over 1 MiB"}
+
 FATES = (("returned", "returned_page_bytes", "returned to the kernel"),
          ("requested", "reused_page_bytes", "reused by the program first"),
-         ("free", "never_page_bytes", "free at the end, never returned"))
+         ("free", "never_page_bytes", "still free at the end"))
 
 
 def freed_bytes(analysis):
@@ -27,15 +30,41 @@ def draw(analysis):
     total = freed_bytes(analysis)
     if not total:
         return None
-    figure, ((left, right), (lower, nothing)) = style.new(
-        2, 2, (10, 6.7), gridspec_kw={"width_ratios": [3, 0.32], "wspace": 0.05,
-                                      "height_ratios": [1.5, 1], "hspace": 0.45})
-    figure.subplots_adjust(left=0.075, right=0.70, top=0.93, bottom=0.085)
-    _curves(left, analysis.get("free_to_return.incidence", []))
-    _fates(right, analysis, total)
-    _sizes(lower, by_size(analysis))
-    nothing.set_visible(False)
+    figure, axes = style.new(3, len(GROUPS), (10, 8.6), gridspec_kw={
+        "height_ratios": [1.5, 0.9, 1], "hspace": 0.55, "wspace": 0.13})
+    figure.subplots_adjust(left=0.075, right=0.975, top=0.95, bottom=0.07)
+    steps = analysis.get("free_to_return.incidence", [])
+    upper = _joined(axes[0], len(GROUPS) - 1)
+    upper.set_title("share of freed pages returned, and reused, within a time", pad=8)
+    upper.set_xlabel("from the last free on the page to its return or reuse")
+    _curves(upper, steps, limits_of(steps))
+    _fates(axes[0][-1], analysis, total)
+    _groups(axes[1], analysis.get("free_to_return.size_groups", []), limits_of(steps))
+    _sizes(_joined(axes[2], len(GROUPS)), by_size(analysis))
     return figure
+
+
+def _joined(row, count):
+    """The first so many of a row as one."""
+    for axes in row[1:count]:
+        axes.remove()
+    place = row[0].get_subplotspec()
+    row[0].set_subplotspec(place.get_gridspec()[place.rowspan.start, :count])
+    return row[0]
+
+
+def _groups(row, groups, limits):
+    """The curves for each range of sizes."""
+    for number, axes in enumerate(row):
+        if number >= len(groups):
+            axes.set_visible(False)
+            continue
+        group = groups[number]
+        _curves(axes, group["incidence"], limits)
+        freed = sum(group[key] for _, key, _ in FATES)
+        axes.set_title(f"{GROUPS[group['up_to_bytes']]}: {units.size(freed)}", pad=6, fontsize=9.5)
+        if number:
+            axes.tick_params(axis="y", labelleft=False)
 
 
 def by_size(analysis):
@@ -66,31 +95,37 @@ def _sizes(axes, rows):
     axes.set_xlabel("asked for, up to")
 
 
-def _curves(axes, steps):
+def limits_of(steps):
+    """Of the axis of time."""
+    ends = [max(step["up_to_ns"], 1) for step in steps] or [1]
+    return min(ends[0] / 3, 1e3), max(ends[-1] * 1.5, 1e6)
+
+
+def _curves(axes, steps, limits):
     style.percent_axis(axes)
-    axes.set_title("share of freed pages returned, and reused, within a time", pad=8)
     if not any(step["returned"] or step["reused"] for step in steps):
         axes.set_xticks([])
-        axes.text(0.5, 0.5, "no page went back to the kernel or was reused",
+        axes.text(0.5, 0.5, "no page went back\nor was reused",
                   transform=axes.transAxes, ha="center", va="center",
-                  color=style.colour("quiet"), fontsize=11)
+                  color=style.colour("quiet"), fontsize=10)
         return
-    limits = [max(step["up_to_ns"], 1) for step in steps]
-    first, last = min(limits[0] / 3, 1e3), max(limits[-1] * 1.5, 1e6)
+    first, last = limits
+    ends = [max(step["up_to_ns"], 1) for step in steps]
     axes.set_xscale("log")
     axes.set_xlim(first, last)
     for fate, colour in ("reused", "requested"), ("returned", "returned"):
         shares = [100 * step[fate] for step in steps]
-        times, values = [first] + limits + [last], [0, *shares, shares[-1]]
+        times, values = [first] + ends + [last], [0, *shares, shares[-1]]
         axes.fill_between(times, values, step="post", color=style.colour(colour), alpha=0.16, lw=0)
         axes.step(times, values, where="post", color=style.colour(colour))
     ticks = [(10.0**power, text) for power, text in (
         (1, "10 ns"), (2, "100 ns"), (3, "1 µs"), (4, "10 µs"), (5, "100 µs"), (6, "1 ms"),
         (7, "10 ms"), (8, "100 ms"), (9, "1 s"), (10, "10 s"), (11, "100 s"), (12, "1,000 s"))]
     ticks = [tick for tick in ticks if first <= tick[0] <= last]
-    axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
+    columns = axes.get_subplotspec().colspan
+    every = 1 if len(columns) > 1 else -(-len(ticks) // 3)  # more labels would touch
+    axes.set_xticks([place for place, _ in ticks[::every]], [text for _, text in ticks[::every]])
     axes.minorticks_off()
-    axes.set_xlabel("from the last free on the page to its return or reuse")
 
 
 def _fates(axes, analysis, total):
@@ -106,7 +141,7 @@ def _fates(axes, analysis, total):
                  edgecolor=style.colour("paper"), lw=0.7)
         labels.append((start + height / 2, text, value))
         start += height
-    axes.set_xlim(-0.5, 0.5)
+    axes.set_xlim(-0.5, 6)
     places = style.spread([y for y, _, _ in labels], 16, 6, 94)
     for (_, text, value), place in zip(labels, places):
         axes.annotate(f"{units.share_text(value, total)}  {units.size(value)}", xy=(0.5, place),

@@ -20,10 +20,10 @@ MAP_SCHEMA = "heapledger-map/1"
 OK, FINDING, USAGE, UNREADABLE, NO_EVIDENCE = range(5)
 
 _TABLES = ("timeline", "samples", "syscalls", "return_latency", "sizes",
-           "fragmentation", "resident")
+           "lifetimes", "fragmentation", "resident")
 _SHARES = ("unusable_", "split_")
 SAMPLE_GROUPS = 1000
-_TEXT_COLUMNS = {"stream", "syscall", "reason", "call"}
+_TEXT_COLUMNS = {"stream", "syscall", "reason", "call", "clock"}
 
 
 class Failure(Exception):

@@ -39,10 +39,11 @@ def figure_modules():
     import figure_map
     import figure_memory
     import figure_return
+    import figure_sizes
     import figure_syscalls
     style.setup()
     return [figure_memory, figure_map, figure_fragmentation, figure_syscalls, figure_ledger,
-            figure_return]
+            figure_sizes, figure_return]
 
 
 def write_figures(analysis, modules, folder, kind, force):

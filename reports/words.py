@@ -279,7 +279,8 @@ def _several(analysis):
 
 def lead(analysis, name):
     """What a figure's section says before the figure; "" = nothing."""
-    return {"syscalls": _time, "return": _fates, "ledger": _live}.get(name, lambda _: "")(analysis)
+    return {"syscalls": _time, "return": _fates, "ledger": _live,
+            "sizes": _lifetimes}.get(name, lambda _: "")(analysis)
 
 
 def _time(analysis):
@@ -307,6 +308,29 @@ def _fates(analysis):
     if returned and middle is not None and slow is not None:
         text += f" Half of what was returned went within {time(middle)}, 99 % within {time(slow)}."
     return text
+
+
+SHORT_NS = (1 << 20) - 1  # shorter lives are not told apart (docs/analysis.md)
+
+
+def _lifetimes(analysis):
+    freed, live = (analysis.get(f"lifetimes.{kind}_blocks") for kind in ("freed", "live"))
+    if not freed:
+        return ""
+    text = (f"{counted(freed, 'block')} {'was' if freed == 1 else 'were'} made and freed, "
+            f"{counted(live, 'more was', 'more were')} live at the end.")
+    half, most = (analysis.get(f"lifetimes.time.percentiles.{part}") for part in ("p50", "p99"))
+    if half is not None and most is not None:
+        text += (" Of the freed ones half lived for "
+                 f"{_at_most(half)}, 99 % for {_at_most(most)}.")
+    before = sum(analysis.get(f"lifetimes.before.{kind}_blocks", 0) for kind in ("freed", "live"))
+    if before:
+        text += f" How long {counted(before, 'other')} lived is not known: they were there before."
+    return text
+
+
+def _at_most(ns):
+    return f"less than {time(SHORT_NS + 1)}" if ns == SHORT_NS else f"at most {time(ns)}"
 
 
 def _live(analysis):

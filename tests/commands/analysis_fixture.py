@@ -94,7 +94,28 @@ def ordinary():
                 {'up_to_bytes': 40, 'returned_page_bytes': 0, 'reused_page_bytes': 0,
                  'never_page_bytes': 0},
                 {'up_to_bytes': 1 << 20, 'returned_page_bytes': 60_000_000,
-                 'reused_page_bytes': 30_000_000, 'never_page_bytes': 0}]},
+                 'reused_page_bytes': 30_000_000, 'never_page_bytes': 0}],
+            'size_groups': [
+                {'up_to_bytes': 1024, 'returned_page_bytes': 2_304, 'reused_page_bytes': 3_200,
+                 'never_page_bytes': 303_104, 'incidence': [
+                     {'up_to_ns': 16_777_215, 'at_risk_bytes': 303_104, 'returned': 0.007, 'reused': 0.01}]},
+                {'up_to_bytes': 1 << 20, 'returned_page_bytes': 60_000_000, 'reused_page_bytes': 30_000_000,
+                 'never_page_bytes': 0, 'incidence': [
+                     {'up_to_ns': 16_777_215, 'at_risk_bytes': 35_000_000, 'returned': 0.44, 'reused': 0.17},
+                     {'up_to_ns': 1_073_741_823, 'at_risk_bytes': 0, 'returned': 0.667, 'reused': 0.333}]}]},
+        'sizes': [size_row(20, 600_000, 10_000_000, 19_200_000, 0.5),
+                  size_row(32, 400_000, 12_000_000, 16_000_000, 0.5),
+                  size_row(1 << 20, 1_000, 800_000_000, 804_000_000, 0.04)],
+        'lifetimes': {
+            'freed_blocks': 999_000, 'freed_bytes': 820_000_000, 'live_blocks': 2_000, 'live_bytes': 1_310_000,
+            'before': {'freed_blocks': 0, 'freed_bytes': 0, 'live_blocks': 0, 'live_bytes': 0},
+            'time': {'percentiles': {'p50': 1_048_575, 'p90': 3_000_000, 'p99': 12_000_000, 'max': 900_000_000},
+                     'histogram': [], 'incidence': []},
+            'allocated': {'percentiles': {'p50': 319, 'p90': 50_000, 'p99': 8_000_000, 'max': 90_000_000},
+                          'histogram': [],
+                          'incidence': [{'up_to_bytes': 511, 'at_risk_blocks': 401_000, 'freed': 0.6},
+                                        {'up_to_bytes': 134_217_727, 'at_risk_blocks': 0, 'freed': 0.998}]},
+            'sizes': [{'up_to_bytes': 32}, {'up_to_bytes': 1 << 20}]},
         'returning': {'total': 1, 'calls': [
             {'syscall': 'munmap', 'reason': 'free_mmapped', 'reason_text': 'a mapped block was freed',
              'call': 'free', 'count': 40, 'returned_bytes': 60_002_304, 'time_ns': 493_000,
@@ -107,6 +128,13 @@ def ordinary():
     set_causes(data, causes())
     add_process(data, STREAM, 4711, data['command'])
     return data
+
+
+def size_row(up_to, count, bytes_, chunk_bytes, at_peak):
+    parts = dict(zip(('count', 'bytes', 'chunk_bytes'), (count, bytes_, chunk_bytes)))
+    return {'up_to_bytes': up_to, **parts,
+            **{f'peak_{name}': int(value * at_peak) for name, value in parts.items()},
+            **{f'live_{name}': value // 500 for name, value in parts.items()}}
 
 
 def add_process(data, stream, pid, command):
@@ -143,6 +171,10 @@ def tables(data, with_samples=True):
                      'rss_shmem_bytes', 'swap_bytes', 'rss_peak_bytes', 'recorder_bytes',
                      'minor_faults', 'major_faults'], samples),
         'fragmentation': fragmentation_rows(data),
+        'lifetimes': (['stream', 'clock', 'up_to_bytes', 'lived_up_to', 'freed_blocks', 'live_blocks'], [
+            [STREAM, 'time', 32, 1_048_575, 998_000, 2_000], [STREAM, 'allocated', 32, 0, 400_000, 0],
+            [STREAM, 'allocated', 32, 511, 598_000, 2_000],
+            [STREAM, 'allocated', 1 << 20, 134_217_727, 1_000, 0]]),
         'syscalls': (['stream', 'time_ns', 'syscall', 'reason', 'call', 'count', 'bytes',
                       'duration_ns'], syscalls),
     }

@@ -281,6 +281,7 @@ def test_text_in_figures_is_in_the_colours_of_text():
     import figure_map
     import figure_memory
     import figure_return
+    import figure_sizes
     import figure_syscalls
     from analysis_fixture import address_map, ordinary, tables
     style.setup()
@@ -290,7 +291,7 @@ def test_text_in_figures_is_in_the_colours_of_text():
     analysis = Analysis(data, made, address_map=address_map())
     allowed = {tint(name, LIGHT) for name in ('ink', 'quiet')}
     seen = 0
-    for module in figure_ledger, figure_map, figure_memory, figure_return, figure_syscalls:
+    for module in figure_ledger, figure_map, figure_memory, figure_return, figure_sizes, figure_syscalls:
         figure = module.draw(analysis)
         figure.canvas.draw()
         import matplotlib.colors

@@ -168,8 +168,8 @@ def test_csv(heapledger, trace, tmp_path):
     folder = tmp_path / 'csv'
     assert run([heapledger, 'analyze', '--csv', folder, trace]).status == 0
     tables = {path.name: list(csv.DictReader(path.open())) for path in folder.iterdir()}
-    assert sorted(tables) == ['fragmentation.csv', 'resident.csv', 'return_latency.csv', 'samples.csv',
-                              'sizes.csv', 'streams.csv', 'syscalls.csv', 'timeline.csv']
+    assert sorted(tables) == ['fragmentation.csv', 'lifetimes.csv', 'resident.csv', 'return_latency.csv',
+                              'samples.csv', 'sizes.csv', 'streams.csv', 'syscalls.csv', 'timeline.csv']
     stream, = tables['streams.csv']
     assert (stream['calls'], stream['syscalls']) == ('8', '8'), stream
     assert (stream['lost'], stream['complete']) == ('0', '1'), stream

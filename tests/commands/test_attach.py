@@ -167,6 +167,7 @@ def test_system_calls_of_a_process_and_its_children(attach, victim, heapledger, 
     root, *children = analysis['processes']
 
     assert analysis['mode'] == session['mode'] == 'attached' and analysis['complete']
+    assert analysis['sizes'] is None and analysis['lifetimes'] is None
     assert session['kernel']['state'] == 'recorded' and session['kernel']['lost'] == 0
     assert counts(root) == {name: 24 + count for name, count in MAPS.items()} and root['syscalls']['brk'] == 1
     ended = [(child['exit'], counts(child)) for child in children if child['exit']]
@@ -252,6 +253,12 @@ def test_calls_of_an_allocator(attach, victims, heapledger, name):
     assert since['live_blocks'] >= threads * rounds and since['live_bytes'] >= 10 * threads * rounds
     assert since['peak_live_bytes'] >= since['live_bytes']
     assert since['unseen_blocks_freed'] == OLD
+    # What the old ones took and how long they lived is not known, and they are in no sum.
+    lives = analysis['lifetimes']
+    assert lives['live_blocks'] + lives['before']['live_blocks'] == since['live_blocks']
+    assert lives['freed_blocks'] >= (CALLS['free'] - 1) * threads * rounds and lives['time'] is not None
+    assert sum(row['count'] for row in analysis['sizes']) == since['allocated_blocks']
+    assert all(row['chunk_bytes'] is None for row in analysis['sizes'])
     # Each system call says in which call it was made, or that it was in none.
     causes = {(cause['syscall'], cause['call']) for cause in analysis['syscalls']['by_cause']}
     assert ('brk', None) in causes

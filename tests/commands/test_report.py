@@ -17,7 +17,7 @@ from analysis_fixture import (REPORTS, STREAM, Situation, add_process, causes, e
 from conftest import run
 from trace_script import make_trace
 
-FIGURES = ['fragmentation', 'ledger', 'map', 'memory', 'return', 'syscalls']
+FIGURES = ['fragmentation', 'ledger', 'map', 'memory', 'return', 'sizes', 'syscalls']
 
 
 @pytest.fixture
@@ -80,10 +80,10 @@ def test_the_page_needs_nothing_else(situation):
     assert not {'script', 'link', 'img', 'iframe', 'object'} & set(page.tags)
 
 
-def test_the_page_has_six_figures_with_something_in_them(situation):
+def test_the_page_has_seven_figures_with_something_in_them(situation):
     page = page_of(situation)
     drawings = re.findall(r'<figure>.*?(<svg [^>]*>.*?</svg>)', page.source, re.S)
-    assert len(drawings) == 6
+    assert len(drawings) == len(FIGURES)
     for drawing in drawings:
         assert drawing.count('<path') > 20
         assert 'role="img" aria-label="' in drawing
@@ -93,7 +93,7 @@ def test_a_narrow_screen_scrolls_a_figure_and_does_not_shrink_it(situation):
     """On 312 of 720 pixels the smallest text would be 4 pixels high. Paper has no scroll bar."""
     page = page_of(situation)
     assert len(re.findall(r'<div class="wide" tabindex="0"><svg [^>]*>.*?</svg>\s*</div>', page.source,
-                          re.S)) == 6
+                          re.S)) == len(FIGURES)
     assert '.wide{overflow-x:auto' in page.source
     assert '@media screen{.wide svg{min-width:600px}}' in page.source
 
@@ -229,8 +229,55 @@ def test_what_became_of_freed_pages_by_size_and_by_what_gave_them_back(situation
     text = page_of(situation).text.replace('\xa0', ' ')
     assert re.search(r'munmap\s+a mapped block was freed\s+free\s+drop \(table.c:12\)\s+40\s+'
                      r'57.2 MiB\s+493 µs', text)
+    label = next(label for label in re.findall(r'aria-label="([^"]*)"', page_of(situation).source)
+                 if label.startswith('From free to return'))
+    assert 'up to 1 KiB: 301.4 KiB; 64 KiB to 1 MiB: 85.8 MiB; what became' in label, label
     situation.data['returning'] = None  # of an allocator that was observed
     assert 'given back by' not in page_of(situation).text
+
+
+@pytest.fixture
+def sizes(situation):
+    """What the figure of sizes is called, and what is said before it."""
+    def of():
+        page = page_of(situation)
+        label = next(label for label in re.findall(r'aria-label="([^"]*)"', page.source)
+                     if label.startswith('Sizes and lifetimes'))
+        said = re.search(r'<h2>Sizes and lifetimes</h2>\n(?:<p>(.*?)</p>\n)?', page.source).group(1)
+        return html.unescape(label), (said or '').replace('&nbsp;', ' ')
+    return of
+
+
+def test_sizes_and_lifetimes_are_said_in_words(sizes):
+    """Sizes of one doubling are one bar."""
+    label, said = sizes()
+    assert '99.9 % of all allocations are of 17 to 32 bytes; 97.3 % of the bytes, 512 KiB to 1 MiB' in label
+    # 11 and 32 MB were requested in 17.6 and 32.16 MB.
+    assert ('At the peak 13.6 % of what blocks take is slack, 97.6 % of it in blocks of 17 to 32 bytes' in label)
+    assert 'Half of the freed blocks lived while 319 B or less were allocated' in label
+    assert said == ('999,000 blocks were made and freed, 2,000 more were live at the end. Of the freed ones half '
+                    'lived for less than 1.05 ms, 99 % for at most 12.0 ms.')
+
+
+def test_sizes_without_a_free_and_of_blocks_from_before(situation, sizes):
+    lifetimes = situation.data['lifetimes']
+    lifetimes['freed_blocks'] = 0
+    lifetimes['allocated'].update(percentiles=None, incidence=[])
+    lifetimes['time'] = None
+    label, said = sizes()
+    assert 'No block that was seen being made was freed' in label and said == ''
+    lifetimes.update(freed_blocks=1, before={'freed_blocks': 3, 'live_blocks': 1})
+    assert sizes()[1] == ('1 block was made and freed, 2,000 more were live at the end. How long 4 others lived is '
+                          'not known: they were there before.')
+
+
+def test_what_blocks_of_another_allocator_take_is_not_drawn(situation, sizes):
+    for row in situation.data['sizes']:
+        for name in 'chunk_bytes', 'peak_count', 'peak_bytes', 'peak_chunk_bytes', 'live_chunk_bytes':
+            row[name] = None
+    situation.data['mode'] = 'observe'
+    label, _ = sizes()
+    assert 'slack' not in label and 'of all allocations' in label
 
 
 def test_the_first_screen_shows_resident_memory_or_says_that_it_is_not_known(situation):
@@ -309,7 +356,7 @@ def test_what_was_not_measured_is_never_a_number(situation):
     assert 'resident memory was not measured' in page.text
     assert 'how it ended was not seen' in page.text
     assert 'Nothing of this kind was measured in this run.' in page.text
-    assert page.source.count('<figure>') == 5
+    assert page.source.count('<figure>') == len(FIGURES) - 1
     assert 'None' not in page.text and 'null' not in page.text and 'nan' not in page.text
 
 
@@ -318,14 +365,14 @@ def test_an_analysis_with_almost_nothing_makes_a_page(situation):
     data = situation.data
     set_causes(data, [])
     data['events'] = {'total': 0, 'calls': 0, 'syscalls': 0, 'lost': 0, 'by_call': {}}
-    for key in 'peak', 'end', 'fragmentation', 'free_to_return', 'returned_bytes':
+    for key in 'peak', 'end', 'fragmentation', 'free_to_return', 'returned_bytes', 'sizes', 'lifetimes':
         data[key] = None
     data['processes'] = []
     data['duration_ns'] = 0
     situation.map = {'schema': 'heapledger-map/1', 'stream': None, 'regions': None}
     situation._write = lambda write=situation._write: _without_tables(situation, write)
     page = page_of(situation)
-    assert page.text.count('Nothing of this kind was measured in this run.') == 7
+    assert page.text.count('Nothing of this kind was measured in this run.') == 8
 
 
 @pytest.mark.parametrize('records', ['', 'syscall 7 1000 32 0x555555560000 0 0x555555581000 '
@@ -552,6 +599,7 @@ def test_figures_differ_with_the_data(situation):
     situation.data['end'] = ledger(1_310_000, 120_000, 12_900_000, 140_000, 0, 2_043)
     set_causes(situation.data, causes(grow=1805, trim=1640))
     situation.data['free_to_return']['never_page_bytes'] = 50_003_968
+    situation.data['sizes'][0]['count'] *= 2
     situation.map['regions'][0]['rows'].pop()
     situation.report('--png', 'two')
     for name in FIGURES:

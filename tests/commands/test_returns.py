@@ -95,16 +95,27 @@ class Close:
         ours = waits_model.seconds(waits, 'pinned') + waits_model.seconds(waits, 'policy')
         theirs = said['pinned']['byte_seconds'] + said['policy']['byte_seconds']
         scale = theirs / ours if self.rate > 1e-9 and ours else 1
-        for part, (rows, unsure) in waits_model.incidences(
-                waits, scale, self.rate / 100 if self.rate > 1e-9 else 0).items():
-            found = {row['up_to_ns']: row for row in (said[part] if part else said)['incidence']}
-            assert len(found.keys() ^ rows.keys()) <= bool(unsure), (part, found, rows)
-            for end in found.keys() & rows.keys():
-                all_ = sum(bytes_ for _, bytes_, _ in waits_model.outcomes(waits, part))
-                assert found[end].keys() == rows[end].keys()
-                for name, value in rows[end].items():
-                    near = unsure if isinstance(value, int) else 1e-9 + 8 * unsure / all_
-                    assert abs(found[end][name] - value) <= near, (part, end, name, found, rows)
+        rate = self.rate / 100 if self.rate > 1e-9 else 0
+        for part, (rows, unsure) in waits_model.incidences(waits, scale, rate).items():
+            all_ = sum(bytes_ for _, bytes_, _ in waits_model.outcomes(waits, part))
+            self.same_curve((said[part] if part else said)['incidence'], rows, unsure, all_)
+        for group in said['size_groups']:
+            of = waits_model.group(waits, group['up_to_bytes'])
+            assert [group[f'{end}_page_bytes'] for end in waits_model.ENDS] == [
+                waits_model.bytes_of(of, end) for end in waits_model.ENDS]
+            rows, unsure = waits_model.incidences(of, scale, rate)[None]
+            self.same_curve(group['incidence'], rows, unsure, sum(wait.bytes for wait in of))
+        assert len(said['size_groups']) == sum(
+            bool(waits_model.group(waits, limit)) for limit in waits_model.GROUPS)
+
+    def same_curve(self, found, rows, unsure, all_):
+        found = {row['up_to_ns']: row for row in found}
+        assert len(found.keys() ^ rows.keys()) <= bool(unsure), (found, rows)
+        for end in found.keys() & rows.keys():
+            assert found[end].keys() == rows[end].keys()
+            for name, value in rows[end].items():
+                near = unsure if isinstance(value, int) else 1e-9 + 8 * unsure / all_
+                assert abs(found[end][name] - value) <= near, (end, name, found, rows)
 
     def same_waits(self, said, model):
         waits = model.waits

@@ -340,6 +340,15 @@ def sizes(waits):
             for limit in limits]
 
 
+GROUPS = 1 << 10, 64 << 10, 1 << 20, None
+
+
+def group(waits, limit):
+    """Those of the sizes up to a limit, from the limit before on; None: all above the last."""
+    below = max((other or 0 for other in GROUPS if other and (limit is None or other < limit)), default=-1)
+    return [wait for wait in waits if below < wait.size and (limit is None or wait.size <= limit)]
+
+
 def percentile(waits, part, percent):
     """The least time that so many of the bytes did not exceed."""
     wanted = sum(wait.bytes for wait in waits) * percent / 100
