@@ -130,14 +130,23 @@ def on_clock(lives, clock, unit, scale=lambda value: value):
     """With lives as `scale` has them."""
     lived = {kind: [value_of(life, clock, scale) for life in lives if life.kind == kind] for kind in KINDS}
     steps = {kind: Counter(map(step, lived[kind])) for kind in KINDS}
-    outcomes = [(value, 1, 0 if kind == 'freed' else None) for kind in KINDS for value in lived[kind]]
     return {
         'percentiles': percentiles(lived['freed']),
         'histogram': [{f'up_to_{unit}': end, 'freed_blocks': steps['freed'][end],
                        'live_blocks': steps['live'][end]}
                       for end in sorted(steps['freed'] | steps['live'])],
         'incidence': [{f'up_to_{unit}': end, 'at_risk_blocks': row['at_risk_bytes'], 'freed': row['freed']}
-                      for end, row in incidence(outcomes, ('freed', 'none')).items()]}
+                      for end, row in course((value, kind) for kind in KINDS for value in lived[kind])]}
+
+
+def course(lived):
+    """Of (how long, 'freed' or 'live')."""
+    return incidence([(value, 1, 0 if kind == 'freed' else None) for value, kind in lived],
+                     ('freed', 'none')).items()
+
+
+def freed_shares(lived):
+    return [(end, row['freed']) for end, row in course(lived)]
 
 
 def value_of(life, clock, scale):

@@ -109,8 +109,17 @@ def same_percentiles(said, low, high):
     assert (said is None) == (not low)
 
 
+def freed_within(model, lived, seen):
+    """The rows of the incidence if blocks had lived, and those that are live been seen, for so long."""
+    return lifetimes_model.freed_shares([
+        (max(lived(life.time), SHORT) if life.kind == 'freed' else seen(life.time), life.kind)
+        for life in model.lives])
+
+
 def between(said, model, rate):
-    """No more blocks lived for so long than if all had lived longer, and no fewer."""
+    """No more blocks lived for so long than if all had lived longer, and no fewer. What ceases to be seen
+    in a bucket is at risk in all of it, so that shares are not told by that: they are at most as if it had
+    been seen for a bucket less, and at least as if for one more."""
     short, long = (lifetimes_model.on_clock(model.lives, 'time', 'ns', scale)
                    for scale in (lower(rate), upper(rate)))
     for kind in lifetimes_model.KINDS:
@@ -122,9 +131,11 @@ def between(said, model, rate):
     same_percentiles(said['percentiles'], *(
         [lifetimes_model.value_of(life, 'time', scale) for life in model.lives if life.kind == 'freed']
         for scale in (lower(rate), upper(rate))))
+    short, long = (freed_within(model, lower(rate), lambda ns: max(lower(rate)(ns) * 8 // 9 - 1, 0)),
+                   freed_within(model, upper(rate), lambda ns: max(upper(rate)(ns) * 9 // 8 + 1, SHORT)))
     for row in said['incidence']:
-        least, most = (max([one['freed'] for one in rows['incidence']
-                            if one['up_to_ns'] <= row['up_to_ns']], default=0) for rows in (long, short))
+        least, most = (max([share for end, share in rows if end <= row['up_to_ns']], default=0)
+                       for rows in (long, short))
         assert least - 1e-9 <= row['freed'] <= most + 1e-9
 
 
