@@ -7,7 +7,7 @@
 import numpy
 
 COLUMNS = 240       # each is as its end was
-COVERED = 0.75      # so much of the time follows the first snapshot, or mapped memory is shown
+UNSEEN = 1 / 8      # of anonymous memory over time, no more came since snapshots, or what was mapped is shown
 # What snapshots found and the kernel does not count any more is not there; as much as makes a rise
 # worth a new snapshot is let pass.
 TOLERANCE, TOLERANCE_BYTES = 1 / 32, 65536
@@ -80,8 +80,9 @@ def kind(analysis):
     rows, samples = looks(analysis), analysis.rows("samples", stream)
     timeline = analysis.rows("timeline", stream)
     if rows and samples:
-        start, end = analysis.main_start_ns, timeline[-1]["time_ns"]
-        if end - rows[0]["time_ns"] >= COVERED * (end - start):
+        counted = Counted(numpy.linspace(analysis.main_start_ns, timeline[-1]["time_ns"],
+                                         COLUMNS + 1)[1:], rows, samples)
+        if counted.since().sum() <= UNSEEN * counted.anonymous.sum():
             return "resident"
     known = [row for row in analysis.rows("fragmentation", stream) if "requested_bytes" in row]
     return "mapped" if any(row["mapped_bytes"] for row in known) else ""
@@ -127,18 +128,21 @@ class Counted:
     def of(self, *keys):
         return numpy.where(self.known, _amounts(self.rows, keys)[self.row_at], 0)
 
+    def since(self):
+        """What has come since the last snapshot is in no row yet."""
+        heap = sum(self.of(*keys) for _, keys, _, _ in RESIDENT)
+        return numpy.maximum(self.anonymous - self.outside - heap, 0)
+
 
 def _resident(edges, rows, samples):
-    """Up to what the kernel counts. What has come since the last snapshot is in no row yet."""
+    """Up to what the kernel counts."""
     counted = Counted(edges[1:], rows, samples)
     bands = [(colour, name, text, counted.of(*keys)) for colour, keys, name, text in RESIDENT]
-    heap = sum(values for *_, values in bands)
-    since = numpy.maximum(counted.anonymous - counted.outside - heap, 0)
     files = numpy.maximum(counted.rss - counted.anonymous, 0)
     step = -(-len(samples) // (2 * COLUMNS))
     shown = samples[::step] + samples[len(samples) - 1:]
     moments = column(shown, "time_ns")
     at = Counted(moments, rows, samples)
-    return Layers(edges, [*bands, (*SINCE, since), (*OUTSIDE, counted.outside), (*FILES, files)],
+    return Layers(edges, [*bands, (*SINCE, counted.since()), (*OUTSIDE, counted.outside), (*FILES, files)],
                  [(FILES[0], moments, at.rss), (OUTSIDE[0], moments, at.anonymous),
                   (SINCE[0], moments, at.anonymous - at.outside)])

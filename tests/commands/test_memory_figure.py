@@ -68,7 +68,13 @@ def column(part):
     return round(part * layers.COLUMNS) - 1
 
 
-def test_the_stack_ends_where_the_kernel_counts():
+@pytest.fixture
+def any_share(monkeypatch):
+    """What was in memory is drawn however little of it is known."""
+    monkeypatch.setattr(layers, 'UNSEEN', 1)
+
+
+def test_the_stack_ends_where_the_kernel_counts(any_share):
     rows = [look(0.1, requested=10, outside=2), look(0.5, requested=20, free=8, cached=1, outside=2)]
     samples = [sample(part / 100, 12 + part / 5) for part in range(1, 101)]
     made = stack(situation(rows, samples))
@@ -85,7 +91,7 @@ def test_the_stack_ends_where_the_kernel_counts():
     assert band(made, 'files, shared')[column(0.9)] == 3 * MIB
 
 
-def test_what_the_kernel_counts_no_more_is_in_no_row():
+def test_what_the_kernel_counts_no_more_is_in_no_row(any_share):
     """20 of 30 MiB are gone, and nobody has looked since: of the rest nothing is known."""
     rows = [look(0.1, requested=28, outside=2)]
     samples = [sample(0.05, 30), sample(0.1, 30), sample(0.5, 10), sample(0.9, 29.5)]
@@ -102,9 +108,11 @@ def test_a_snapshot_that_was_cut_is_not_drawn():
     assert layers.kind(situation(rows, [sample(0.1, 9)])) != 'resident'
 
 
-@pytest.mark.parametrize('first, expected', [(0.1, 'resident'), (0.6, 'mapped')])
-def test_without_looks_over_the_time_what_is_mapped_is_stacked(first, expected):
-    analysis = situation([look(first, requested=5)], [sample(0.05, 9), sample(0.9, 9)])
+@pytest.mark.parametrize('first, found, expected', [
+    (0.1, 9, 'resident'), (0.1, 8.5, 'resident'), (0.1, 8, 'mapped'), (0.2, 9, 'mapped')])
+def test_without_looks_at_most_of_it_what_is_mapped_is_stacked(first, found, expected):
+    """An eighth of what was in memory over time may be unknown."""
+    analysis = situation([look(first, requested=found)], [sample(0.05, 9), sample(0.9, 9)])
     analysis.tables['fragmentation'] = ledger_rows()
     assert layers.kind(analysis) == expected
     figure = figure_memory.draw(analysis)
