@@ -5,23 +5,15 @@
 
 import datetime
 import shlex
-from collections import namedtuple
 
 import figure_map
 import figure_memory
 import flame
+import pins
 import places
 import units
 import words
-
-Section = namedtuple("Section", "title blocks")
-Text = namedtuple("Text", "text kind", defaults=[""])       # kind: "", "scope", "missing"
-Table = namedtuple("Table", "heads rows foot", defaults=[None])  # heads: (text, is a number)
-Drawing = namedtuple("Drawing", "module figure caption")
-Flame = namedtuple("Flame", "flame")                        # of flame.py
-Bars = namedtuple("Bars", "title rows colour")              # rows: (name, value as text, 0 to 1)
-Pins = namedtuple("Pins", "table stacks")                   # for each row the names of its stack
-Findings = namedtuple("Findings", "items first")            # first: the number of the first one
+from blocks import Bars, Drawing, Findings, Flame, Section, Table, Text
 
 NOTHING = "Nothing of this kind was measured in this run."
 
@@ -145,7 +137,8 @@ def sections(analysis, modules):
     """All that follows the first screen, which has the first finding."""
     made = [found(analysis)]
     made += [figure_section(analysis, module) for module in modules]
-    made += [part(analysis) for part in (sites, pins, phases, processes, fragmentation, recording)]
+    made += [part(analysis) for part in (
+        sites, pins.section, phases, processes, fragmentation, recording)]
     return [section for section in made if section]
 
 
@@ -272,34 +265,6 @@ def _bars(heading, form, total, rows, others):
     return Bars(heading, [(name, f"{form(value)}, {units.share_text(value, total)}", value / total)
                           for name, value in shown_rows],
                 next(colour for _, colour, text, _ in flame.VALUES if text == heading))
-
-
-PINS_SHOWN = 15
-
-
-def pins(analysis):
-    """Whose blocks lie on pages that are free for the rest, at the last moment there is."""
-    moment = next((each for each in reversed(analysis.get("moments", []))
-                   if any(site["pinned_bytes"] >= 1 for site in each.get("sites", []))), None)
-    if not moment:
-        return None
-    every = [site for site in moment["sites"] if site["pinned_bytes"] >= 1]
-    known = {row.number: row.frames for row in flame.rows_of(analysis) or [] if row.number}
-    rows = [(places.site_name(site), units.size(int(site["pinned_bytes"])),
-             units.count(site["alone_pages"]), units.count(site["blocks"]),
-             "–" if site["kept"] else units.size(site["requested_bytes"]))
-            for site in every[:PINS_SHOWN]]
-    callers = [[places.name(*frame) for frame in reversed(known.get(site["stack"], ()))]
-               for site in every[:PINS_SHOWN]]
-    heads = (("blocks of", False), ("free bytes pinned", True), ("pages held alone", True),
-             ("blocks", True), ("requested", True))
-    rest = moment["sites_total"] - len(rows)
-    note = [Text(f"{units.counted(rest, 'more place')} {'pins' if rest == 1 else 'pin'} no more than "
-                 f"the last of these.")] if rest > 0 else []
-    when = "at the end" if moment["moment"] == "end" else f"after {units.time(moment['at_ns'])}"
-    return Section("What pins pages", [
-        Text(f"Free bytes that cannot go back, {when}, because a block lies on the same page; shared "
-             "evenly where several do."), Pins(Table(heads, rows), callers), *note])
 
 
 PHASES_SHOWN = 200
