@@ -473,6 +473,18 @@ static json_t *session_member(const struct analysis *analysis, const char *name)
 	return json_incref(json_object_get(analysis->trace->session, name));
 }
 
+static json_t *session_object(const struct analysis *analysis, const char *name)
+{
+	json_t *value = json_object_get(analysis->trace->session, name);
+	return json_is_object(value) ? json_incref(value) : NULL;
+}
+
+static json_t *recorder_cpu(const struct analysis *analysis)
+{
+	json_t *value = json_object_get(analysis->trace->session, "recorder_cpu_ns");
+	return json_is_integer(value) && json_integer_value(value) >= 0 ? json_incref(value) : NULL;
+}
+
 static json_t *notes_array(const struct analysis *analysis)
 {
 	const struct trace *trace = analysis->trace;
@@ -531,6 +543,9 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 				       : session_text(analysis, "policy", NULL));
 	put(root, "tunables", session_member(analysis, "tunables"));
 	put(root, "tunables_set", session_member(analysis, "tunables_set"));
+	put(root, "tunables_from", session_object(analysis, "tunables_from"));
+	put(root, "host", session_object(analysis, "host"));
+	put(root, "recorder_cpu_ns", recorder_cpu(analysis));
 	put(root, "model",
 		session_text(analysis, "model",
 			imported || (header && header->mode) ? NULL : ANALYSIS_MODEL));

@@ -56,6 +56,7 @@ struct options {
 	bool faults;
 	const char *heap_option;  /* one that is about our allocator */
 	struct settings settings; /* of the program's heap */
+	const char *given_by[SETTINGS_COUNT]; /* each of them that is set */
 	char **command;
 	const char *caller; /* of sudo, who we are now; NULL: nobody */
 };
@@ -419,6 +420,7 @@ static int start(struct launch *launch, struct collector *collector, const struc
 		.kernel = &kernel,
 		.command = options->command,
 		.settings = options->observe ? NULL : &options->settings,
+		.given_by = options->observe ? NULL : options->given_by,
 		.on_full = options->on_full,
 		.kernel_mode = options->kernel,
 		.buffer_bytes = options->buffer_bytes,
@@ -533,7 +535,7 @@ int cmd_record(int argc, char **argv)
 	if (rc != 0)
 		return rc;
 	if (!options.observe)
-		tuning_read(&options.settings);
+		tuning_read(&options.settings, options.given_by);
 	collector.interval_ns = options.interval_ns;
 	collector.residency_ns = options.residency_ns;
 	collector.start_after_ns = options.start_after_ns;

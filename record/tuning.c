@@ -52,7 +52,32 @@ static void report(void *context, const struct settings_fault *fault)
 		(int)fault->bytes, fault->item, fault->why);
 }
 
-void tuning_read(struct settings *settings)
+/* What gives a setting when nothing else is there. */
+static void find_givers(const char *prefix, const char *const *names, const char **given_by)
 {
+	for (char **variable = environ; *variable != NULL; variable++) {
+		char *alone[] = {*variable, NULL};
+		struct settings settings;
+
+		if (strncmp(*variable, prefix, strlen(prefix)) != 0)
+			continue;
+		settings_read(&settings, alone, NULL, NULL);
+		for (unsigned i = 0; i < SETTINGS_COUNT; i++)
+			if ((settings.given >> i & 1) != 0)
+				given_by[i] = names != NULL ? names[i] : prefix;
+	}
+}
+
+void tuning_read(struct settings *settings, const char *given_by[SETTINGS_COUNT])
+{
+	static const char *const names[] = {
+#define HL_SETTING(name, initial, least, most, variable) variable,
+#include "heapledger/settings.def"
+	};
+
 	settings_read(settings, environ, report, NULL);
+	/* The later is above the earlier. */
+	find_givers("MALLOC_", names, given_by);
+	find_givers("GLIBC_TUNABLES", NULL, given_by);
+	find_givers(SETTINGS_SET_ENV, NULL, given_by);
 }

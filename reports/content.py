@@ -9,6 +9,7 @@ import shlex
 import figure_map
 import figure_memory
 import flame
+import how
 import pins
 import places
 import units
@@ -49,11 +50,6 @@ CAPTIONS = {
               "colours, the pages that blocks of each size were the last to leave: how soon, and how "
               "it was at the end.",
 }
-
-MODES = {"allocator": "heapledger's own allocator served the program",
-         "observe": "the program's own allocator, observed",
-         "imported": "the log of another tool",
-         "attached": "the process ran before, on its own allocator"}
 
 # Of a process that was attached to, system calls and mappings are all of it, whoever made them.
 ATTACHED_NOTES = {"peak.mapped_bytes": "private and anonymous, at once",
@@ -109,10 +105,10 @@ def details(analysis):
     run = [date_text(analysis),
            "times unknown" if duration is None else f"ran for {units.time(duration)}",
            exit_text(analysis)]
-    how = [f"mode {mode}: {MODES.get(mode, 'see the manual')}"]
+    made = [f"mode {mode}: {how.MODES.get(mode, 'see the manual')}"]
     if not analysis.observed:
-        how += [f"policy {analysis.get('policy')}", f"rules of {analysis.get('model')}"]
-    return [" · ".join(run), " · ".join(how + tunables_text(analysis))]
+        made += [f"policy {analysis.get('policy')}", f"rules of {analysis.get('model')}"]
+    return [" · ".join(run), " · ".join(made + tunables_text(analysis))]
 
 
 def shown(analysis, form, value):
@@ -138,7 +134,7 @@ def sections(analysis, modules):
     made = [found(analysis)]
     made += [figure_section(analysis, module) for module in modules]
     made += [part(analysis) for part in (
-        sites, pins.section, phases, processes, fragmentation, recording)]
+        sites, pins.section, phases, processes, fragmentation, how.section)]
     return [section for section in made if section]
 
 
@@ -339,12 +335,3 @@ def fragmentation(analysis):
     return Section("Fragmentation", [
         Table(heads, ratios),
         Text("The four measures of Johnstone and Wilson (1998), over the byte clock.")])
-
-
-def recording(analysis):
-    return Section("How it was recorded", [Text(text) for text in (
-        *words.recording(analysis),
-        f"Made by heapledger {analysis.get('version', '')} from "
-        f"{units.count(analysis.get('events.total'))} recorded events. Counts are exact; resident "
-        f"memory is sampled. “Not measured” means just that. Sizes are in binary units (1 MiB = "
-        f"1,048,576 bytes).")])

@@ -6,6 +6,7 @@
 
 from collections import namedtuple
 
+from load import FINDING
 from units import count, counted, percent, share_text, size, time
 
 # kind: "bad" (the evidence is broken), "look" (worth a look), "fine" (measured, as expected).
@@ -28,7 +29,8 @@ TITLES = {"whole_pages": "Whole pages are free and still mapped",
 def findings(analysis):
     """All that is worth saying, once: what puts the evidence in doubt, then the analyzer's findings
     in its order, then what it does not judge."""
-    doubts = [_evidence(analysis), _anomalies(analysis), _residual_doubt(analysis)]
+    doubts = [_evidence(analysis), _kernel(analysis), _anomalies(analysis),
+              _residual_doubt(analysis)]
     judged = [_finding(one) for one in analysis.get("findings", [])]
     rest = [_unrecorded(analysis), _failures(analysis), _observed(analysis), _attached(analysis)]
     said = [finding for finding in (*doubts, *judged, *rest) if finding]
@@ -206,6 +208,14 @@ def _evidence(analysis):
     return Finding("bad", "The trace is incomplete", " ".join(parts))
 
 
+def _kernel(analysis):
+    """Where the kernel's record contradicts the log; where it is missing, nothing is said."""
+    if not analysis.verdict or analysis.verdict.code != FINDING:
+        return None
+    return Finding("bad", "The kernel's side and the log differ",
+                   f"heapledger verify says: {analysis.verdict.lines[0]}.")
+
+
 def _observed(analysis):
     if not analysis.observed or analysis.attached:
         return None
@@ -346,10 +356,10 @@ def _live(analysis):
 
 
 def recording(analysis):
-    """What the recording itself cost, and what it noted: a list of paragraphs."""
+    """How far the ledger holds, and what the recording noted: a list of paragraphs."""
     notes = "; ".join(analysis.notes)
     holds, residual = _residual(analysis)
-    return [text for text in (_recorder(analysis), residual if holds else "",
+    return [text for text in (residual if holds else "",
                               f"It noted: {notes}." if notes else "") if text]
 
 
@@ -375,16 +385,3 @@ def _residual(analysis):
 def _residual_doubt(analysis):
     holds, text = _residual(analysis)
     return None if holds else Finding("look", "The kernel counts other memory than was found", text)
-
-
-def _recorder(analysis):
-    own, buffers = analysis.get("syscalls.recorder"), analysis.get("recorder.peak_rss_bytes")
-    if analysis.attached or own is None and buffers is None:
-        return ""
-    per_event = analysis.get("recorder.bytes_per_event")
-    return (f"heapledger made {counted(own, 'system call')} of its own in the program"
-            + (f" and held at most {size(buffers)} of buffers there; neither is in the figures. "
-               if buffers is not None else
-               ", which are not in the figures; its buffers there were not measured. ")
-            + f"The trace takes {size(analysis.get('recorder.trace_bytes'))}"
-            + ("" if per_event is None else f", {per_event:.2f} bytes an event") + ".")

@@ -14,7 +14,7 @@ import pytest
 
 from analysis_fixture import (REPORTS, STREAM, Situation, add_process, causes, end_moment, ledger,
                               moments, set_causes)
-from conftest import run
+from conftest import analyze, run
 from trace_script import make_trace
 
 FIGURES = ['fragmentation', 'ledger', 'map', 'memory', 'return', 'sizes', 'syscalls']
@@ -134,12 +134,83 @@ def test_mode_policy_model_and_exit_are_named(situation):
     assert "mode allocator: heapledger's own allocator served the program" in page.text
     assert 'policy hybrid' in page.text and 'rules of glibc 2.36' in page.text
     assert 'exit status 0' in page.text
-    assert 'tunables' not in page.text
+    assert ' · tunables' not in page.text
     situation.data['tunables'] = {'top_pad': 65536, 'purge': 'trim', 'perturb': 0}
     situation.data['tunables_set'] = ['top_pad', 'purge']
-    assert 'tunables top_pad=65536, purge=trim' in page_of(situation).text
+    assert ' · tunables top_pad=65536, purge=trim' in page_of(situation).text
     situation.data['exit'] = {'signal': 9}
     assert 'ended by signal 9' in page_of(situation).text
+
+
+def how(page):
+    """The table of how it was recorded."""
+    table = page[page.index('<h2>How it was recorded</h2>'):]
+    rows = re.findall(r'<tr><td>(.*?)</td><td>(.*?)</td></tr>', table[:table.index('</table>')])
+    return {name: html.unescape(text) for name, text in rows}
+
+
+def test_how_it_was_recorded_is_said_of_the_machine_that_recorded(heapledger, tmp_path):
+    trace = tmp_path / 'trace'
+    assert run([heapledger, 'record', '-q', '--kernel', 'off', '--stacks', 8, '--set', 'tcache_count=3',
+                '-o', trace, '--', '/bin/true'],
+               env={'MALLOC_TOP_PAD_': '4096', 'GLIBC_TUNABLES': 'glibc.malloc.trim_threshold=262144:'
+                    'glibc.malloc.tcache_count=5'}).status == 0
+    data = analyze(heapledger, trace)
+    session = json.loads((trace / 'session.json').read_text())
+    assert data['host'] == session['host'] and set(session['host']) == {
+        'kernel', 'distribution', 'libc', 'cpu_model', 'cpus', 'memory_bytes', 'page_bytes'}
+    assert session['host']['libc'] == os.confstr('CS_GNU_LIBC_VERSION')
+    assert session['host']['cpus'] == os.sysconf('SC_NPROCESSORS_ONLN')
+    assert session['host']['memory_bytes'] == \
+        int(re.search(r'MemTotal: *(\d+) kB', open('/proc/meminfo').read()).group(1)) * 1024
+    assert os.uname().nodename not in (trace / 'session.json').read_text()
+    assert data['recorder_cpu_ns'] == session['recorder_cpu_ns'] > 0
+    assert data['tunables_from'] == {'trim_threshold': 'GLIBC_TUNABLES', 'top_pad': 'MALLOC_TOP_PAD_',
+                                     'tcache_count': 'HEAPLEDGER_SET'}
+    # The report is made on another machine.
+    session['host'] = {'kernel': '1.2.3-other', 'distribution': 'Another 9', 'libc': None,
+                       'cpu_model': 'A <CPU>', 'cpus': 96, 'memory_bytes': 3 << 30, 'page_bytes': 4096}
+    (trace / 'session.json').write_text(json.dumps(session))
+    assert run([heapledger, 'report', trace, '-o', tmp_path / 'out.html']).status == 0
+    page = (tmp_path / 'out.html').read_text()
+    rows = how(page)
+    assert rows['machine'] == ('Linux 1.2.3-other; Another 9; libc unknown; 96 × A <CPU>; '
+                               '3.00 GiB of memory')
+    assert os.uname().release not in page
+    assert rows['tunables set'] == ('trim_threshold 256 KiB (GLIBC_TUNABLES), top_pad 4 KiB '
+                                    '(MALLOC_TOP_PAD_), tcache_count 3 (record --set)')
+    assert 'mmap_threshold 128 KiB, mmap_max 65536' in rows['tunables not set']
+    assert 'tcache_max 1,032 B' in rows['tunables not set'] and 'rise' not in rows['tunables not set']
+    assert rows['mode'].startswith('allocator') and rows['policy'] == 'hybrid, by the rules of glibc 2.36'
+    assert rows['options'].startswith('call stacks of up to 8 functions; resident memory every 10.0 ms')
+    verify = run([heapledger, 'verify', trace])
+    assert verify.stdout.decode().splitlines()[0] in rows['verify']
+    events = data['events']
+    assert rows['events'] == (f"{events['total']:,}: allocator calls {events['calls']:,}, "
+                              f"system calls {events['syscalls']:,}")
+    assert rows['lost'] == '0 events; 0 processes not recorded'
+    assert rows['cost in the program'].startswith(f"{data['syscalls']['recorder']} system calls; at most ")
+    assert 'of CPU time of the recorder' in rows['cost beside it'] and 'unknown' not in rows['cost beside it']
+
+
+def test_what_a_recording_does_not_say_of_itself_is_unknown(situation):
+    rows = how(page_of(situation).source)
+    assert [rows[name] for name in ('machine', 'verify', 'options', 'tunables set', 'tunables not set')] == \
+        ['unknown'] * 5
+    assert rows['cost beside it'].startswith('unknown of CPU time of the recorder; a trace of ')
+
+
+def test_a_verdict_against_the_log_is_the_first_thing_said(situation):
+    sys.path.insert(0, str(REPORTS))
+    import load
+    import words
+    os.environ['HEAPLEDGER_BIN'] = str(situation._write())
+    analysis = load.load(situation.trace)
+    line = 'INCOMPLETE: 4 of 5 logged calls match the kernel\'s; 1 findings'
+    for code, said in (0, False), (1, True), (4, False):
+        analysis.verdict = load.Verdict(code, [line])
+        first = words.findings(analysis)[0]
+        assert (first.kind == 'bad' and line in first.text) == said
 
 
 def test_the_date_is_that_of_the_recording(situation):
