@@ -131,21 +131,22 @@ def facts(analysis):
 
 def sections(analysis, modules):
     """All that follows the first screen, which has the first finding."""
-    made = [found(analysis)]
+    made = [in_short(analysis), found(analysis)]
     made += [figure_section(analysis, module) for module in modules]
     made += [part(analysis) for part in (
         sites, pins.section, phases, processes, fragmentation, how.section)]
     return [section for section in made if section]
 
 
-def found(analysis):
-    every = words.findings(analysis)
+def in_short(analysis):
     summary = words.summary(analysis)
-    blocks = [] if any(one.text == summary for one in every) else [Text(summary)]
-    if len(every) > 1:
-        blocks.append(Findings(every[1:], 2))
-    return Section("What else was found" if len(every) > 1 else "The run in short",
-                   blocks) if blocks else None
+    said = any(one.text == summary for one in words.findings(analysis))
+    return None if said else Section("The run in short", [Text(summary)])
+
+
+def found(analysis):
+    rest = words.findings(analysis)[1:]
+    return Section("What else was found", [Findings(rest, 2)]) if rest else None
 
 
 def figure_section(analysis, module):

@@ -54,10 +54,12 @@ def _all_well(analysis):
         return Finding("fine", "Nothing happened",
                        "No memory was asked for, and the heap had none.")
     ledger, back = end["ledger"], end["trim_bytes"] + end["trim_top_bytes"]
-    return Finding("fine", "Nothing is wrong with this heap",
+    needed = (" Whether all that is in use is still needed is not known here."
+              if analysis.get("findings") else "")
+    return Finding("fine", "Little memory lies idle in this heap",
                    f"{size(ledger['mapped_bytes'])} is mapped at the end, "
                    f"{size(ledger['requested_bytes'])} of it in use, and malloc_trim(0) would "
-                   f"return {size(back)}.")
+                   f"return {size(back)}.{needed}")
 
 
 def about_heap(analysis):
@@ -316,7 +318,8 @@ def _fates(analysis):
             f"{share_text(never, total)} were still free at the end.")
     middle, slow = (analysis.get(f"free_to_return.latency_ns.{part}") for part in ("p50", "p99"))
     if returned and middle is not None and slow is not None:
-        text += f" Half of what was returned went within {time(middle)}, 99 % within {time(slow)}."
+        text += (f" Half of what was returned went within {time(middle)}, 99 % within {time(slow)}."
+                 if middle != slow else f" 99 % of what was returned went within {time(slow)}.")
     return text
 
 

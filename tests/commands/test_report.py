@@ -236,12 +236,35 @@ def test_nothing_unusual_is_said_when_nothing_is(situation):
     situation.data['moments'] = [end_moment()]
     page = page_of(situation)
     findings = page.findings()
-    assert list(findings) == ['Nothing is wrong with this heap']
-    assert findings['Nothing is wrong with this heap'] == (
+    assert list(findings) == ['Little memory lies idle in this heap']
+    assert findings['Little memory lies idle in this heap'] == (
         'fine', '1.78 MiB is mapped at the end, 1.25 MiB of it in use, and malloc_trim(0) would '
         'return 8.00 KiB.')
     assert 'COMPLETE: every stream closed, no event lost' in page.text
     assert '331 system calls took 993 µs, less than 0.1 % of the recorded time.' in page.text
+
+
+def test_memory_that_is_only_in_use_is_not_called_right(situation):
+    """A program that frees nothing may need it all, or leak it."""
+    situation.data['moments'] = [end_moment()]
+    situation.data['findings'] = [JUDGED[1]]
+    kind, text = page_of(situation).findings()['Little memory lies idle in this heap']
+    assert kind == 'fine' and text.endswith('Whether all that is in use is still needed is not known here.')
+
+
+def test_one_latency_is_said_once(situation):
+    latency = situation.data['free_to_return']['latency_ns']
+    assert 'Half of what was returned went within 16.0 ms, 99 % within 400 ms.' in page_of(situation).text
+    latency['p50'] = latency['p99']
+    text = page_of(situation).text
+    assert '99 % of what was returned went within 400 ms.' in text and 'Half of what' not in text
+
+
+def test_the_run_in_short_has_a_heading_of_its_own(situation):
+    situation.data['findings'] = JUDGED
+    source = page_of(situation).source
+    short, more = (source.index(f'<h2>{title}</h2>') for title in ('The run in short', 'What else was found'))
+    assert short < source.index('allocator calls. Beneath them') < more < source.index('<ol class="found"')
 
 
 JUDGED = [
@@ -268,7 +291,7 @@ def test_the_analyzers_findings_lead_and_nothing_is_said_twice(situation):
     assert page.source.index(JUDGED[0]['sentence'][9:].split(' ', 3)[-1]) < page.source.index('facts">')
     assert '<ol class="found" start="2">' in page.source
     assert '331 system calls took 993' not in page.text  # the finding has it
-    assert 'Nothing is wrong' not in page.text
+    assert 'Little memory' not in page.text
 
 
 def test_the_first_screen_has_the_ledger_row_by_row_and_what_is_unknown_is_no_zero(situation):
@@ -456,7 +479,7 @@ def test_a_trace_of_nothing_or_of_one_event_makes_a_page(heapledger, build, tmp_
     assert outcome.status == 0 and b'Warning' not in outcome.stderr, outcome
     text = (tmp_path / 'out.html').read_text()
     assert ('Nothing happened' in text) == ('It held nothing.' in text) == (not records)
-    assert ('Nothing is wrong with this heap' in text) == bool(records)
+    assert ('Little memory lies idle in this heap' in text) == bool(records)
 
 
 def test_ten_hours_are_said_in_hours_everywhere(heapledger, build, tmp_path):
