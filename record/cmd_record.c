@@ -108,13 +108,12 @@ static const struct option long_options[] = {
 	{0},
 };
 
-static int one_of(const char *option, const char *value, const char *const *words)
+static int one_of(const char *option, const char *value, const char *const *words, const char *list)
 {
 	for (; *words != NULL; words++)
 		if (strcmp(value, *words) == 0)
 			return 0;
-	return tool_fail(
-		TOOL_USAGE, "record", "%s: not a value I know: %s (see --help)", option, value);
+	return tool_fail(TOOL_USAGE, "record", "%s: %s is needed, not %s", option, list, value);
 }
 
 static int parse_buffer(struct options *options, const char *text)
@@ -194,7 +193,7 @@ static int parse_option(struct options *options, int letter)
 		return 0;
 	case 'F':
 		options->on_full = optarg;
-		return one_of("--on-full", optarg, full);
+		return one_of("--on-full", optarg, full, "wait or drop");
 	case 'b':
 		return parse_buffer(options, optarg);
 	case 'i':
@@ -205,7 +204,7 @@ static int parse_option(struct options *options, int letter)
 		return parse_stacks(options, optarg);
 	case 'k':
 		options->kernel = optarg;
-		return one_of("--kernel", optarg, modes);
+		return one_of("--kernel", optarg, modes, "auto, require or off");
 	case 'T':
 		options->faults = true;
 		return 0;
