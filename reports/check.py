@@ -141,7 +141,8 @@ def show(options, outcome):
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     lines = gate_text.table(outcome.results, outcome.runs, colour, outcome.baseline) \
         if outcome.results else []
-    better = sum(result.state == "less" for result in outcome.results)
+    better = sum(result.state.lower() == "less" and result.limit.base is not None
+                 for result in outcome.results)
     if better:
         lines.append(f"Better than the baseline: {units.counted(better, 'figure')}; "
                      "accept with --update")

@@ -19,7 +19,7 @@ SCHEMA = "heapledger-baseline/1"
 # Lost events are no matter of taste: they are in no baseline.
 NAMES = tuple((f"{table}.{key}", *budget.KEYS[table][key])
               for table in ("syscalls", "peak", "end", "events") for key in budget.KEYS[table]
-              if key != "lost")
+              if key not in ("lost", "allocations"))
 
 # Of each phase; its resident memory is not: a short phase may go by between two samples of it.
 _OF_PHASES = {key: rule for key, rule in budget.NAMED["phases"].items() if key != "rss"}
