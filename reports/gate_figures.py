@@ -33,8 +33,8 @@ def _allocations(analysis):
     return sum(calls[name]["count"] - calls[name]["failed"] for name in _ALLOCATIONS if name in calls)
 
 
-def have_stacks(analysis):
-    return any(site.get("stack") is not None for moment in analysis.get("moments", [])
+def have_names(analysis):
+    return any(site["function"] for moment in analysis.get("moments", [])
                for site in moment["sites"])
 
 
@@ -131,8 +131,8 @@ class Runs:
         return self.analyses[values.index(best) if best is not None else 0]
 
     @property
-    def stacked(self):
-        return all(have_stacks(analysis) for analysis in self.analyses)
+    def named(self):
+        return all(have_names(analysis) for analysis in self.analyses)
 
     @property
     def complete(self):

@@ -81,13 +81,13 @@ def test_allocations_are_calls_that_got_memory(situation):
     assert situation.check('events.allocations = 1052120\n').status == 4
 
 
-def test_a_place_without_stacks_says_what_is_missing(situation):
+def test_a_place_without_names_says_what_is_missing(situation):
     for moment in situation.data['moments']:
         for site in moment['sites']:
-            site['stack'] = None
+            site['function'] = None
     outcome = situation.check('sites.no_such_place.peak = 1000000\n')
     assert outcome.status == 4
-    assert 'not measured: needs record --stacks' in ' '.join(outcome.stdout.decode().split())
+    assert 'not measured: no function has a name' in ' '.join(outcome.stdout.decode().split())
 
 
 def test_no_line_is_broken_between_a_number_and_its_unit():
