@@ -79,7 +79,7 @@ def _initial(analysis):
     text = ", ".join(_setting(name, value) for name, value in values.items() if name not in names)
     # As in glibc; any of them that is set ends it (docs/allocator.md).
     dynamic = not {"mmap_threshold", "trim_threshold", "top_pad", "mmap_max"} & set(names)
-    return text + ("; the first two rise with each mapped block that is freed" if dynamic else "")
+    return text + ("; the first two rise as mapped blocks are freed" if dynamic else "")
 
 
 def _options(analysis):
@@ -171,7 +171,7 @@ def _inside(analysis):
         seconds = (analysis.session.get("attach") or {}).get("seconds")
         if isinstance(seconds, (int, float)):
             yield f"{units.time(int(seconds * 1e9))} in probes"
-        yield "nothing else runs in the program"
+        yield "no code of the recorder runs there"
         return
     own, buffers = analysis.get("syscalls.recorder"), analysis.get("recorder.peak_rss_bytes")
     yield f"{units.counted(own, 'system call')}" if own is not None else "system calls unknown"
@@ -181,6 +181,6 @@ def _inside(analysis):
 
 def _beside(analysis):
     cpu, each = analysis.get("recorder_cpu_ns"), analysis.get("recorder.bytes_per_event")
-    yield f"{UNKNOWN if cpu is None else units.time(cpu)} of CPU time of the recorder"
+    yield f"CPU time of the recorder {UNKNOWN if cpu is None else units.time(cpu)}"
     yield (f"a trace of {units.size(analysis.get('recorder.trace_bytes'))}"
            + ("" if each is None else f", {each:.2f} bytes an event"))
