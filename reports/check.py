@@ -114,7 +114,7 @@ def judge_all(limits, runs, tolerances, ratchet):
 
 
 def _load(directories, limits, baseline):
-    wants_places = baseline or any(limit.path[0] == "sites" for limit in limits)
+    wants_places = baseline or any(limit.path[0] in ("sites", "peak", "end") for limit in limits)
     rows = gate_figures.ALL_PLACES if wants_places else None
     return gate_figures.Runs([load(name, tables=False, top=rows) for name in directories])
 

@@ -220,6 +220,16 @@ def _grown_causes(limit, analysis, data):
     return _most(grown)
 
 
+def holders(analysis, moment):
+    """Lines that say who holds the most at a moment, where places have names."""
+    held = []
+    for pair in pairing.nearest([], gate_figures.places(analysis, moment) or []):
+        size = sum(row["requested_bytes"] for row in pair.after)
+        if any(row["function"] for row in pair.after):
+            held.append((size, f"{units.size(size)} held by {pairing.text(pair)}"))
+    return _most(held)
+
+
 def _most(grown):
     ordered = sorted((row for row in grown if row[0] > 0), key=lambda row: -row[0])
     return [text for more, text in ordered[:SHOWN] if more >= _WORTH * ordered[0][0]]

@@ -56,8 +56,10 @@ def _standing(limit, analysis):
     if table == "events":
         return _call_counts(analysis) if key != "lost" else []
     if table == "peak":
-        return _ledger(analysis.get("peak.at_mapped"), "when most was mapped")
-    return _ledger(analysis.get("end"), "at the end") if table == "end" else []
+        return _ledger(analysis.get("peak.at_mapped"), "when most was mapped") + \
+            gate_baseline.holders(analysis, "mapped_peak")
+    return _ledger(analysis.get("end"), "at the end") + gate_baseline.holders(analysis, "end") \
+        if table == "end" else []
 
 
 def _syscall_causes(analysis, syscall, reason=None):

@@ -81,6 +81,18 @@ def test_allocations_are_calls_that_got_memory(situation):
     assert situation.check('events.allocations = 1052120\n').status == 4
 
 
+@pytest.mark.parametrize('name, held', [
+    ('peak.requested', ['8.79 KiB held by parse_line in demo', '500 B held by keep in demo']),
+    ('peak.mapped', ['8.79 KiB held by parse_line in demo', '500 B held by keep in demo']),
+    ('end.requested', ['500 B held by keep in demo']), ('syscalls.brk', [])])
+def test_who_holds_the_most_is_named_where_a_budget_is_exceeded(situation, name, held):
+    over = situation.check(f'{name} = 1\n')
+    assert [line.strip() for line in lines(over) if ' held by ' in line] == held
+    for moment in situation.data['moments']:
+        moment['sites_total'] += 1  # then nobody knows who has the most
+    assert ' held by ' not in situation.check(f'{name} = 1\n').stdout.decode()
+
+
 def test_a_place_without_names_says_what_is_missing(situation):
     for moment in situation.data['moments']:
         for site in moment['sites']:
