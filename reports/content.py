@@ -90,7 +90,7 @@ def exit_text(analysis):
 def tunables_text(analysis):
     """Those that were set, in a list of one; an empty one if there are none."""
     values = analysis.get("tunables", {})
-    given = [f"{name}={values.get(name)}" for name in analysis.get("tunables_set", [])]
+    given = [f"{name}={values.get(name)}" for name in how.names(analysis) or []]
     return ["tunables " + ", ".join(given)] if given else []
 
 

@@ -3,6 +3,8 @@
 # How a recording was made, as a table: mode and settings, the machine, what `verify` says of it, what
 # was recorded and lost, and what that cost. Called by content.py; what is not known is "unknown".
 
+import math
+
 import units
 import words
 from blocks import Section, Table, Text
@@ -59,11 +61,17 @@ def _setting(name, value):
 
 def _given(analysis):
     values, origin = analysis.get("tunables"), analysis.get("tunables_from", {})
-    names = analysis.get("tunables_set")
-    if not isinstance(values, dict) or not isinstance(names, list):
+    given = names(analysis)
+    if not isinstance(values, dict) or given is None:
         return UNKNOWN
     return ", ".join(f"{_setting(name, values.get(name))} ({_origin(origin.get(name))})"
-                     for name in names) or "none"
+                     for name in given) or "none"
+
+
+def names(analysis):
+    """Of the tunables that were set."""
+    given = analysis.get("tunables_set")
+    return [name for name in given if isinstance(name, str)] if isinstance(given, list) else None
 
 
 def _origin(variable):
@@ -73,12 +81,12 @@ def _origin(variable):
 
 
 def _initial(analysis):
-    values, names = analysis.get("tunables"), analysis.get("tunables_set", [])
+    values, given = analysis.get("tunables"), names(analysis) or []
     if not isinstance(values, dict):
         return UNKNOWN
-    text = ", ".join(_setting(name, value) for name, value in values.items() if name not in names)
+    text = ", ".join(_setting(name, value) for name, value in values.items() if name not in given)
     # As in glibc; any of them that is set ends it (docs/allocator.md).
-    dynamic = not {"mmap_threshold", "trim_threshold", "top_pad", "mmap_max"} & set(names)
+    dynamic = not {"mmap_threshold", "trim_threshold", "top_pad", "mmap_max"} & set(given)
     return text + ("; the first two rise as mapped blocks are freed" if dynamic else "")
 
 
@@ -168,9 +176,10 @@ def _lost(analysis):
 def _inside(analysis):
     """Of the recorder's own calls and buffers; of a process that was attached to there are none."""
     if analysis.attached:
-        seconds = (analysis.session.get("attach") or {}).get("seconds")
-        if isinstance(seconds, (int, float)):
-            yield f"{units.time(int(seconds * 1e9))} in probes"
+        attach = analysis.session.get("attach")
+        seconds = attach.get("seconds") if isinstance(attach, dict) else None
+        if isinstance(seconds, (int, float)) and math.isfinite(seconds * 1e9):
+            yield f"{units.time(round(seconds * 1e9))} in probes"
         yield "no code of the recorder runs there"
         return
     own, buffers = analysis.get("syscalls.recorder"), analysis.get("recorder.peak_rss_bytes")

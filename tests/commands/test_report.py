@@ -200,6 +200,21 @@ def test_what_a_recording_does_not_say_of_itself_is_unknown(situation):
     assert rows['cost beside it'].startswith('CPU time of the recorder unknown; a trace of ')
 
 
+@pytest.mark.parametrize('session', [
+    {'options': [], 'attach': [], 'host': 3, 'tunables': [], 'tunables_set': {}},
+    {'options': {'stacks': 'x', 'interval_ns': [], 'on_full': {}, 'residency_ns': -1}, 'host': {'cpus': {}},
+     'tunables': {'top_pad': [1], 'mxfast': {}}, 'tunables_set': [['top_pad'], {}, 'none'],
+     'tunables_from': {'none': []}, 'recorder_cpu_ns': 'long', 'attach': {'seconds': 1e300}}])
+@pytest.mark.parametrize('mode', [0, 3])
+def test_a_session_file_of_nonsense_makes_a_page(heapledger, build, tmp_path, session, mode):
+    trace = make_trace(build, tmp_path / 'trace', f'command program\nstream 100 1 0 {mode} 1000\n'
+                       'close 1 1 0 2000 0\n')
+    (trace / 'session.json').write_text(json.dumps({'schema': 'heapledger-session/1', **session}))
+    outcome = run([heapledger, 'report', trace, '-o', tmp_path / 'out.html'])
+    assert outcome.status == 0 and b'Traceback' not in outcome.stderr, outcome
+    assert how((tmp_path / 'out.html').read_text())['lost'].startswith('0 events')
+
+
 def test_a_verdict_against_the_log_is_the_first_thing_said(situation):
     sys.path.insert(0, str(REPORTS))
     import load
