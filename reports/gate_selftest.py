@@ -65,7 +65,8 @@ class _Bench:
         for table in budget.TABLES:
             beyond = [_toml(keys, value, 1) for keys, value in limits if keys[0] == table]
             if beyond:
-                yield f"[{table}], {units.counted(len(beyond), 'limit')} broken", "".join(beyond), FINDING
+                yield (f"[{table}], {units.counted(len(beyond), 'limit')} broken",
+                       "".join(beyond), FINDING)
         yield "a phase that never comes", "[phases.never]\ntotal = 9\n", NO_EVIDENCE
         yield "a place that is not there", "[sites.no_such_function]\npeak = 9\n", NO_EVIDENCE
 

@@ -27,8 +27,8 @@ def section(analysis):
     return Section("How it was recorded", [
         Table((("what", False), ("how", False)), rows),
         *(Text(text) for text in words.recording(analysis)),
-        Text("Counts are exact; resident memory is sampled. “Not measured” means just that. Sizes are in "
-             "binary units (1 MiB = 1,048,576 bytes).")])
+        Text("Counts are exact; resident memory is sampled. “Not measured” means just that. Sizes "
+             "are in binary units (1 MiB = 1,048,576 bytes).")])
 
 
 def _rows(analysis):
@@ -36,7 +36,8 @@ def _rows(analysis):
     yield "made by", f"heapledger {analysis.get('version', UNKNOWN)}"
     yield "mode", f"{mode}: {MODES.get(mode, 'see the manual')}"
     if inside:
-        yield "policy", f"{analysis.get('policy', UNKNOWN)}, by the rules of {analysis.get('model', UNKNOWN)}"
+        yield "policy", (f"{analysis.get('policy', UNKNOWN)}, by the rules of "
+                         f"{analysis.get('model', UNKNOWN)}")
         yield "tunables set", _given(analysis)
         yield "tunables not set", _initial(analysis)
     yield "options", *_options(analysis)
@@ -128,7 +129,8 @@ def _host(analysis):
     yield text("distribution")
     yield text("libc")
     cpus = host.get("cpus")
-    yield f"{cpus if isinstance(cpus, int) else 'unknown number'} × {host.get('cpu_model') or 'CPU unknown'}"
+    cpus = cpus if isinstance(cpus, int) else "unknown number"
+    yield f"{cpus} × {host.get('cpu_model') or 'CPU unknown'}"
     memory = host.get("memory_bytes")
     yield f"{units.size(memory)} of memory" if isinstance(memory, int) else "memory unknown"
 

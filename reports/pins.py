@@ -65,8 +65,8 @@ def _holders(analysis, stacks):
              _age(holder["allocated_at_ns"], end), holder["address"],
              units.size(holder["returned_bytes"])) for _, holder in every]
     return [
-        Text(f"The break comes down only past its highest blocks. {units.size(end['break']['top_bytes'])} "
-             "lies free above them at the end. The numbers count from the top, as in the heap by "
+        Text("The break comes down only past its highest blocks. "
+             f"{units.size(end['break']['top_bytes'])} lies free above them at the end. The numbers count from the top, as in the heap by "
              "address; a block that frees no page more is left out."),
         Unfolding("The highest blocks of the break", Table(heads, rows),
                   _callers([holder for _, holder in every], stacks),
