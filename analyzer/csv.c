@@ -352,6 +352,7 @@ static void comma_group(struct writer *out, const struct analysis_stream *entry,
 	comma_known(out, !kept, (int64_t)sum->smallest);
 	comma_known(out, !kept, (int64_t)sum->largest);
 	comma_known(out, !kept, (int64_t)clock_ns(&entry->stream->clock, sum->oldest));
+	comma_known(out, !kept, (int64_t)clock_ns(&entry->stream->clock, sum->youngest));
 }
 
 static void group_rows(struct writer *out, const struct analysis_stream *entry)
@@ -420,7 +421,8 @@ static const struct {
 	{"groups.csv",
 		"stream,moment,phase,time_ns,group_by,kept,up_to_bytes,thread,function,file,line,"
 		"module,offset,caller,pinned_bytes,alone_bytes,alone_pages,blocks,requested_bytes,"
-		"mapped_blocks,mapped_requested_bytes,smallest_bytes,largest_bytes,oldest_at_ns\n",
+		"mapped_blocks,mapped_requested_bytes,smallest_bytes,largest_bytes,oldest_at_ns,"
+		"youngest_at_ns\n",
 		group_rows},
 };
 

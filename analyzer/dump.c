@@ -6,6 +6,7 @@
  */
 #include "import.h"
 #include "names.h"
+#include "suggest.h"
 #include "symbols.h"
 #include "writer.h"
 #include "trace.h"
@@ -581,6 +582,16 @@ static int dump_trace(struct dump *dump, struct trace *trace)
 	return TOOL_OK;
 }
 
+static int no_such_kind(const char *name)
+{
+	const char *meant = suggest_of(name, name_kind, HL_KIND_LIMIT);
+	if (meant)
+		return tool_fail(TOOL_USAGE, COMMAND,
+			"--kind: \"%s\" is not a kind of event; did you mean %s?", name, meant);
+	return tool_fail(TOOL_USAGE, COMMAND,
+		"--kind: \"%s\" is not a kind of event (see heapledger help dump)", name);
+}
+
 static int add_kinds(struct dump *dump, char *list)
 {
 	char *rest = list;
@@ -589,9 +600,7 @@ static int add_kinds(struct dump *dump, char *list)
 		while (kind < HL_KIND_LIMIT && (!name_kind(kind) || strcmp(name_kind(kind), name)))
 			kind++;
 		if (kind == HL_KIND_LIMIT)
-			return tool_fail(TOOL_USAGE, COMMAND,
-				"--kind: \"%s\" is not a kind of event (see heapledger help dump)",
-				name);
+			return no_such_kind(name);
 		dump->kinds[kind] = true;
 		dump->some_kinds = true;
 	}

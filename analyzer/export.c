@@ -4,6 +4,7 @@
  */
 #include "export.h"
 #include "import.h"
+#include "suggest.h"
 #include "tool.h"
 
 #include <errno.h>
@@ -203,6 +204,11 @@ static int parse_format(const char *text, struct request *request)
 	return TOOL_OK;
 }
 
+static const char *value_name(unsigned number)
+{
+	return export_name((enum export_value)number);
+}
+
 static int parse_value(const char *text, struct request *request)
 {
 	for (unsigned i = 0; i < EXPORT_VALUES; i++) {
@@ -212,6 +218,10 @@ static int parse_value(const char *text, struct request *request)
 		request->value_said = true;
 		return TOOL_OK;
 	}
+	const char *meant = suggest_of(text, value_name, EXPORT_VALUES);
+	if (meant)
+		return tool_fail(TOOL_USAGE, COMMAND,
+			"--value %s: there is no such value; did you mean %s?", text, meant);
 	return tool_fail(TOOL_USAGE, COMMAND,
 		"--value %s: there is no such value (see heapledger export --help)", text);
 }

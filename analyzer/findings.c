@@ -406,11 +406,13 @@ static void say_all_is_well(struct maker *maker)
 		if (strcmp(findings->list[i].kind, "in_use"))
 			return;
 	snprintf(findings->all_well, sizeof(findings->all_well),
-		"Nothing is wrong with this heap: %s is mapped at the end, %s of it in use, and "
-		"malloc_trim(0) would return %s.",
+		"Little memory lies idle in this heap: %s is mapped at the end, %s of it in use, and "
+		"malloc_trim(0) would return %s.%s",
 		tool_size(mapped_at_end(maker)),
 		tool_size(layout->memory.requested > 0 ? (uint64_t)layout->memory.requested : 0),
-		tool_size(back));
+		tool_size(back),
+		findings->count ? " Whether all that is in use is still needed is not known here."
+				: "");
 }
 
 void findings_make(struct findings *findings, const struct analysis *analysis)

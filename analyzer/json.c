@@ -473,6 +473,59 @@ static json_t *session_member(const struct analysis *analysis, const char *name)
 	return json_incref(json_object_get(analysis->trace->session, name));
 }
 
+static json_t *object_or_null(const struct analysis *analysis, const char *name)
+{
+	json_t *value = json_object_get(analysis->trace->session, name);
+	return json_is_object(value) ? json_incref(value) : NULL;
+}
+
+static json_t *text_or_null(const json_t *object, const char *name)
+{
+	json_t *value = json_object_get(object, name);
+	return json_is_string(value) ? json_incref(value) : NULL;
+}
+
+static json_t *count_or_null(const json_t *object, const char *name)
+{
+	json_t *value = json_object_get(object, name);
+	return json_is_integer(value) && json_integer_value(value) >= 0 ? json_incref(value) : NULL;
+}
+
+static json_t *tunables_set(const struct analysis *analysis)
+{
+	json_t *names = json_object_get(analysis->trace->session, "tunables_set"), *name, *array;
+	size_t i;
+	if (!json_is_array(names))
+		return NULL;
+	array = json_array();
+	json_array_foreach(names, i, name) if (json_is_string(name)) json_array_append(array, name);
+	return array;
+}
+
+static json_t *tunables_from(const struct analysis *analysis)
+{
+	json_t *from = json_object_get(analysis->trace->session, "tunables_from"), *value;
+	const char *name;
+	json_t *object = json_is_object(from) ? json_object() : NULL;
+	json_object_foreach(from, name, value) put(object, name, text_or_null(from, name));
+	return object;
+}
+
+static json_t *host_object(const struct analysis *analysis)
+{
+	static const char *const texts[] = {"kernel", "distribution", "libc", "cpu_model"};
+	static const char *const counts[] = {"cpus", "memory_bytes", "page_bytes"};
+	json_t *host = json_object_get(analysis->trace->session, "host"), *object;
+	if (!json_is_object(host))
+		return NULL;
+	object = json_object();
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		put(object, texts[i], text_or_null(host, texts[i]));
+	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++)
+		put(object, counts[i], count_or_null(host, counts[i]));
+	return object;
+}
+
 static json_t *notes_array(const struct analysis *analysis)
 {
 	const struct trace *trace = analysis->trace;
@@ -529,8 +582,11 @@ static void put_identity(json_t *root, const struct analysis *analysis)
 		header && header->mode ? NULL
 		: header               ? json_string(name_policy(header->policy))
 				       : session_text(analysis, "policy", NULL));
-	put(root, "tunables", session_member(analysis, "tunables"));
-	put(root, "tunables_set", session_member(analysis, "tunables_set"));
+	put(root, "tunables", object_or_null(analysis, "tunables"));
+	put(root, "tunables_set", tunables_set(analysis));
+	put(root, "tunables_from", tunables_from(analysis));
+	put(root, "host", host_object(analysis));
+	put(root, "recorder_cpu_ns", count_or_null(analysis->trace->session, "recorder_cpu_ns"));
 	put(root, "model",
 		session_text(analysis, "model",
 			imported || (header && header->mode) ? NULL : ANALYSIS_MODEL));

@@ -205,7 +205,21 @@ static void put_sums(
 	put_known(object, "largest_bytes", !kept, (int64_t)site->largest);
 	put_known(object, "oldest_at_ns", !kept,
 		(int64_t)clock_ns(&entry->stream->clock, site->oldest));
+	put_known(object, "youngest_at_ns", !kept,
+		(int64_t)clock_ns(&entry->stream->clock, site->youngest));
 	put_thread(object, entry, site->thread);
+}
+
+/* NULL of what caches hold: no free of the program has it. */
+static json_t *freed_object(const struct layout_site *site)
+{
+	if (layout_is_kept(site->caller))
+		return NULL;
+	json_t *object = json_object();
+	put_count(object, "mapped_bytes", site->freed_mapped);
+	put_count(object, "top_bytes", site->freed_top);
+	put_count(object, "trim_bytes", site->freed_trim);
+	return object;
 }
 
 static json_t *site_object(const struct analysis *analysis, const struct analysis_stream *entry,
@@ -213,6 +227,7 @@ static json_t *site_object(const struct analysis *analysis, const struct analysi
 {
 	json_t *object = json_object();
 	put_sums(object, entry, site);
+	put(object, "freed", freed_object(site));
 	json_put_origin(object, analysis, entry, site->oldest, site->caller);
 	put_frames(object, analysis, entry, site->oldest, site->caller);
 	return object;

@@ -56,19 +56,22 @@ static void add_to_site(struct layout_site *site, const struct live_block *block
 	uint32_t thread = live_thread(block);
 	if (!site->blocks) {
 		site->smallest = site->largest = block->size;
-		site->oldest = block->tick;
+		site->oldest = site->youngest = block->tick;
 		site->thread = thread;
 	}
 	site->blocks++;
 	site->bytes += block->size;
 	site->mapped_blocks += is_mapped(block);
 	site->mapped_bytes += is_mapped(block) ? block->size : 0;
+	site->freed_mapped += is_mapped(block) ? block->chunk & HL_ADDRESS_MASK : 0;
 	if (block->size < site->smallest)
 		site->smallest = block->size;
 	if (block->size > site->largest)
 		site->largest = block->size;
 	if (block->tick < site->oldest)
 		site->oldest = block->tick;
+	if (block->tick > site->youngest)
+		site->youngest = block->tick;
 	if (thread != site->thread)
 		site->thread = 0;
 }
@@ -88,6 +91,8 @@ void layout_join_sites(struct layout_site *site, const struct layout_site *other
 		site->largest = other->largest;
 	if (other->oldest < site->oldest)
 		site->oldest = other->oldest;
+	if (other->youngest > site->youngest)
+		site->youngest = other->youngest;
 	if (other->thread != site->thread)
 		site->thread = 0;
 }
@@ -406,7 +411,12 @@ static int add_block(
 {
 	if (walk->layout->resident.known)
 		layout_add_resident(walk, entry, range);
-	return walk->pins ? site_of(walk, entry->block, site) : 0;
+	if (!walk->pins)
+		return 0;
+	int rc = site_of(walk, entry->block, site);
+	if (!rc)
+		layout_freed_block(walk, entry->block, range, *site);
+	return rc;
 }
 
 /* What is mapped and belongs together; its last free run is top. */
@@ -414,6 +424,7 @@ static int walk_region(struct walk *walk, struct range region, bool has_top)
 {
 	uint64_t at = region.start;
 	skip(walk, region.start);
+	layout_freed_begin(walk, region.start);
 	for (; walk->next < walk->count; walk->next++) {
 		const struct entry *entry = &walk->entries[walk->next];
 		if (entry->start >= region.end)
@@ -436,6 +447,8 @@ static int walk_region(struct walk *walk, struct range region, bool has_top)
 	}
 	if (at < region.end)
 		free_run(walk, (struct range){at, region.end}, has_top);
+	if (walk->pins)
+		layout_freed_end(walk, region.end, has_top);
 	return 0;
 }
 

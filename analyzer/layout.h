@@ -83,11 +83,17 @@ struct layout_site {
 	uint64_t mapped_bytes;
 	uint64_t smallest;
 	uint64_t largest;
-	uint64_t oldest; /* tick */
+	uint64_t oldest; /* ticks */
+	uint64_t youngest;
 	uint32_t thread; /* of all of them, or 0 = several */
 	double pinned; /* free bytes on pages that its blocks hold, shared evenly with the others there */
 	uint64_t alone_pages; /* it has the only block of */
 	uint64_t alone_bytes; /* free bytes on those */
+	/* What would be free if all its blocks were freed and no cache kept them: pages that were
+	 * touched, beyond those that are free now. */
+	uint64_t freed_mapped; /* their own mappings */
+	uint64_t freed_top;    /* at the end of the break and of arenas */
+	uint64_t freed_trim;   /* elsewhere, as `trim` counts them */
 };
 
 /* What pages without a block were, in bytes. */

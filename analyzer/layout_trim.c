@@ -11,21 +11,29 @@
 #define TRIM_TAIL 8
 #define TOP_LEAST 25 /* 32 bytes from there, and one */
 
-static uint64_t touched(const struct walk *walk, uint64_t start, uint64_t end)
+static uint64_t touched(const struct walk *walk, uint64_t start, uint64_t end, bool with_blocks)
 {
-	return start < end ? pages_count(&walk->ledger->pages, start, end).free << PAGES_BITS : 0;
+	if (start >= end)
+		return 0;
+	struct pages_count count = pages_count(&walk->ledger->pages, start, end);
+	return (count.free + (with_blocks ? count.live : 0)) << PAGES_BITS;
 }
 
-static uint64_t trimmed(const struct walk *walk, uint64_t start, uint64_t end)
+uint64_t layout_trimmed(const struct walk *walk, uint64_t start, uint64_t end, bool with_blocks)
 {
 	return touched(walk, layout_align_up(start + TRIM_HEAD, PAGES_BITS),
-		layout_align_down(end - TRIM_TAIL, PAGES_BITS));
+		layout_align_down(end - TRIM_TAIL, PAGES_BITS), with_blocks);
 }
 
-/* What it joins before it looks. */
-static bool goes_first(const struct entry *entry)
+uint64_t layout_top_pages(const struct walk *walk, uint64_t start, uint64_t end, bool with_blocks)
 {
-	uint64_t caller = live_caller(entry->block);
+	return touched(walk, layout_align_up(start + TOP_LEAST, PAGES_BITS),
+		layout_align_down(end, PAGES_BITS), with_blocks);
+}
+
+bool layout_goes_first(const struct live_block *block)
+{
+	uint64_t caller = live_caller(block);
 	enum hl_kept kept = layout_kept(caller);
 	return layout_is_kept(caller) && (kept == HL_KEPT_FAST || kept == HL_KEPT_LENT);
 }
@@ -36,17 +44,16 @@ void layout_trim_region(struct walk *walk, struct range region, bool is_break, b
 	for (size_t i = walk->next; i < walk->count && walk->entries[i].start < region.end; i++) {
 		const struct entry *entry = &walk->entries[i];
 		layout_ask(walk, i);
-		if (entry->start < region.start || goes_first(entry))
+		if (entry->start < region.start || layout_goes_first(entry->block))
 			continue;
 		if (entry->start > at)
-			walk->layout->trim += trimmed(walk, at, entry->start);
+			walk->layout->trim += layout_trimmed(walk, at, entry->start, false);
 		at = layout_end_of(entry) > at ? layout_end_of(entry) : at;
 	}
 	if (at >= region.end)
 		return;
 	if (is_break && has_top)
-		walk->layout->trim_top = touched(walk, layout_align_up(at + TOP_LEAST, PAGES_BITS),
-			layout_align_down(region.end, PAGES_BITS));
+		walk->layout->trim_top = layout_top_pages(walk, at, region.end, false);
 	else if (!has_top)
-		walk->layout->trim += trimmed(walk, at, region.end);
+		walk->layout->trim += layout_trimmed(walk, at, region.end, false);
 }

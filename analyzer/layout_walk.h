@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The state of the walk over the heap, which layout.c makes. layout_resident.c counts what was in
- * memory of what it passes, layout_trim.c what malloc_trim would return, layout_arenas.c each arena.
+ * memory of what it passes, layout_trim.c what malloc_trim would return, layout_freed.c what would
+ * go if a place's blocks did, layout_arenas.c each arena.
  */
 #ifndef HEAPLEDGER_LAYOUT_WALK_H
 #define HEAPLEDGER_LAYOUT_WALK_H
@@ -39,6 +40,15 @@ struct spot {
 	struct layout_pages *pages;
 };
 
+/* Blocks of one place that follow each other. */
+struct freed {
+	uint64_t start; /* where what is free before them begins */
+	uint64_t at;    /* the end of the last one */
+	uint64_t free;  /* what malloc_trim returns from between them as it is */
+	uint32_t site;
+	bool any;
+};
+
 struct walk {
 	struct layout *layout;
 	const struct ledger *ledger;
@@ -56,6 +66,7 @@ struct walk {
 	uint64_t mapped_requested; /* ... and what was in memory of what these hold */
 	struct spot small;
 	struct spot huge;
+	struct freed freed;
 	uint32_t *table; /* of sites, by caller: index + 1 */
 	size_t table_size;
 };
@@ -101,5 +112,20 @@ int layout_arenas(struct walk *walk);
 /* What malloc_trim would return of a region, before the walk passes it. The top of the break goes
  * but for the least that a chunk takes; those of arenas stay. */
 void layout_trim_region(struct walk *walk, struct range region, bool is_break, bool has_top);
+
+/* Bytes in pages that were touched, of a run of free memory: where malloc_trim looks for them; or
+ * of one at the end of the heap. `with_blocks`: those that blocks lie on, too. */
+uint64_t layout_trimmed(const struct walk *walk, uint64_t start, uint64_t end, bool with_blocks);
+uint64_t layout_top_pages(const struct walk *walk, uint64_t start, uint64_t end, bool with_blocks);
+
+/* What malloc_trim joins with what is free before it looks. */
+bool layout_goes_first(const struct live_block *block);
+
+/* With pins, what each place's blocks would leave if they were freed: of a region from its start
+ * on, each of its blocks, and its end. */
+void layout_freed_begin(struct walk *walk, uint64_t start);
+void layout_freed_block(
+	struct walk *walk, const struct live_block *block, struct range range, uint32_t site);
+void layout_freed_end(struct walk *walk, uint64_t end, bool has_top);
 
 #endif

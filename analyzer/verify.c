@@ -425,7 +425,10 @@ int cmd_verify(int argc, char **argv)
 	struct trace trace;
 	int code;
 
-	if (argc != 2 || argv[1][0] == '-')
+	if (argc > 1 && argv[1][0] == '-')
+		return tool_fail(TOOL_USAGE, COMMAND,
+			"unknown option %s (see heapledger verify --help)", argv[1]);
+	if (argc != 2)
 		return tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed");
 	code = import_directory(argv[1], COMMAND, NULL);
 	if (code)

@@ -108,6 +108,7 @@ def redis(heapledger, folder):
     subprocess.run(['redis-benchmark', '-s', 'redis.sock', '-q', '-t', 'set,lpush', '-n', '100000',
                     '-r', '20000', '-d', '300'], **quiet)
     subprocess.run(['redis-cli', '-s', 'redis.sock', 'flushall'], **quiet)
+    time.sleep(1)  # what is left is to be seen, too
     subprocess.run(['redis-cli', '-s', 'redis.sock', 'shutdown', 'nosave'], cwd=folder, check=False,
                    stdout=subprocess.DEVNULL)
     finish(server)

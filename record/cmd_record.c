@@ -56,6 +56,7 @@ struct options {
 	bool faults;
 	const char *heap_option;  /* one that is about our allocator */
 	struct settings settings; /* of the program's heap */
+	const char *given_by[SETTINGS_COUNT]; /* each of them that is set */
 	char **command;
 	const char *caller; /* of sudo, who we are now; NULL: nobody */
 };
@@ -107,13 +108,12 @@ static const struct option long_options[] = {
 	{0},
 };
 
-static int one_of(const char *option, const char *value, const char *const *words)
+static int one_of(const char *option, const char *value, const char *const *words, const char *list)
 {
 	for (; *words != NULL; words++)
 		if (strcmp(value, *words) == 0)
 			return 0;
-	return tool_fail(
-		TOOL_USAGE, "record", "%s: not a value I know: %s (see --help)", option, value);
+	return tool_fail(TOOL_USAGE, "record", "%s: %s is needed, not %s", option, list, value);
 }
 
 static int parse_buffer(struct options *options, const char *text)
@@ -193,7 +193,7 @@ static int parse_option(struct options *options, int letter)
 		return 0;
 	case 'F':
 		options->on_full = optarg;
-		return one_of("--on-full", optarg, full);
+		return one_of("--on-full", optarg, full, "wait or drop");
 	case 'b':
 		return parse_buffer(options, optarg);
 	case 'i':
@@ -204,7 +204,7 @@ static int parse_option(struct options *options, int letter)
 		return parse_stacks(options, optarg);
 	case 'k':
 		options->kernel = optarg;
-		return one_of("--kernel", optarg, modes);
+		return one_of("--kernel", optarg, modes, "auto, require or off");
 	case 'T':
 		options->faults = true;
 		return 0;
@@ -419,6 +419,7 @@ static int start(struct launch *launch, struct collector *collector, const struc
 		.kernel = &kernel,
 		.command = options->command,
 		.settings = options->observe ? NULL : &options->settings,
+		.given_by = options->observe ? NULL : options->given_by,
 		.on_full = options->on_full,
 		.kernel_mode = options->kernel,
 		.buffer_bytes = options->buffer_bytes,
@@ -533,7 +534,7 @@ int cmd_record(int argc, char **argv)
 	if (rc != 0)
 		return rc;
 	if (!options.observe)
-		tuning_read(&options.settings);
+		tuning_read(&options.settings, options.given_by);
 	collector.interval_ns = options.interval_ns;
 	collector.residency_ns = options.residency_ns;
 	collector.start_after_ns = options.start_after_ns;

@@ -496,6 +496,7 @@ static json_t *build_session(const struct import *import, struct process **proce
 	root = manifest_build(&manifest);
 	json_object_set_new(root, "alone", json_true());
 	json_object_set_new(root, "options", json_object());
+	json_object_set_new(root, "host", json_null());
 	free(command);
 	return root;
 }

@@ -3,6 +3,7 @@
  * See manifest.h.
  */
 #include "manifest.h"
+#include "host.h"
 #include "images.h"
 #include "output.h"
 
@@ -12,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -112,6 +112,20 @@ static json_t *given_array(const struct settings *settings)
 		if ((settings->given >> i & 1) != 0)
 			json_array_append_new(array, json_string(settings_name(i)));
 	return array;
+}
+
+/* Not known of a process that others started. */
+static json_t *given_from_object(const struct manifest *manifest)
+{
+	json_t *object = manifest->given_by != NULL ? json_object() : json_null();
+
+	for (unsigned i = 0; manifest->given_by != NULL && i < SETTINGS_COUNT; i++)
+		if ((manifest->settings->given >> i & 1) != 0)
+			json_object_set_new(object, settings_name(i),
+				manifest->given_by[i] != NULL
+					? json_string(manifest->given_by[i])
+					: json_null());
+	return object;
 }
 
 static const char *end_name(uint32_t end)
@@ -392,29 +406,34 @@ static json_t *attach_object(const struct manifest_attach *attach)
 	return object;
 }
 
+static json_t *own_cpu(void)
+{
+	struct timespec time;
+
+	if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time) != 0)
+		return json_null();
+	return integer((uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec);
+}
+
 json_t *manifest_build(const struct manifest *manifest)
 {
 	const struct collector *collector = manifest->collector;
 	const struct session *session = &collector->session;
 	const char *clock = session->map->clock == HL_CLOCK_TSC ? "tsc" : "monotonic";
 	json_t *root = json_object();
-	struct utsname host;
 
 	if (root == NULL)
 		return NULL;
-	uname(&host);
 	json_object_set_new(root, "schema", json_string(HL_TRACE_SESSION_SCHEMA));
 	json_object_set_new(root, "version", json_string(HEAPLEDGER_VERSION));
 	json_object_set_new(root, "complete", json_boolean(whole(manifest)));
 	json_object_set_new(root, "command", command_array(manifest->command));
 	put_heap(root, manifest->settings, manifest->attach != NULL ? "attached" : "observe");
+	json_object_set_new(root, "tunables_from", given_from_object(manifest));
 	json_object_set_new(root, "started", rfc3339(session->realtime_ns));
 	json_object_set_new(root, "clock", json_string(clock));
 	json_object_set_new(root, "tick_hz", integer(session->tick_hz));
-	json_object_set_new(root, "host",
-		json_pack("{s:s, s:i, s:i}", "kernel", host.release, "cpus",
-			(int)sysconf(_SC_NPROCESSORS_ONLN), "page_bytes",
-			(int)sysconf(_SC_PAGESIZE)));
+	json_object_set_new(root, "host", host_object());
 	json_object_set_new(root, "options",
 		manifest->attach != NULL ? attach_options(manifest) : options_object(manifest));
 	if (manifest->attach != NULL)
@@ -423,6 +442,8 @@ json_t *manifest_build(const struct manifest *manifest)
 	json_object_set_new(root, "duration_ns",
 		manifest->finished ? integer(collector->ended_ns - collector->started_ns)
 				   : json_null());
+	json_object_set_new(
+		root, "recorder_cpu_ns", manifest->finished ? own_cpu() : json_null());
 	json_object_set_new(root, "overwritten_events", integer(collector->processes.overwritten));
 	json_object_set_new(root, "streams", stream_array(&collector->processes));
 	json_object_set_new(root, "unrecorded_processes",

@@ -22,6 +22,7 @@ struct manifest {
 	const struct kernel *kernel;
 	char **command;
 	const struct settings *settings; /* the program's, as it is started; NULL: it is observed */
+	const char *const *given_by; /* for each setting who gave it; NULL: not known */
 	const char *on_full;             /* options as given or by default */
 	const char *kernel_mode;
 	uint64_t buffer_bytes;

@@ -4,9 +4,11 @@
  */
 #include "suggest.h"
 
+#include <limits.h>
+#include <stddef.h>
 #include <string.h>
 
-#define LETTERS_MOST 15
+#define LETTERS_MOST 24
 
 static unsigned least(unsigned a, unsigned b)
 {
@@ -37,4 +39,19 @@ unsigned suggest_distance(const char *word, const char *meant)
 bool suggest_is_close(unsigned distance, const char *meant)
 {
 	return distance <= (strlen(meant) + 2) / 3;
+}
+
+const char *suggest_of(const char *word, const char *(*nth)(unsigned), unsigned count)
+{
+	const char *best = NULL;
+	unsigned closest = UINT_MAX;
+	for (unsigned i = 0; i < count; i++) {
+		const char *meant = nth(i);
+		unsigned distance = meant ? suggest_distance(word, meant) : UINT_MAX;
+		if (distance < closest && suggest_is_close(distance, meant)) {
+			closest = distance;
+			best = meant;
+		}
+	}
+	return best;
 }

@@ -3,6 +3,7 @@
  * See tuning.h.
  */
 #include "tuning.h"
+#include "suggest.h"
 #include "tool.h"
 
 #include <stdio.h>
@@ -25,6 +26,25 @@ int tuning_policy(const char *policy)
 	return setenv(SETTINGS_POLICY_ENV, policy, 1) == 0 ? 0 : no_memory();
 }
 
+static const char *name_of(unsigned number)
+{
+	return settings_name((enum settings_name)number);
+}
+
+/* A name that is one of ours has another fault. */
+static int bad_item(const char *item, const char *why)
+{
+	char name[64];
+	const char *meant;
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(item, "="), item);
+	meant = suggest_of(name, name_of, SETTINGS_COUNT);
+	if (meant == NULL || strcmp(meant, name) == 0)
+		return tool_fail(TOOL_USAGE, "record", "--set: %s: %s", item, why);
+	return tool_fail(
+		TOOL_USAGE, "record", "--set: %s: %s; did you mean %s?", item, why, meant);
+}
+
 int tuning_set(const char *item)
 {
 	const char *before = getenv(SETTINGS_SET_ENV);
@@ -34,7 +54,7 @@ int tuning_set(const char *item)
 	int rc;
 
 	if (why != NULL)
-		return tool_fail(TOOL_USAGE, "record", "--set: %s: %s", item, why);
+		return bad_item(item, why);
 	if (before == NULL)
 		before = "";
 	if (asprintf(&list, "%s%s%s", before, before[0] != '\0' ? ":" : "", item) < 0)
@@ -52,7 +72,32 @@ static void report(void *context, const struct settings_fault *fault)
 		(int)fault->bytes, fault->item, fault->why);
 }
 
-void tuning_read(struct settings *settings)
+/* What gives a setting when nothing else is there. */
+static void find_givers(const char *prefix, const char *const *names, const char **given_by)
 {
+	for (char **variable = environ; *variable != NULL; variable++) {
+		char *alone[] = {*variable, NULL};
+		struct settings settings;
+
+		if (strncmp(*variable, prefix, strlen(prefix)) != 0)
+			continue;
+		settings_read(&settings, alone, NULL, NULL);
+		for (unsigned i = 0; i < SETTINGS_COUNT; i++)
+			if ((settings.given >> i & 1) != 0)
+				given_by[i] = names != NULL ? names[i] : prefix;
+	}
+}
+
+void tuning_read(struct settings *settings, const char *given_by[SETTINGS_COUNT])
+{
+	static const char *const names[] = {
+#define HL_SETTING(name, initial, least, most, variable) variable,
+#include "heapledger/settings.def"
+	};
+
 	settings_read(settings, environ, report, NULL);
+	/* The later is above the earlier. */
+	find_givers("MALLOC_", names, given_by);
+	find_givers("GLIBC_TUNABLES", NULL, given_by);
+	find_givers(SETTINGS_SET_ENV, NULL, given_by);
 }

@@ -13,7 +13,8 @@
 int tuning_policy(const char *policy);
 int tuning_set(const char *item);
 
-/* What is in effect; says on stderr what is ignored, for the program and all its children. */
-void tuning_read(struct settings *settings);
+/* What is in effect, and the variable that each setting which is given comes from; says on stderr what
+ * is ignored, for the program and all its children. */
+void tuning_read(struct settings *settings, const char *given_by[SETTINGS_COUNT]);
 
 #endif

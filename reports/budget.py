@@ -30,7 +30,7 @@ KEYS = {
     "syscalls": {name: (("syscalls", name), COUNT) for name in _SYSCALLS},
     "causes": {name: (("causes", name), COUNT) for name in REASONS},
     "peak": {name: (("peak", f"{name}_bytes"), SIZE) for name in ("rss", "requested", "mapped")},
-    "events": {name: (("events", name), COUNT) for name in ("calls", "lost")},
+    "events": {name: (("events", name), COUNT) for name in ("calls", "allocations", "lost")},
     "end": {"requested": (("end", "requested_bytes"), SIZE),
             "mapped": (("end", "mapped_bytes"), SIZE),
             "live_blocks": (("end", "live_blocks"), COUNT)},

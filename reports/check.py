@@ -114,7 +114,7 @@ def judge_all(limits, runs, tolerances, ratchet):
 
 
 def _load(directories, limits, baseline):
-    wants_places = baseline or any(limit.path[0] == "sites" for limit in limits)
+    wants_places = baseline or any(limit.path[0] in ("sites", "peak", "end") for limit in limits)
     rows = gate_figures.ALL_PLACES if wants_places else None
     return gate_figures.Runs([load(name, tables=False, top=rows) for name in directories])
 
@@ -141,7 +141,8 @@ def show(options, outcome):
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     lines = gate_text.table(outcome.results, outcome.runs, colour, outcome.baseline) \
         if outcome.results else []
-    better = sum(result.state == "less" for result in outcome.results)
+    better = sum(result.state.lower() == "less" and result.limit.base is not None
+                 for result in outcome.results)
     if better:
         lines.append(f"Better than the baseline: {units.counted(better, 'figure')}; "
                      "accept with --update")

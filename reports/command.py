@@ -14,7 +14,7 @@ import plain
 from load import Failure, USAGE
 
 _COLUMNS = 79
-_LIKE = 0.7  # closer to one of our options: it was meant
+_LIKE = 0.65  # closer to one of our options: it was meant
 
 
 class _Help(argparse.HelpFormatter):

@@ -7,10 +7,10 @@ import shlex
 
 import style  # the first of those that need matplotlib: it says what is missing
 import compare_table
-import content
 import figure_map
 import page
 import units
+from blocks import Table
 
 MARK = b'name="generator" content="heapledger compare'
 
@@ -41,7 +41,7 @@ def _table(results, title, rows):
     for name, label in rows:
         unit, cells = compare_table.cells(name, results)
         lines.append([f"{label}, {unit}" if unit else label, *cells])
-    return f"<section>\n<h2>{title}</h2>\n{page.table(content.Table(heads, lines))}</section>\n"
+    return f"<section>\n<h2>{title}</h2>\n{page.table(Table(heads, lines))}</section>\n"
 
 
 def _maps(results):

@@ -26,7 +26,7 @@ RECORDED = ("Recorded", (
     ("mprotect_calls", "mprotect"), ("syscalls", "system calls"),
     ("peak_requested_bytes", "peak requested"), ("peak_mapped_bytes", "peak mapped"),
     ("peak_rss_bytes", "peak resident"), ("end_rss_bytes", "final resident"),
-    ("returned_percent", "returned"), ("fragmentation_percent", "fragmentation")))
+    ("returned_percent", "returned"), ("fragmentation_percent", "fragmentation #3")))
 
 
 def scale(name, figures):

@@ -204,6 +204,8 @@ def _signed(change, text):
     difference = _difference(change)
     if difference is None:
         return "-"
+    if difference and text is units.percent:
+        return f"{difference:+,.1f} points"
     return text(0) if not difference else ("+" if difference > 0 else "-") + text(abs(difference))
 
 

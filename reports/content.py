@@ -5,23 +5,16 @@
 
 import datetime
 import shlex
-from collections import namedtuple
 
 import figure_map
 import figure_memory
 import flame
+import how
+import pins
 import places
 import units
 import words
-
-Section = namedtuple("Section", "title blocks")
-Text = namedtuple("Text", "text kind", defaults=[""])       # kind: "", "scope", "missing"
-Table = namedtuple("Table", "heads rows foot", defaults=[None])  # heads: (text, is a number)
-Drawing = namedtuple("Drawing", "module figure caption")
-Flame = namedtuple("Flame", "flame")                        # of flame.py
-Bars = namedtuple("Bars", "title rows colour")              # rows: (name, value as text, 0 to 1)
-Pins = namedtuple("Pins", "table stacks")                   # for each row the names of its stack
-Findings = namedtuple("Findings", "items first")            # first: the number of the first one
+from blocks import Bars, Drawing, Findings, Flame, Section, Table, Text
 
 NOTHING = "Nothing of this kind was measured in this run."
 
@@ -57,11 +50,6 @@ CAPTIONS = {
               "colours, the pages that blocks of each size were the last to leave: how soon, and how "
               "it was at the end.",
 }
-
-MODES = {"allocator": "heapledger's own allocator served the program",
-         "observe": "the program's own allocator, observed",
-         "imported": "the log of another tool",
-         "attached": "the process ran before, on its own allocator"}
 
 # Of a process that was attached to, system calls and mappings are all of it, whoever made them.
 ATTACHED_NOTES = {"peak.mapped_bytes": "private and anonymous, at once",
@@ -102,7 +90,7 @@ def exit_text(analysis):
 def tunables_text(analysis):
     """Those that were set, in a list of one; an empty one if there are none."""
     values = analysis.get("tunables", {})
-    given = [f"{name}={values.get(name)}" for name in analysis.get("tunables_set", [])]
+    given = [f"{name}={values.get(name)}" for name in how.names(analysis) or []]
     return ["tunables " + ", ".join(given)] if given else []
 
 
@@ -117,10 +105,10 @@ def details(analysis):
     run = [date_text(analysis),
            "times unknown" if duration is None else f"ran for {units.time(duration)}",
            exit_text(analysis)]
-    how = [f"mode {mode}: {MODES.get(mode, 'see the manual')}"]
+    made = [f"mode {mode}: {how.MODES.get(mode, 'see the manual')}"]
     if not analysis.observed:
-        how += [f"policy {analysis.get('policy')}", f"rules of {analysis.get('model')}"]
-    return [" · ".join(run), " · ".join(how + tunables_text(analysis))]
+        made += [f"policy {analysis.get('policy')}", f"rules of {analysis.get('model')}"]
+    return [" · ".join(run), " · ".join(made + tunables_text(analysis))]
 
 
 def shown(analysis, form, value):
@@ -143,20 +131,22 @@ def facts(analysis):
 
 def sections(analysis, modules):
     """All that follows the first screen, which has the first finding."""
-    made = [found(analysis)]
+    made = [in_short(analysis), found(analysis)]
     made += [figure_section(analysis, module) for module in modules]
-    made += [part(analysis) for part in (sites, pins, phases, processes, fragmentation, recording)]
+    made += [part(analysis) for part in (
+        sites, pins.section, phases, processes, fragmentation, how.section)]
     return [section for section in made if section]
 
 
-def found(analysis):
-    every = words.findings(analysis)
+def in_short(analysis):
     summary = words.summary(analysis)
-    blocks = [] if any(one.text == summary for one in every) else [Text(summary)]
-    if len(every) > 1:
-        blocks.append(Findings(every[1:], 2))
-    return Section("What else was found" if len(every) > 1 else "The run in short",
-                   blocks) if blocks else None
+    said = any(one.text == summary for one in words.findings(analysis))
+    return None if said else Section("The run in short", [Text(summary)])
+
+
+def found(analysis):
+    rest = words.findings(analysis)[1:]
+    return Section("What else was found", [Findings(rest, 2)]) if rest else None
 
 
 def figure_section(analysis, module):
@@ -274,34 +264,6 @@ def _bars(heading, form, total, rows, others):
                 next(colour for _, colour, text, _ in flame.VALUES if text == heading))
 
 
-PINS_SHOWN = 15
-
-
-def pins(analysis):
-    """Whose blocks lie on pages that are free for the rest, at the last moment there is."""
-    moment = next((each for each in reversed(analysis.get("moments", []))
-                   if any(site["pinned_bytes"] >= 1 for site in each.get("sites", []))), None)
-    if not moment:
-        return None
-    every = [site for site in moment["sites"] if site["pinned_bytes"] >= 1]
-    known = {row.number: row.frames for row in flame.rows_of(analysis) or [] if row.number}
-    rows = [(places.site_name(site), units.size(int(site["pinned_bytes"])),
-             units.count(site["alone_pages"]), units.count(site["blocks"]),
-             "–" if site["kept"] else units.size(site["requested_bytes"]))
-            for site in every[:PINS_SHOWN]]
-    callers = [[places.name(*frame) for frame in reversed(known.get(site["stack"], ()))]
-               for site in every[:PINS_SHOWN]]
-    heads = (("blocks of", False), ("free bytes pinned", True), ("pages held alone", True),
-             ("blocks", True), ("requested", True))
-    rest = moment["sites_total"] - len(rows)
-    note = [Text(f"{units.counted(rest, 'more place')} {'pins' if rest == 1 else 'pin'} no more than "
-                 f"the last of these.")] if rest > 0 else []
-    when = "at the end" if moment["moment"] == "end" else f"after {units.time(moment['at_ns'])}"
-    return Section("What pins pages", [
-        Text(f"Free bytes that cannot go back, {when}, because a block lies on the same page; shared "
-             "evenly where several do."), Pins(Table(heads, rows), callers), *note])
-
-
 PHASES_SHOWN = 200
 
 
@@ -374,12 +336,3 @@ def fragmentation(analysis):
     return Section("Fragmentation", [
         Table(heads, ratios),
         Text("The four measures of Johnstone and Wilson (1998), over the byte clock.")])
-
-
-def recording(analysis):
-    return Section("How it was recorded", [Text(text) for text in (
-        *words.recording(analysis),
-        f"Made by heapledger {analysis.get('version', '')} from "
-        f"{units.count(analysis.get('events.total'))} recorded events. Counts are exact; resident "
-        f"memory is sampled. “Not measured” means just that. Sizes are in binary units (1 MiB = "
-        f"1,048,576 bytes).")])

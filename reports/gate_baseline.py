@@ -19,7 +19,7 @@ SCHEMA = "heapledger-baseline/1"
 # Lost events are no matter of taste: they are in no baseline.
 NAMES = tuple((f"{table}.{key}", *budget.KEYS[table][key])
               for table in ("syscalls", "peak", "end", "events") for key in budget.KEYS[table]
-              if key != "lost")
+              if key not in ("lost", "allocations"))
 
 # Of each phase; its resident memory is not: a short phase may go by between two samples of it.
 _OF_PHASES = {key: rule for key, rule in budget.NAMED["phases"].items() if key != "rss"}
@@ -218,6 +218,16 @@ def _grown_causes(limit, analysis, data):
         grown.append((row["count"] - was, f"grew +{row['count'] - was:,} {row['syscall']}: "
                       f"{row['reason_text']}{call}: {was:,} -> {row['count']:,}"))
     return _most(grown)
+
+
+def holders(analysis, moment):
+    """Lines that say who holds the most at a moment, where places have names."""
+    held = []
+    for pair in pairing.nearest([], gate_figures.places(analysis, moment) or []):
+        size = sum(row["requested_bytes"] for row in pair.after)
+        if any(row["function"] for row in pair.after):
+            held.append((size, f"{units.size(size)} held by {pairing.text(pair)}"))
+    return _most(held)
 
 
 def _most(grown):

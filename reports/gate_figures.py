@@ -11,11 +11,31 @@ GROWING = ("syscalls", "causes", "peak", "events")
 ALL_PLACES = 1_000_000  # as many as `analyze --top` takes
 
 
+# Of allocator calls those that ask for memory.
+_ALLOCATIONS = ("malloc", "calloc", "realloc", "aligned_alloc", "memalign",
+                "posix_memalign", "valloc", "pvalloc")
+
+
 def value(analysis, path):
+    if path == ("events", "allocations"):
+        return _allocations(analysis)
     special = {"causes": _cause, "phases": _phase, "sites": _site, "returned": _returned}
     if path[0] in special:
         return special[path[0]](analysis, *path[1:])
     return analysis.get(".".join(path))
+
+
+def _allocations(analysis):
+    """Those that succeeded."""
+    if analysis.get("events.calls") is None:
+        return None
+    calls = analysis.get("events.by_call", {})
+    return sum(calls[name]["count"] - calls[name]["failed"] for name in _ALLOCATIONS if name in calls)
+
+
+def have_names(analysis):
+    return any(site["function"] for moment in analysis.get("moments", [])
+               for site in moment["sites"])
 
 
 def _cause(analysis, reason):
@@ -109,6 +129,10 @@ class Runs:
         values = self.values(limit)
         best = self.best(limit)
         return self.analyses[values.index(best) if best is not None else 0]
+
+    @property
+    def named(self):
+        return all(have_names(analysis) for analysis in self.analyses)
 
     @property
     def complete(self):

@@ -21,7 +21,8 @@ def judge(limit, runs, slack=None, ratchet=False):
     """slack: how far below its limit a budget may stay with ratchet."""
     measured = runs.best(limit)
     if measured is None:
-        return Result(limit, None, "?", "not measured")
+        nameless = limit.path[0] == "sites" and not runs.named
+        return Result(limit, None, "?", "not measured" + ": no function has a name" * nameless)
     growing = limit.path[0] in gate_figures.GROWING
     if not runs.complete and not growing:
         return Result(limit, measured, "?", "the end was not recorded"

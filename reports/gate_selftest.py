@@ -14,6 +14,7 @@ import tempfile
 import budget
 import gate_figures
 import load
+import units
 from load import FINDING, Failure, NO_EVIDENCE, OK, UNREADABLE
 
 # Blocks of its own, all freed but some; two phases, named as heapledger/mark.h does.
@@ -64,7 +65,8 @@ class _Bench:
         for table in budget.TABLES:
             beyond = [_toml(keys, value, 1) for keys, value in limits if keys[0] == table]
             if beyond:
-                yield f"[{table}], {len(beyond)} limits broken", "".join(beyond), FINDING
+                yield (f"[{table}], {units.counted(len(beyond), 'limit')} broken",
+                       "".join(beyond), FINDING)
         yield "a phase that never comes", "[phases.never]\ntotal = 9\n", NO_EVIDENCE
         yield "a place that is not there", "[sites.no_such_function]\npeak = 9\n", NO_EVIDENCE
 

@@ -3,6 +3,7 @@
 # The verdict of the gate for people: a table of at most 80 columns, and under what was exceeded why.
 # The reasons go into the other outputs, too. What comes from a trace is escaped here.
 
+import re
 import textwrap
 
 import gate_baseline
@@ -53,10 +54,12 @@ def _standing(limit, analysis):
     if table == "causes":
         return _syscall_causes(analysis, None, key)
     if table == "events":
-        return _call_counts(analysis) if key == "calls" else []
+        return _call_counts(analysis) if key != "lost" else []
     if table == "peak":
-        return _ledger(analysis.get("peak.at_mapped"), "when most was mapped")
-    return _ledger(analysis.get("end"), "at the end") if table == "end" else []
+        return _ledger(analysis.get("peak.at_mapped"), "when most was mapped") + \
+            gate_baseline.holders(analysis, "mapped_peak")
+    return _ledger(analysis.get("end"), "at the end") + gate_baseline.holders(analysis, "end") \
+        if table == "end" else []
 
 
 def _syscall_causes(analysis, syscall, reason=None):
@@ -127,6 +130,8 @@ def _is_kept_phase(result):
 
 
 def wrap(text):
+    """No line is broken between a number and its unit."""
+    text = re.sub(r"(?<=\d) (?=(?:[KMGT]iB|B|%)(?!\w))", _JOIN, text)
     lines = textwrap.wrap(text, COLUMNS, subsequent_indent=_INDENT + "  ", break_long_words=False,
                           break_on_hyphens=False)
     return [line.replace(_JOIN, " ") for line in lines]

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import namedtuple
 
 import stacks
 
@@ -23,6 +24,8 @@ _TABLES = ("timeline", "samples", "syscalls", "return_latency", "sizes",
            "lifetimes", "fragmentation", "resident")
 _SHARES = ("unusable_", "split_")
 SAMPLE_GROUPS = 1000
+Verdict = namedtuple("Verdict", "code lines")  # of `heapledger verify`: its exit status and output
+
 _TEXT_COLUMNS = {"stream", "syscall", "reason", "call", "clock"}
 
 
@@ -38,8 +41,9 @@ class Failure(Exception):
 class Analysis:
     """The analyzer's JSON with its tables and its address map, if it made them. get("peak.rss_bytes") is None for what is null."""
 
-    def __init__(self, data, tables, session=None, address_map=None, stacks=None):
+    def __init__(self, data, tables, session=None, address_map=None, stacks=None, verdict=None):
         self.data = data
+        self.verdict = verdict  # None: not known
         self.stacks = stacks  # rows of stacks.py; None: not known
         self.map = address_map
         self.tables = tables
@@ -135,9 +139,10 @@ def program():
     return name
 
 
-def load(directory, tables=True, top=None, address_map=False, with_stacks=False):
+def load(directory, tables=True, top=None, address_map=False, with_stacks=False,
+         with_verdict=False):
     """top: so many rows of lists of places, with their call stacks, instead of the analyzer's 50.
-    with_stacks: what each call stack holds, too."""
+    with_stacks: what each call stack holds, too. with_verdict: whether the kernel's side agrees."""
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.exists(directory) else "does not exist"
         raise Failure(UNREADABLE, f"{directory}: {what}: name a trace directory")
@@ -155,7 +160,8 @@ def load(directory, tables=True, top=None, address_map=False, with_stacks=False)
         return Analysis(read_json(output), read_tables(folder) if tables else {},
                         read_session(directory),
                         read_json(map_file, MAP_SCHEMA) if address_map else None,
-                        read_stacks(profile) if with_stacks else None)
+                        read_stacks(profile) if with_stacks else None,
+                        verify(directory) if with_verdict else None)
 
 
 def _run(command, output):
@@ -169,6 +175,17 @@ def _run(command, output):
     if code < 0:
         raise Failure(UNREADABLE, f"the analyzer was killed by signal {-code}")
     raise Failure(code or UNREADABLE)
+
+
+def verify(directory):
+    try:
+        done = subprocess.run([program(), "verify", directory], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    except OSError:
+        return None
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    return Verdict(done.returncode, lines) if lines and done.returncode in (
+        OK, FINDING, NO_EVIDENCE) else None
 
 
 def read_json(path, wanted=SCHEMA):

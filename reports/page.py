@@ -9,6 +9,7 @@ import os
 import re
 import zlib
 
+import blocks
 import content
 import overview
 import plain
@@ -167,16 +168,19 @@ def table(block):
             f'{"".join(line(row, "td") for row in block.rows)}</tbody>\n{tail}</table></div>\n')
 
 
-def pins(block):
-    """A table whose first cells unfold to the stack."""
+def unfolding(block):
+    """A table whose first cells, but for numbers, unfold to the stack."""
+    numbers = block.numbers or [None] * len(block.stacks)
     rows = "".join(
-        "<tr><td>" + (_unfolding(row[0], stack) if stack else escape(row[0])) + "</td>"
+        "<tr>" + (f"<td class=n>{number}</td>" if block.numbers else "")
+        + "<td>" + (_unfolding(row[0], stack) if stack else escape(row[0])) + "</td>"
         + "".join(f"<td class=n>{escape(cell)}</td>" for cell in row[1:]) + "</tr>\n"
-        for row, stack in zip(block.table.rows, block.stacks))
-    heads = "".join(f'<th scope="col"{" class=n" if number else ""}>{escape(name)}</th>'
-                    for name, number in block.table.heads)
-    return (f'<div class="wide" tabindex="0"><table class="pins">\n<thead>\n<tr>{heads}</tr>\n'
-            f"</thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n")
+        for number, row, stack in zip(numbers, block.table.rows, block.stacks))
+    heads = (("no.", True),) * bool(block.numbers) + block.table.heads
+    names = "".join(f'<th scope="col"{" class=n" if number else ""}>{escape(name)}</th>'
+                    for name, number in heads)
+    return (f'<h3>{escape(block.title)}</h3>\n<div class="wide" tabindex="0"><table class="pins">\n'
+            f"<thead>\n<tr>{names}</tr>\n</thead>\n<tbody>\n{rows}</tbody>\n</table></div>\n")
 
 
 def _unfolding(name, stack):
@@ -217,5 +221,6 @@ def _box(graph, box):
             f'fill-opacity="{strength:.2f}" stroke="var(--{graph.colour})"/>{said}</g>')
 
 
-BLOCKS = {content.Text: text, content.Findings: findings, content.Drawing: drawing,
-          content.Table: table, content.Flame: flame, content.Bars: bars, content.Pins: pins}
+BLOCKS = {blocks.Text: text, blocks.Findings: findings, blocks.Drawing: drawing,
+          blocks.Table: table, blocks.Flame: flame, blocks.Bars: bars,
+          blocks.Unfolding: unfolding}

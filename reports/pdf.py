@@ -18,6 +18,7 @@ import overview
 import plain
 import style
 import words
+from blocks import Bars, Drawing, Findings, Flame, Table, Text, Unfolding
 
 WIDTH, MARGIN = 11.0, 0.5                  # inches
 HEIGHT = WIDTH * math.sqrt(2)
@@ -156,10 +157,15 @@ class Sheets:
 
 
 def _columns(heads, rows):
-    """Widths: what each needs; where that is too much, the widest columns of words give way."""
-    need = [max(_width(text, SMALL, True) for text in [name] + [row[at] for row in rows]) + GAP
-            for at, (name, _) in enumerate(heads)]
-    over = sum(need) - (WIDTH - 2 * MARGIN)
+    """Widths: what each needs; where that is too much, heads of numbers are broken between words, and
+    then the widest columns give way."""
+    def needs(heads_of):
+        return [max(_width(text, SMALL, True) for text in heads_of(*head) + [row[at] for row in rows])
+                + GAP for at, head in enumerate(heads)]
+    need, room = needs(lambda name, _: [name]), WIDTH - 2 * MARGIN
+    if sum(need) > room:
+        need = needs(lambda name, number: name.split() if number else [name])
+    over = sum(need) - room
     while over > 0.001:
         most = max(need)
         widest = [at for at, wide in enumerate(need) if wide > most - 0.01]
@@ -189,7 +195,7 @@ def _first(sheets, analysis):
         sheets.text(about, SMALL, colour="quiet")
     sheets.y += 0.1
     facts = content.facts(analysis)
-    sheets.table(content.Table([(name, False) for name, *_ in facts],
+    sheets.table(Table([(name, False) for name, *_ in facts],
                                [[value for _, value, *_ in facts],
                                 [note for *_, note, _ in facts]]))
     bars = overview.bars(analysis)
@@ -205,7 +211,7 @@ def _first(sheets, analysis):
 def _least(section):
     """Inches up to the end of a section's figure, if it has one."""
     for number, block in enumerate(section.blocks):
-        if isinstance(block, content.Drawing):
+        if isinstance(block, Drawing):
             return block.figure.get_size_inches()[1] + 0.4 * number
     return 0.7
 
@@ -250,19 +256,21 @@ def _table(sheets, block, _):
     sheets.table(block)
 
 
-def _pins(sheets, block, _):
+def _unfolding(sheets, block, _):
     """The stacks follow the table, by the number of the row."""
+    numbers = block.numbers or range(1, len(block.stacks) + 1)
     heads = (("no.", True), *block.table.heads)
-    sheets.table(content.Table(heads, [(str(number), *row) for number, row in enumerate(
-        block.table.rows, 1)]))
-    for number, stack in enumerate(block.stacks, 1):
+    sheets.text(block.title, bold=True)
+    sheets.table(Table(heads, [(str(number), *row)
+                               for number, row in zip(numbers, block.table.rows)]))
+    for number, stack in zip(numbers, block.stacks):
         if stack:
             sheets.text(f"{number}: " + " ← ".join(stack), SMALL, colour="quiet")
 
 
 def _bars(sheets, block, _):
     sheets.text(block.title, bold=True)
-    sheets.table(content.Table((("place", False), ("how much", True)),
+    sheets.table(Table((("place", False), ("how much", True)),
                                [(name, value) for name, value, _ in block.rows]))
 
 
@@ -274,8 +282,8 @@ def _flame(sheets, block, _):
     sheets.text(block.flame.sentence(), SMALL, colour="quiet")
 
 
-BLOCKS = {content.Text: _text, content.Findings: _findings, content.Drawing: _drawing,
-          content.Table: _table, content.Flame: _flame, content.Bars: _bars, content.Pins: _pins}
+BLOCKS = {Text: _text, Findings: _findings, Drawing: _drawing,
+          Table: _table, Flame: _flame, Bars: _bars, Unfolding: _unfolding}
 
 
 def write(analysis, sections, path, mark):

@@ -101,7 +101,7 @@ def main():
         if file:
             output.guard(file, mark, options.force)
     modules = figure_modules()
-    analysis = load(options.directory, address_map=True, with_stacks=True)
+    analysis = load(options.directory, address_map=True, with_stacks=True, with_verdict=True)
     for kind, folder in ("png", options.png), ("svg", options.svg):
         if folder:
             write_figures(analysis, modules, folder, kind, options.force)

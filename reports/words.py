@@ -6,6 +6,7 @@
 
 from collections import namedtuple
 
+from load import FINDING
 from units import count, counted, percent, share_text, size, time
 
 # kind: "bad" (the evidence is broken), "look" (worth a look), "fine" (measured, as expected).
@@ -28,7 +29,8 @@ TITLES = {"whole_pages": "Whole pages are free and still mapped",
 def findings(analysis):
     """All that is worth saying, once: what puts the evidence in doubt, then the analyzer's findings
     in its order, then what it does not judge."""
-    doubts = [_evidence(analysis), _anomalies(analysis), _residual_doubt(analysis)]
+    doubts = [_evidence(analysis), _kernel(analysis), _anomalies(analysis),
+              _residual_doubt(analysis)]
     judged = [_finding(one) for one in analysis.get("findings", [])]
     rest = [_unrecorded(analysis), _failures(analysis), _observed(analysis), _attached(analysis)]
     said = [finding for finding in (*doubts, *judged, *rest) if finding]
@@ -52,10 +54,12 @@ def _all_well(analysis):
         return Finding("fine", "Nothing happened",
                        "No memory was asked for, and the heap had none.")
     ledger, back = end["ledger"], end["trim_bytes"] + end["trim_top_bytes"]
-    return Finding("fine", "Nothing is wrong with this heap",
+    needed = (" Whether all that is in use is still needed is not known here."
+              if analysis.get("findings") else "")
+    return Finding("fine", "Little memory lies idle in this heap",
                    f"{size(ledger['mapped_bytes'])} is mapped at the end, "
                    f"{size(ledger['requested_bytes'])} of it in use, and malloc_trim(0) would "
-                   f"return {size(back)}.")
+                   f"return {size(back)}.{needed}")
 
 
 def about_heap(analysis):
@@ -206,6 +210,14 @@ def _evidence(analysis):
     return Finding("bad", "The trace is incomplete", " ".join(parts))
 
 
+def _kernel(analysis):
+    """Where the kernel's record contradicts the log; where it is missing, nothing is said."""
+    if not analysis.verdict or analysis.verdict.code != FINDING:
+        return None
+    return Finding("bad", "The kernel's side and the log differ",
+                   f"heapledger verify says: {analysis.verdict.lines[0]}.")
+
+
 def _observed(analysis):
     if not analysis.observed or analysis.attached:
         return None
@@ -306,7 +318,8 @@ def _fates(analysis):
             f"{share_text(never, total)} were still free at the end.")
     middle, slow = (analysis.get(f"free_to_return.latency_ns.{part}") for part in ("p50", "p99"))
     if returned and middle is not None and slow is not None:
-        text += f" Half of what was returned went within {time(middle)}, 99 % within {time(slow)}."
+        text += (f" Half of what was returned went within {time(middle)}, 99 % within {time(slow)}."
+                 if middle != slow else f" 99 % of what was returned went within {time(slow)}.")
     return text
 
 
@@ -346,10 +359,10 @@ def _live(analysis):
 
 
 def recording(analysis):
-    """What the recording itself cost, and what it noted: a list of paragraphs."""
+    """How far the ledger holds, and what the recording noted: a list of paragraphs."""
     notes = "; ".join(analysis.notes)
     holds, residual = _residual(analysis)
-    return [text for text in (_recorder(analysis), residual if holds else "",
+    return [text for text in (residual if holds else "",
                               f"It noted: {notes}." if notes else "") if text]
 
 
@@ -375,16 +388,3 @@ def _residual(analysis):
 def _residual_doubt(analysis):
     holds, text = _residual(analysis)
     return None if holds else Finding("look", "The kernel counts other memory than was found", text)
-
-
-def _recorder(analysis):
-    own, buffers = analysis.get("syscalls.recorder"), analysis.get("recorder.peak_rss_bytes")
-    if analysis.attached or own is None and buffers is None:
-        return ""
-    per_event = analysis.get("recorder.bytes_per_event")
-    return (f"heapledger made {counted(own, 'system call')} of its own in the program"
-            + (f" and held at most {size(buffers)} of buffers there; neither is in the figures. "
-               if buffers is not None else
-               ", which are not in the figures; its buffers there were not measured. ")
-            + f"The trace takes {size(analysis.get('recorder.trace_bytes'))}"
-            + ("" if per_event is None else f", {per_event:.2f} bytes an event") + ".")

@@ -14,6 +14,7 @@ SIZES = 64, 512, 4096, 65536, 131072
 HEADER = 8            # of a chunk, before the block
 FREE_HEAD = 48        # of a free chunk's own, that stays when its pages are given back ...
 FREE_FOOT = 8         # ... and this at its end
+TOP_LEFT = 25         # of a top that goes back, no less stays
 DONTNEED = 4
 ALLOCATIONS = {'malloc', 'calloc', 'realloc', 'aligned_alloc', 'memalign', 'posix_memalign', 'valloc',
                'pvalloc'}
@@ -432,7 +433,8 @@ def new_site(block):
     none = None if block.kept else block.size
     return {'pinned_bytes': 0.0, 'alone_bytes': 0, 'alone_pages': 0, 'blocks': 0,
             'requested_bytes': 0, 'smallest_bytes': none, 'largest_bytes': none,
-            'oldest_at_ns': block.at, 'thread': block.tid, 'kept': block.kept}
+            'oldest_at_ns': block.at, 'youngest_at_ns': block.at, 'thread': block.tid,
+            'kept': block.kept}
 
 
 def sites_of(runs, blocks):
@@ -455,6 +457,7 @@ def sites_of(runs, blocks):
             site['smallest_bytes'] = min(site['smallest_bytes'], block.size)
             site['largest_bytes'] = max(site['largest_bytes'], block.size)
             site['oldest_at_ns'] = min(site['oldest_at_ns'], block.at)
+            site['youngest_at_ns'] = max(site['youngest_at_ns'], block.at)
     return sites
 
 
@@ -513,13 +516,36 @@ def arenas_view(heap, blocks):
     return sorted(arenas, key=lambda arena: (-arena['free_bytes'], arena['arena']))[:64]
 
 
-def trim_bytes(heap, runs):
-    total = 0
-    for run in runs:
-        start, end = page_up(run.start + FREE_HEAD), page_down(run.end - FREE_FOOT)
-        for page in pages_of(start, end) if not run.top and start < end else ():
-            total += PAGE if heap.page.get(page) == 'touched' else 0
-    return total
+def touched(heap, start, end):
+    return {page for page in (pages_of(start, end) if start < end else ())
+            if heap.page.get(page) == 'touched'}
+
+
+def trim_pages(heap, runs):
+    return set().union(*(touched(heap, page_up(run.start + FREE_HEAD), page_down(run.end - FREE_FOOT))
+                         for run in runs if not run.top))
+
+
+def top_pages(heap, runs):
+    return set().union(*(touched(heap, page_up(run.start + TOP_LEFT), page_down(run.end))
+                         for run in runs if run.top))
+
+
+def same_place(block, key):
+    return (block.kept, block.caller, block.stack) == key
+
+
+def add_freed(heap, find, blocks, sites):
+    """What more there would be without the blocks of a place, for those that pin the most."""
+    stay = [block for block in blocks if block.kept not in ('fast', 'lent')]
+    before, _, _ = find(stay)
+    most = sorted(sites, key=lambda key: -sites[key]['pinned_bytes'])
+    for key in most[:50]:
+        runs, _, _ = find([block for block in stay if not same_place(block, key)])
+        sites[key]['freed'] = None if sites[key]['kept'] else {
+            'mapped_bytes': sum(b.chunk for b in heap.alone.values() if same_place(b, key)),
+            'top_bytes': PAGE * len(top_pages(heap, runs) - top_pages(heap, before)),
+            'trim_bytes': PAGE * len(trim_pages(heap, runs) - trim_pages(heap, before))}
 
 
 def held(kept, *names):
@@ -533,13 +559,15 @@ def moment(heap):
     last_break = breaks[-1] if breaks else None
     kept, known = heap.still_kept(), heap.kept_known()
     blocks = sorted([*heap.blocks.values(), *kept], key=lambda block: block.addr)
-    runs, good, strays = find_runs(
-        ranges, blocks, lambda index: ranges[index] in arenas or ranges[index] == last_break)
+    has_top = [one in arenas or one == last_break for one in ranges]
+    find = lambda some: find_runs(ranges, some, has_top.__getitem__)
+    runs, good, strays = find(blocks)
     outside, in_top = whole_pages(heap, ranges, runs, good)
     top_bytes = sum(run.bytes for run in runs if run.top)
     live = list(heap.blocks.values()) + list(heap.alone.values())
     pages = page_view(ranges, runs, good, PAGE)
     sites = sites_of(runs, good + list(heap.alone.values()))
+    add_freed(heap, find, good, sites)
     return {
         'ledger': {
             'mapped_bytes': heap.mapped_bytes, 'requested_bytes': heap.requested,
@@ -558,7 +586,7 @@ def moment(heap):
         'huge_pages': page_view(ranges, runs, good, HUGE),
         'break': break_view(breaks, runs, good), 'arenas': arenas_view(heap, good),
         'arenas_total': len(set(heap.segments.values())),
-        **({} if kept else {'trim_bytes': trim_bytes(heap, runs)}),
+        **({} if kept else {'trim_bytes': PAGE * len(trim_pages(heap, runs))}),
         'sites_total': len(sites), 'sites': sites,
         'caches_known': heap.kept_all and heap.kept_left == 0 and heap.kept_whole(), 'caches': heap.caches(),
         'strays': strays}

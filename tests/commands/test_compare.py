@@ -9,10 +9,12 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
+from analysis_fixture import REPORTS
 from conftest import CLEAN_ENVIRONMENT, analyze, run
 
 SYSCALLS = ('brk', 'mmap', 'munmap', 'mremap', 'madvise', 'mprotect')
@@ -337,6 +339,14 @@ def test_two_traces_in_words(heapledger, builds):
     assert ['mmap', '20', '32', '+12', '+60.0', '%'] in [line.split() for line in lines]
     words = ' '.join(' '.join(lines).split())
     assert 'mmap in malloc: grab < fill < main < ...' in words
+
+
+def test_percentages_differ_by_points():
+    sys.path.insert(0, str(REPORTS))
+    import compare_traces
+    change = compare_traces.Change('returned_percent', 20.0, 25.5, None)
+    assert compare_traces._figure_line(change, 'returned').split() == [
+        'returned', '20.0', '%', '25.5', '%', '+5.5', 'points']
 
 
 def test_a_trace_is_as_itself(heapledger, builds):

@@ -15,6 +15,7 @@ from conftest import analyze, run
 sys.path.insert(0, str(REPORTS))
 import flame  # noqa: E402
 import stacks  # noqa: E402
+import units  # noqa: E402
 
 
 def report(heapledger, folder, build, *options):
@@ -103,6 +104,44 @@ def test_the_page_has_a_graph_for_each_value_and_stacks_that_unfold(stacked):
     site = next(site for site in analysis['moments'][-1]['sites'] if not site['kept'])
     assert site['function'] in html.unescape(unfolded.group(1))
     assert any('main' in frame for frame in re.findall('<li>(.*?)</li>', unfolded.group(2)))
+
+
+def cells_of(page, title):
+    """The rows of a table of the section, as texts."""
+    table = page[page.index(f'<h3>{title}</h3>'):]
+    body = table[table.index('<tbody>'):table.index('</tbody>')]
+    return [[html.unescape(re.sub(r'<ol>.*?</ol>|<[^>]*>', '', cell))
+             for cell in re.findall(r'<td[^>]*>(.*?)</td>', row)]
+            for row in re.findall(r'<tr>(.*?)</tr>', body, re.S)]
+
+
+def test_pins_have_their_age_and_what_freeing_them_returns(stacked):
+    _, analysis, page = stacked
+    end = analysis['moments'][-1]
+    rows = cells_of(page, 'Places in the code')
+    sites = [site for site in end['sites'] if site['pinned_bytes'] >= 1][:15]
+    assert len(rows) == len(sites) > 0
+    for row, site in zip(rows, sites):
+        if site['kept']:
+            assert row[5:] == ['–'] * 4
+            continue
+        ages = [units.time(end['at_ns'] - site[key]) for key in ('youngest_at_ns', 'oldest_at_ns')]
+        assert row[5] == ' – '.join(dict.fromkeys(ages))
+        assert row[6:] == [units.size(site['freed'][key])
+                           for key in ('mapped_bytes', 'top_bytes', 'trim_bytes')]
+    # A block a page, and all else is free: without them, all of it is.
+    most = max(sites, key=lambda site: site['blocks'])
+    assert most['freed']['trim_bytes'] + most['freed']['top_bytes'] > end['pages']['free_bytes'] // 2
+
+
+def test_the_highest_blocks_of_the_break_have_the_numbers_of_the_map(stacked):
+    _, analysis, page = stacked
+    holders = analysis['moments'][-1]['break']['holders']
+    rows = cells_of(page, 'The highest blocks of the break')
+    assert rows[0][0] == '1' and 1 < len(rows) <= len(holders)
+    for number, _, _, _, address, back in rows:
+        holder = holders[int(number) - 1]
+        assert (address, back) == (holder['address'], units.size(holder['returned_bytes']))
 
 
 def test_without_stacks_the_places_are_listed(plain):

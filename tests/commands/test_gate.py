@@ -4,6 +4,7 @@ what it writes for CI, and that it can prove itself. Names of a trace are data i
 
 import copy
 import json
+import re
 import sys
 import xml.etree.ElementTree as xml
 
@@ -16,6 +17,7 @@ from conftest import SOURCE, run
 
 sys.path.insert(0, str(SOURCE / 'reports'))
 import budget
+import gate_text
 
 HOSTILE = 'a%\n::error::b|<script>,:\x1b[31m\u202e]]>'
 
@@ -65,6 +67,45 @@ def test_causes_phases_places_and_ratios_shut_just_below_what_was_measured(situa
     assert situation.check(f'{name} = {value}\n').status == 0
     over = situation.check(f'{name} = {value - 1}\n')
     assert (over.status, lines(over)[-1]) == (1, 'EXCEEDED: 1 of 1 budget (heap.toml, line 1)')
+
+
+def test_allocations_are_calls_that_got_memory(situation):
+    by_call = situation.data['events']['by_call']
+    by_call['malloc']['failed'] = 66
+    by_call['realloc'] = {'count': 30, 'failed': 10, 'bytes': 900}
+    assert situation.check('events.allocations = 1052120\n').status == 0
+    over = situation.check('events.allocations = 1052119\n')
+    assert over.status == 1 and any('1,052,166 malloc' in line for line in lines(over))
+    situation.data['events']['calls'] = None
+    situation.data['events']['by_call'] = {}
+    assert situation.check('events.allocations = 1052120\n').status == 4
+
+
+@pytest.mark.parametrize('name, held', [
+    ('peak.requested', ['8.79 KiB held by parse_line in demo', '500 B held by keep in demo']),
+    ('peak.mapped', ['8.79 KiB held by parse_line in demo', '500 B held by keep in demo']),
+    ('end.requested', ['500 B held by keep in demo']), ('syscalls.brk', [])])
+def test_who_holds_the_most_is_named_where_a_budget_is_exceeded(situation, name, held):
+    over = situation.check(f'{name} = 1\n')
+    assert [line.strip() for line in lines(over) if ' held by ' in line] == held
+    for moment in situation.data['moments']:
+        moment['sites_total'] += 1  # then nobody knows who has the most
+    assert ' held by ' not in situation.check(f'{name} = 1\n').stdout.decode()
+
+
+def test_a_place_without_names_says_what_is_missing(situation):
+    for moment in situation.data['moments']:
+        for site in moment['sites']:
+            site['function'] = None
+    outcome = situation.check('sites.no_such_place.peak = 1000000\n')
+    assert outcome.status == 4
+    assert 'not measured: no function has a name' in ' '.join(outcome.stdout.decode().split())
+
+
+def test_no_line_is_broken_between_a_number_and_its_unit():
+    for length in range(60, 80):
+        for line in gate_text.wrap('x' * length + ' 7.81 KiB and 3 % of 12 B'):
+            assert not re.search(r'\d$', line) and len(line) <= 80
 
 
 def test_a_share_has_a_lower_limit(situation):
@@ -222,7 +263,8 @@ def test_an_improvement_is_told_and_with_ratchet_fails(situation):
     assert 'Better than the baseline: 2 figures; accept with --update' in lines(better)
     ratchet = baseline(situation, '--ratchet')
     assert ratchet.status == 1
-    assert lines(ratchet)[-1] == 'LOOSE: 2 of 34 figures of the baseline can be tightened'
+    assert lines(ratchet)[-2:] == ['Better than the baseline: 2 figures; accept with --update',
+                                   'LOOSE: 2 of 34 figures of the baseline can be tightened']
     assert baseline(situation, '--update', '--ratchet').status == 0
     assert situation.check('[syscalls]\nbrk = 109\n', '--ratchet').status == 0  # 107 measured
     loose = situation.check('[syscalls]\nbrk = 120\n', '--ratchet')

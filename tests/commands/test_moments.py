@@ -221,6 +221,10 @@ def test_a_small_block_holds_the_end_of_the_break(moments):
     assert moment['trim_bytes'] == 47 * 4096
     assert [(site['caller'], site['alone_bytes'], site['alone_pages']) for site in
             moment['sites']] == [('0x1000', 4064, 1), ('0x2000', 4048, 1)]
+    # malloc_trim keeps the first page, with the head of the chunk; the end comes down to there.
+    assert [site['freed'] for site in moment['sites']] == [
+        {'mapped_bytes': 0, 'top_bytes': 0, 'trim_bytes': 0},
+        {'mapped_bytes': 0, 'top_bytes': 48 * 4096, 'trim_bytes': 0}]
 
 
 @pytest.mark.parametrize('head, pages', [(4048, 2), (4056, 1)])
@@ -327,6 +331,8 @@ def test_a_mapped_block_plays_no_part(moments):
         assert moment['free_space']['bytes'] == 65536 - 32
         assert moment['pages']['used'] == 1
     assert [moment['sites_total'] for moment in found] == [1, 2, 1, 1]
+    assert {site['caller']: site['freed']['mapped_bytes'] for site in found[1]['sites']} == {
+        '0x1000': 0, '0x2000': mapping}
 
 
 def test_blocks_of_caches_hold_pages(moments):
@@ -547,6 +553,29 @@ def test_pages_that_a_place_has_alone_become_whole(moments):
     # Those that were its alone; pages where only its own blocks met are more.
     assert whole(after) - whole(before) >= site['alone_pages']
     assert after['pages']['used'] == before['pages']['used'] - (whole(after) - whole(before))
+
+
+@pytest.mark.parametrize('caller', ['0x1000', '0x2000'])
+@pytest.mark.parametrize('highest', [False, True])
+def test_what_freeing_a_place_would_return_is_there_when_it_is_freed(moments, caller, highest):
+    script, blocks = scattered()
+    if highest:
+        for block, other in blocks[::-1]:
+            if hex(other) == caller:
+                break
+            script.free(block)
+            blocks.remove((block, other))
+    before = last(moments(script, 'before'))
+    freed = next(site for site in before['sites'] if site['caller'] == caller)['freed']
+    for block, other in blocks:
+        if hex(other) == caller:
+            script.free(block)
+    after = last(moments(script, 'after'))
+    is_top = hex(blocks[-1][1]) == caller
+    assert after['trim_top_bytes'] - before['trim_top_bytes'] == freed['top_bytes']
+    assert (freed['top_bytes'] > 0) == is_top
+    if not is_top:
+        assert after['trim_bytes'] - before['trim_bytes'] == freed['trim_bytes'] > 0
 
 
 def test_the_place_with_the_most_is_found_among_thousands(heapledger, build, tmp_path):

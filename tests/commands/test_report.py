@@ -14,7 +14,7 @@ import pytest
 
 from analysis_fixture import (REPORTS, STREAM, Situation, add_process, causes, end_moment, ledger,
                               moments, set_causes)
-from conftest import run
+from conftest import analyze, run
 from trace_script import make_trace
 
 FIGURES = ['fragmentation', 'ledger', 'map', 'memory', 'return', 'sizes', 'syscalls']
@@ -134,12 +134,98 @@ def test_mode_policy_model_and_exit_are_named(situation):
     assert "mode allocator: heapledger's own allocator served the program" in page.text
     assert 'policy hybrid' in page.text and 'rules of glibc 2.36' in page.text
     assert 'exit status 0' in page.text
-    assert 'tunables' not in page.text
+    assert ' · tunables' not in page.text
     situation.data['tunables'] = {'top_pad': 65536, 'purge': 'trim', 'perturb': 0}
     situation.data['tunables_set'] = ['top_pad', 'purge']
-    assert 'tunables top_pad=65536, purge=trim' in page_of(situation).text
+    assert ' · tunables top_pad=65536, purge=trim' in page_of(situation).text
     situation.data['exit'] = {'signal': 9}
     assert 'ended by signal 9' in page_of(situation).text
+
+
+def how(page):
+    """The table of how it was recorded."""
+    table = page[page.index('<h2>How it was recorded</h2>'):]
+    rows = re.findall(r'<tr><td>(.*?)</td><td>(.*?)</td></tr>', table[:table.index('</table>')])
+    return {name: html.unescape(text) for name, text in rows}
+
+
+def test_how_it_was_recorded_is_said_of_the_machine_that_recorded(heapledger, tmp_path):
+    trace = tmp_path / 'trace'
+    assert run([heapledger, 'record', '-q', '--kernel', 'off', '--stacks', 8, '--set', 'tcache_count=3',
+                '-o', trace, '--', '/bin/true'],
+               env={'MALLOC_TOP_PAD_': '4096', 'GLIBC_TUNABLES': 'glibc.malloc.trim_threshold=262144:'
+                    'glibc.malloc.tcache_count=5'}).status == 0
+    data = analyze(heapledger, trace)
+    session = json.loads((trace / 'session.json').read_text())
+    assert data['host'] == session['host'] and set(session['host']) == {
+        'kernel', 'distribution', 'libc', 'cpu_model', 'cpus', 'memory_bytes', 'page_bytes'}
+    assert session['host']['libc'] == os.confstr('CS_GNU_LIBC_VERSION')
+    assert session['host']['cpus'] == os.sysconf('SC_NPROCESSORS_ONLN')
+    assert session['host']['memory_bytes'] == \
+        int(re.search(r'MemTotal: *(\d+) kB', open('/proc/meminfo').read()).group(1)) * 1024
+    assert os.uname().nodename not in (trace / 'session.json').read_text()
+    assert data['recorder_cpu_ns'] == session['recorder_cpu_ns'] > 0
+    assert data['tunables_from'] == {'trim_threshold': 'GLIBC_TUNABLES', 'top_pad': 'MALLOC_TOP_PAD_',
+                                     'tcache_count': 'HEAPLEDGER_SET'}
+    # The report is made on another machine.
+    session['host'] = {'kernel': '1.2.3-other', 'distribution': 'Another 9', 'libc': None,
+                       'cpu_model': 'A <CPU>', 'cpus': 96, 'memory_bytes': 3 << 30, 'page_bytes': 4096}
+    (trace / 'session.json').write_text(json.dumps(session))
+    assert run([heapledger, 'report', trace, '-o', tmp_path / 'out.html']).status == 0
+    page = (tmp_path / 'out.html').read_text()
+    rows = how(page)
+    assert rows['machine'] == ('Linux 1.2.3-other; Another 9; libc unknown; 96 × A <CPU>; '
+                               '3.00 GiB of memory')
+    assert os.uname().release not in page
+    assert rows['tunables set'] == ('trim_threshold 256 KiB (GLIBC_TUNABLES), top_pad 4 KiB '
+                                    '(MALLOC_TOP_PAD_), tcache_count 3 (record --set)')
+    assert 'mmap_threshold 128 KiB, mmap_max 65536' in rows['tunables not set']
+    assert 'tcache_max 1,032 B' in rows['tunables not set'] and 'rise' not in rows['tunables not set']
+    assert rows['mode'].startswith('allocator') and rows['policy'] == 'hybrid, by the rules of glibc 2.36'
+    assert rows['options'].startswith('call stacks of up to 8 functions; resident memory every 10.0 ms')
+    verify = run([heapledger, 'verify', trace])
+    assert verify.stdout.decode().splitlines()[0] in rows['verify']
+    events = data['events']
+    assert rows['events'] == (f"{events['total']:,}: allocator calls {events['calls']:,}, "
+                              f"system calls {events['syscalls']:,}")
+    assert rows['lost'] == '0 events; 0 processes not recorded'
+    assert rows['cost in the program'].startswith(f"{data['syscalls']['recorder']} system calls; at most ")
+    assert re.match(r'CPU time of the recorder [\d.]+ m?s; a trace of ', rows['cost beside it'])
+
+
+def test_what_a_recording_does_not_say_of_itself_is_unknown(situation):
+    rows = how(page_of(situation).source)
+    assert [rows[name] for name in ('machine', 'verify', 'options', 'tunables set', 'tunables not set')] == \
+        ['unknown'] * 5
+    assert rows['cost beside it'].startswith('CPU time of the recorder unknown; a trace of ')
+
+
+@pytest.mark.parametrize('session', [
+    {'options': [], 'attach': [], 'host': 3, 'tunables': [], 'tunables_set': {}},
+    {'options': {'stacks': 'x', 'interval_ns': [], 'on_full': {}, 'residency_ns': -1}, 'host': {'cpus': {}},
+     'tunables': {'top_pad': [1], 'mxfast': {}}, 'tunables_set': [['top_pad'], {}, 'none'],
+     'tunables_from': {'none': []}, 'recorder_cpu_ns': 'long', 'attach': {'seconds': 1e300}}])
+@pytest.mark.parametrize('mode', [0, 3])
+def test_a_session_file_of_nonsense_makes_a_page(heapledger, build, tmp_path, session, mode):
+    trace = make_trace(build, tmp_path / 'trace', f'command program\nstream 100 1 0 {mode} 1000\n'
+                       'close 1 1 0 2000 0\n')
+    (trace / 'session.json').write_text(json.dumps({'schema': 'heapledger-session/1', **session}))
+    outcome = run([heapledger, 'report', trace, '-o', tmp_path / 'out.html'])
+    assert outcome.status == 0 and b'Traceback' not in outcome.stderr, outcome
+    assert how((tmp_path / 'out.html').read_text())['lost'].startswith('0 events')
+
+
+def test_a_verdict_against_the_log_is_the_first_thing_said(situation):
+    sys.path.insert(0, str(REPORTS))
+    import load
+    import words
+    os.environ['HEAPLEDGER_BIN'] = str(situation._write())
+    analysis = load.load(situation.trace)
+    line = 'INCOMPLETE: 4 of 5 logged calls match the kernel\'s; 1 findings'
+    for code, said in (0, False), (1, True), (4, False):
+        analysis.verdict = load.Verdict(code, [line])
+        first = words.findings(analysis)[0]
+        assert (first.kind == 'bad' and line in first.text) == said
 
 
 def test_the_date_is_that_of_the_recording(situation):
@@ -165,12 +251,35 @@ def test_nothing_unusual_is_said_when_nothing_is(situation):
     situation.data['moments'] = [end_moment()]
     page = page_of(situation)
     findings = page.findings()
-    assert list(findings) == ['Nothing is wrong with this heap']
-    assert findings['Nothing is wrong with this heap'] == (
+    assert list(findings) == ['Little memory lies idle in this heap']
+    assert findings['Little memory lies idle in this heap'] == (
         'fine', '1.78 MiB is mapped at the end, 1.25 MiB of it in use, and malloc_trim(0) would '
         'return 8.00 KiB.')
     assert 'COMPLETE: every stream closed, no event lost' in page.text
     assert '331 system calls took 993 µs, less than 0.1 % of the recorded time.' in page.text
+
+
+def test_memory_that_is_only_in_use_is_not_called_right(situation):
+    """A program that frees nothing may need it all, or leak it."""
+    situation.data['moments'] = [end_moment()]
+    situation.data['findings'] = [JUDGED[1]]
+    kind, text = page_of(situation).findings()['Little memory lies idle in this heap']
+    assert kind == 'fine' and text.endswith('Whether all that is in use is still needed is not known here.')
+
+
+def test_one_latency_is_said_once(situation):
+    latency = situation.data['free_to_return']['latency_ns']
+    assert 'Half of what was returned went within 16.0 ms, 99 % within 400 ms.' in page_of(situation).text
+    latency['p50'] = latency['p99']
+    text = page_of(situation).text
+    assert '99 % of what was returned went within 400 ms.' in text and 'Half of what' not in text
+
+
+def test_the_run_in_short_has_a_heading_of_its_own(situation):
+    situation.data['findings'] = JUDGED
+    source = page_of(situation).source
+    short, more = (source.index(f'<h2>{title}</h2>') for title in ('The run in short', 'What else was found'))
+    assert short < source.index('allocator calls. Beneath them') < more < source.index('<ol class="found"')
 
 
 JUDGED = [
@@ -197,7 +306,7 @@ def test_the_analyzers_findings_lead_and_nothing_is_said_twice(situation):
     assert page.source.index(JUDGED[0]['sentence'][9:].split(' ', 3)[-1]) < page.source.index('facts">')
     assert '<ol class="found" start="2">' in page.source
     assert '331 system calls took 993' not in page.text  # the finding has it
-    assert 'Nothing is wrong' not in page.text
+    assert 'Little memory' not in page.text
 
 
 def test_the_first_screen_has_the_ledger_row_by_row_and_what_is_unknown_is_no_zero(situation):
@@ -385,7 +494,7 @@ def test_a_trace_of_nothing_or_of_one_event_makes_a_page(heapledger, build, tmp_
     assert outcome.status == 0 and b'Warning' not in outcome.stderr, outcome
     text = (tmp_path / 'out.html').read_text()
     assert ('Nothing happened' in text) == ('It held nothing.' in text) == (not records)
-    assert ('Nothing is wrong with this heap' in text) == bool(records)
+    assert ('Little memory lies idle in this heap' in text) == bool(records)
 
 
 def test_ten_hours_are_said_in_hours_everywhere(heapledger, build, tmp_path):

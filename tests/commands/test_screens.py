@@ -3,12 +3,15 @@
 and both colour schemes are drawn in their own colours. Chromium is not among the packages of ./dev test,
 since it is large: ./dev browser installs it and runs these tests."""
 
+import base64
+import subprocess
 import sys
 
 import pytest
 
 from analysis_fixture import REPORTS, Situation, add_process, end_moment
 from browser import MISSING, Browser, chromium
+from conftest import run
 
 pytestmark = pytest.mark.skipif(not chromium(), reason=MISSING)
 WIDE, NARROW = (1440, 900), (360, 740)
@@ -56,3 +59,41 @@ def test_nothing_scrolls_sideways_but_what_is_made_to(browser, page, size):
         f'(e.getBoundingClientRect().right > {size[0]} || e.getBoundingClientRect().left < 0))'
         '.map(e => e.tagName + "." + e.className)')
     assert outside == []
+
+
+@pytest.fixture(scope='module')
+def stacked(heapledger, build, tmp_path_factory):
+    """A report of a program whose blocks pin pages, with stacks."""
+    folder = tmp_path_factory.mktemp('stacked')
+    assert run([heapledger, 'record', '--kernel', 'off', '-q', '--stacks', 8, '-o', folder / 'trace', '--',
+                build / 'tests' / 'victims' / 'victim_trimmed', 'checker', 3000]).status == 0
+    assert run([heapledger, 'report', folder / 'trace', '-o', folder / 'out.html']).status == 0
+    return folder / 'out.html'
+
+
+def test_stacks_unfold_by_the_keyboard(browser, stacked):
+    browser.open(stacked, *WIDE)
+    one = 'document.querySelector("table.pins details")'
+    assert browser.value(f'{one}.open') is False
+    # The tabulator comes to it, in the order of the page.
+    browser.value(f'{one}.closest(".wide").focus()')
+    for key, code, number in ('Tab', 'Tab', 9), ('Enter', 'Enter', 13):
+        for kind in 'keyDown', 'keyUp':
+            browser.ask('Input.dispatchKeyEvent', type=kind, key=key, code=code,
+                        windowsVirtualKeyCode=number, **({'text': '\r'} if kind == 'keyDown' and number == 13
+                                                         else {}))
+    assert browser.value(f'document.activeElement === {one}.querySelector("summary")')
+    assert browser.value(f'{one}.open') is True
+    assert browser.value(f'{one}.querySelector("li").checkVisibility()') is True
+
+
+def test_a_page_that_is_printed_has_all_stacks(browser, stacked, tmp_path):
+    browser.open(stacked, *WIDE)
+    stacks = browser.value('Array.from(document.querySelectorAll("table.pins li"), e => e.textContent)')
+    assert stacks
+    paper = browser.ask('Page.printToPDF')['data']
+    (tmp_path / 'page.pdf').write_bytes(base64.b64decode(paper))
+    text = subprocess.run(['pdftotext', tmp_path / 'page.pdf', '-'], check=True,
+                          stdout=subprocess.PIPE).stdout.decode()
+    table = ''.join(text[text.index('Places in the code'):].split())
+    assert [frame for frame in stacks if ''.join(frame.split()) not in table] == []

@@ -17,6 +17,31 @@ def test_what_was_meant_is_named(heapledger, wrong, meant):
             f'heapledger: {wrong}: no such command; did you mean {meant}?\n'
 
 
+@pytest.mark.parametrize('words, said', [
+    (['record', '--stakcs', '3', 'x'], 'record: unknown option --stakcs; did you mean --stacks?'),
+    (['report', '--pgn', 'x'], 'report: unknown option --pgn; did you mean --png?'),
+    (['record', '--set', 'mmap_treshold=1', 'x'],
+     'record: --set: mmap_treshold=1: there is no such tunable; did you mean mmap_threshold?'),
+    (['record', '--set', 'tcache_unsorted_limits=1', 'x'],
+     'record: --set: tcache_unsorted_limits=1: there is no such tunable; did you mean '
+     'tcache_unsorted_limit?'),
+    (['record', '--set', 'colour=1', 'x'], 'record: --set: colour=1: there is no such tunable'),
+    (['record', '--set', 'top_pad=many', 'x'], 'record: --set: top_pad=many: not a number'),
+    (['record', '--kernel', 'aut', 'x'], 'record: --kernel: auto, require or off is needed, not aut'),
+    (['record', '--on-full', 'dorp', 'x'], 'record: --on-full: wait or drop is needed, not dorp'),
+    (['dump', '--kind', 'mallok', 'x'],
+     'dump: --kind: "mallok" is not a kind of event; did you mean malloc?'),
+    (['dump', '--kind', 'nothing_like_it', 'x'],
+     'dump: --kind: "nothing_like_it" is not a kind of event (see heapledger help dump)'),
+    (['export', '--value', 'peek', 'x'],
+     'export: --value peek: there is no such value; did you mean peak?'),
+    (['verify', '--quiet', 'x'], 'verify: unknown option --quiet (see heapledger verify --help)')])
+def test_options_and_their_values_are_named_too(heapledger, words, said):
+    outcome = run([heapledger, *words])
+    assert (outcome.status, outcome.stdout) == (2, b'')
+    assert outcome.stderr.decode() == f'heapledger: {said}\n'
+
+
 @pytest.mark.parametrize('wrong', ['frobnicate', 'x', '', 'analyze' * 100])
 def test_what_is_like_none_gets_no_guess(heapledger, wrong):
     outcome = run([heapledger, wrong])
