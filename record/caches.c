@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * See caches.h. The process runs on, and nothing that is read is trusted. All is read twice: lists
- * link by link, all of them one step in one call, then once more what was found. A list that was
+ * link by link, all of them one step in one call, and the pages that fast lists lead to as a whole;
+ * then once more what was found. A list that was
  * the same both times had been so in between; of the others nothing is said. In between the
  * recording's coarse clock moves, so that whatever a thread does after the second reading gets a
  * time after that, and whatever the first one has seen was logged with a time before.
