@@ -164,10 +164,10 @@ static inline void *cache_alloc_hot(struct cache *cache, size_t bytes)
 	return cache_get_block(cache, index);
 }
 
-static inline bool cache_takes_hot(const struct cache *cache, const void *block, size_t *bin)
+static inline bool cache_takes_head(
+	const struct cache *cache, const void *block, size_t head, size_t *bin)
 {
 	const struct cache_entry *entry = block;
-	size_t head = chunk_head(chunk_of(block));
 	size_t index = cache_index(head & ~CHUNK_FLAGS);
 
 	if (__builtin_expect(
@@ -177,6 +177,11 @@ static inline bool cache_takes_hot(const struct cache *cache, const void *block,
 		return false;
 	*bin = index;
 	return __builtin_expect(cache->room[index] != 0 && entry->key != cache_key, 1);
+}
+
+static inline bool cache_takes_hot(const struct cache *cache, const void *block, size_t *bin)
+{
+	return cache_takes_head(cache, block, chunk_head(chunk_of(block)), bin);
 }
 
 /* Dies of `fault` if the block is in the cache: nearly always told by one look at the key. */

@@ -27,7 +27,7 @@
 
 /* Sizes have 56 bits. The byte above belongs to the block's owner, who writes it without a lock. */
 #define CHUNK_SIZE_MASK (((size_t)1 << 56) - 1 - CHUNK_FLAGS)
-#define CHUNK_FOREIGN_BYTE 7 /* 1: not taken by the arena's home thread (home.h) */
+#define CHUNK_TAKER_BYTE 7 /* which thread took it, if not the arena's home thread (home.h) */
 
 struct node {
 	struct node *next, *prev;
@@ -108,15 +108,14 @@ static inline void chunk_unmark(struct chunk *chunk, size_t flags)
 	chunk_set_low_half(chunk, chunk_low_half(chunk) & ~(uint32_t)flags);
 }
 
-static inline bool chunk_is_foreign(const struct chunk *chunk)
+static inline uint8_t chunk_taker(const struct chunk *chunk)
 {
-	return chunk_head(chunk) >> (8 * CHUNK_FOREIGN_BYTE) != 0;
+	return (uint8_t)(chunk_head(chunk) >> (8 * CHUNK_TAKER_BYTE));
 }
 
-static inline void chunk_set_foreign(struct chunk *chunk, bool foreign)
+static inline void chunk_set_taker(struct chunk *chunk, uint8_t taker)
 {
-	__atomic_store_n(
-		(uint8_t *)&chunk->head + CHUNK_FOREIGN_BYTE, (uint8_t)foreign, __ATOMIC_RELAXED);
+	__atomic_store_n((uint8_t *)&chunk->head + CHUNK_TAKER_BYTE, taker, __ATOMIC_RELAXED);
 }
 
 static inline size_t chunk_bytes(const struct chunk *chunk)

@@ -17,6 +17,40 @@ static void set_range(uintptr_t from, uintptr_t to)
 	log_hot.home_bytes = to - from;
 }
 
+/* A set bit: a living thread has this number. 0 says "the home thread", the last HOME_ANYONE. */
+#define NUMBER_WORDS 4
+static _Atomic uint64_t numbers[NUMBER_WORDS] = {1, [NUMBER_WORDS - 1] = UINT64_C(1) << 63};
+static_assert(HOME_ANYONE == NUMBER_WORDS * 64 - 1, "it is the last one");
+
+/* In a forked child the numbers of the parent's other threads stay taken: a handler may fork in the
+ * middle of this. */
+void home_begin(void)
+{
+	for (unsigned i = 0; i < NUMBER_WORDS; i++) {
+		uint64_t taken = atomic_load_explicit(&numbers[i], memory_order_relaxed);
+
+		while (taken != UINT64_MAX) {
+			unsigned bit = (unsigned)__builtin_ctzll(~taken);
+
+			if (!atomic_compare_exchange_weak(
+				    &numbers[i], &taken, taken | UINT64_C(1) << bit))
+				continue;
+			log_restamp(); /* as in home_enter */
+			thread_self.number = (uint8_t)(i * 64 + bit);
+			return;
+		}
+	}
+}
+
+void home_end(void)
+{
+	uint8_t number = thread_self.number;
+
+	thread_self.number = 0;
+	if (number != 0)
+		atomic_fetch_and(&numbers[number / 64], ~(UINT64_C(1) << number % 64));
+}
+
 /* A thread that begins somewhere frees what an earlier home thread allocated as if it had been
  * itself: its own time must be later. */
 void home_enter(struct arena *arena)
@@ -47,9 +81,8 @@ static void move_range(const struct chunk *chunk, const struct arena *arena)
 	}
 }
 
-bool home_has(const void *block)
+static bool is_home(const struct chunk *chunk)
 {
-	const struct chunk *chunk = chunk_of(block);
 	const struct arena *arena;
 
 	if (chunk_is_mmapped(chunk))
@@ -57,23 +90,23 @@ bool home_has(const void *block)
 	arena = arena_of(chunk);
 	if (atomic_load_explicit(&arena->home, memory_order_relaxed) != &thread_self)
 		return false;
-	if ((uintptr_t)block - log_hot.home >= log_hot.home_bytes)
+	if ((uintptr_t)&chunk->link - log_hot.home >= log_hot.home_bytes)
 		move_range(chunk, arena);
 	return true;
 }
 
-bool home_take(void *block)
+void home_take(void *block)
 {
-	bool home = home_has(block);
+	struct chunk *chunk = chunk_of(block);
 
-	if (!home && !chunk_is_mmapped(chunk_of(block)))
-		chunk_set_foreign(chunk_of(block), true);
-	return home;
+	if (!is_home(chunk) && !chunk_is_mmapped(chunk))
+		chunk_set_taker(chunk, thread_self.number != 0 ? thread_self.number : HOME_ANYONE);
 }
 
-void home_give(void *block)
+bool home_has(const void *block)
 {
-	if (!chunk_is_foreign(chunk_of(block)))
-		home_has(block);
-	home_unmark(block);
+	const struct chunk *chunk = chunk_of(block);
+	uint8_t taker = chunk_taker(chunk);
+
+	return taker != 0 ? taker == thread_self.number : is_home(chunk);
 }

@@ -21,9 +21,10 @@
  *     nor to a free that another thread's allocation follows. So the second one reads the time:
  *     the free (or realloc) of a block that another thread may have allocated, and the allocation
  *     of a block that another thread may have freed, which is any that does not come from the
- *     thread's own cache.
+ *     thread's own cache. What is in there the thread has freed itself, or it came along from the
+ *     arena in an earlier call of the thread, which read the time.
  *   - Which thread allocated a block is told by its arena: each has at most one home thread
- *     (home.h); what another thread takes from the arena bears a mark until it is freed.
+ *     (home.h); what another thread takes from the arena bears its number until it is freed.
  *
  * For the axis of time, it is also read after each round of the collector and with each page; and
  * after a fork, so that nothing that followed it seems to have come before.

@@ -41,10 +41,11 @@ static inline void log_prefetch(const struct hl_packed *slot)
 	__asm__ volatile("prefetchw %0" : : "m"(slot[LOG_AHEAD_SLOTS]));
 }
 
-/* Whether the record is written; if not, a full bracket must do it. The size is one that a cache
- * holds, and the chunk that of the size. The limit leaves two slots, so that log_tick_back has one.
- */
-static inline bool log_fast(enum hl_kind kind, const void *block, size_t size, const void *caller)
+/* Whether the record is written; if not, a full bracket must do it. The block is one that the thread
+ * has from its cache, or that it took itself (home.h); the size is one that a cache holds, and the
+ * chunk that of the size. The limit leaves two slots, so that log_tick_back has one. */
+static inline bool log_fast_own(
+	enum hl_kind kind, const void *block, size_t size, const void *caller)
 {
 	struct hl_page *page = log_hot.page;
 	uint32_t used = atomic_load_explicit(&page->used, memory_order_relaxed);
@@ -54,9 +55,7 @@ static inline bool log_fast(enum hl_kind kind, const void *block, size_t size, c
 
 	if (__builtin_expect(used >= limit || token != log_hot.token ||
 				     atomic_load_explicit(attach_round, memory_order_relaxed) !=
-					     log_hot.round ||
-				     ((uintptr_t)block - log_hot.home >= log_hot.home_bytes &&
-					     block != NULL),
+					     log_hot.round,
 		    0))
 		return false;
 	log_prefetch(slot);
@@ -68,6 +67,14 @@ static inline bool log_fast(enum hl_kind kind, const void *block, size_t size, c
 	if (__builtin_expect(__atomic_load_n(attach_token, __ATOMIC_RELAXED) != token, 0))
 		return log_token_changed(page, 0);
 	return true;
+}
+
+/* The same for any block, where it lies in the home range. */
+static inline bool log_fast(enum hl_kind kind, const void *block, size_t size, const void *caller)
+{
+	bool home = (uintptr_t)block - log_hot.home < log_hot.home_bytes || block == NULL;
+
+	return __builtin_expect(home, 1) && log_fast_own(kind, block, size, caller);
 }
 
 #endif

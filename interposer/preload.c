@@ -112,15 +112,18 @@ static __attribute__((noinline)) void *malloc_missed(
 	return block;
 }
 
-/* A block from the cache that the log's hot path did not take. */
+/* A block from the cache that the log's hot path did not take, of another arena often. */
 static __attribute__((noinline)) void log_taken_late(
 	enum hl_kind kind, void *block, size_t size, const void *caller)
 {
 	struct log_call call = {.kind = kind, .addr = block, .size = size};
-	uint32_t depth = guard_begin_late(kind, size, caller);
+	uint32_t depth;
 
+	home_take(block);
+	if (log_fast_own(kind, block, size, caller))
+		return;
+	depth = guard_begin_late(kind, size, caller);
 	call.chunk = hl_packed_chunk(size);
-	call.handed = !home_take(block);
 	log_call(&call);
 	guard_end_late(depth);
 }
@@ -175,19 +178,20 @@ EXPORT void *calloc(size_t count, size_t size)
 
 static __attribute__((noinline)) void log_given_full(enum hl_kind kind, void *block, size_t size)
 {
+	/* A pointer that is none of ours has no chunk to look at; heap_free says so. */
+	bool sound = block != NULL && chunk_is_aligned(block);
 	struct log_call call = {.kind = kind, .addr = block, .size = size};
 
-	call.handed = block != NULL;
+	call.handed = block != NULL && !(sound && home_has(block));
 	log_call(&call);
-	/* A pointer that is none of ours has no chunk to look at; heap_free says so. */
-	if (block != NULL && (uintptr_t)block % CHUNK_ALIGN_BYTES == 0)
-		home_give(block);
+	if (sound)
+		home_unmark(block);
 }
 
 /* The record of a block that is about to be given back or resized. */
 static inline void log_given(enum hl_kind kind, void *block, size_t size, const void *caller)
 {
-	if ((uintptr_t)block % CHUNK_ALIGN_BYTES == 0 && log_plain(kind, block, size, caller))
+	if (chunk_is_aligned(block) && log_plain(kind, block, size, caller))
 		home_unmark(block);
 	else
 		log_given_full(kind, block, size);
@@ -221,28 +225,50 @@ static __attribute__((noinline)) void free_as(
 	guard_leave();
 }
 
+/* The cache takes the block, but the log's hot path did not: NULL or another thread's, usually. */
+static __attribute__((noinline)) void log_given_late(void *block, const void *caller)
+{
+	struct log_call call = {.kind = HL_KIND_free, .addr = block};
+	uint32_t depth;
+
+	call.handed = block != NULL && !home_has(block);
+	if (!call.handed && log_fast_own(HL_KIND_free, block, 0, caller))
+		return;
+	depth = guard_begin_late(HL_KIND_free, 0, caller);
+	log_call(&call);
+	guard_end_late(depth);
+}
+
+/* Whether the cache takes a block with a mark (home.h), which the hot path has refused for that. */
+static bool free_marked(struct cache *cache, void *block, const void *caller)
+{
+	size_t head, bin;
+
+	if (!chunk_is_aligned(block) || chunk_taker(chunk_of(block)) == 0)
+		return false;
+	head = chunk_head(chunk_of(block)) & (CHUNK_SIZE_MASK | CHUNK_FLAGS);
+	if (!cache_takes_head(cache, block, head, &bin))
+		return false;
+	log_given_late(block, caller);
+	home_unmark(block);
+	cache_put_at(cache, block, bin);
+	return true;
+}
+
 static __attribute__((noinline)) void free_missed(
 	struct cache *cache, void *block, const void *caller)
 {
 	if (!log_is_off()) {
+		bool freed = free_marked(cache, block, caller);
+
 		guard_end_hot(cache);
-		free_as(HL_KIND_free, block, 0, caller);
+		if (!freed)
+			free_as(HL_KIND_free, block, 0, caller);
 		return;
 	}
 	fatal_set_caller(caller);
 	heap_free(block);
 	guard_end_hot(cache);
-}
-
-/* The cache takes the block, but the log's hot path did not: NULL or another thread's, usually. */
-static __attribute__((noinline)) void log_given_late(void *block, const void *caller)
-{
-	struct log_call call = {.kind = HL_KIND_free, .addr = block};
-	uint32_t depth = guard_begin_late(HL_KIND_free, 0, caller);
-
-	call.handed = block != NULL && !home_has(block);
-	log_call(&call);
-	guard_end_late(depth);
 }
 
 EXPORT void free(void *block)

@@ -91,6 +91,7 @@ __attribute__((noinline)) void thread_begin(void)
 	if (!process_begun)
 		process_begin();
 	thread_self.state = THREAD_LIVE;
+	home_begin();
 	thread_self.cache = cache_new();
 }
 
@@ -137,6 +138,7 @@ static void thread_end(void)
 		home_leave(arena);
 		arena_detach(arena);
 	}
+	home_end();
 	guard_leave();
 	log_thread_exit();
 }

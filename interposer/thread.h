@@ -20,6 +20,7 @@ struct thread {
 	bool has_hot;         /* guard.h: `hot` is NULL only within a call */
 	bool hot_interrupted; /* guard.h: depth 1 is above a call of the hot path */
 	bool armed;           /* the destructor will run */
+	uint8_t number;       /* home.h: of the living threads; 0: none */
 };
 
 extern __thread struct thread thread_self __attribute__((tls_model("initial-exec")));

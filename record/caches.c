@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * See caches.h. The process runs on, and nothing that is read is trusted. All is read twice: lists
- * link by link, all of them one step in one call, then once more what was found. A list that was
+ * link by link, all of them one step in one call, and the pages that fast lists lead to as a whole;
+ * then once more what was found. A list that was
  * the same both times had been so in between; of the others nothing is said. In between the
  * recording's coarse clock moves, so that whatever a thread does after the second reading gets a
  * time after that, and whatever the first one has seen was logged with a time before.
@@ -21,6 +22,8 @@
 #define ARENAS_MOST 4096
 #define AT_ONCE 1024          /* pieces that a call reads: UIO_MAXIOV */
 #define DEFERRED HL_FAST_BINS /* what lies in no list yet counts as one more of an arena's */
+#define PAGE_BYTES UINT64_C(4096)
+#define PAGES 512 /* of those that fast lists lead to */
 
 struct piece {
 	uint64_t from;
@@ -69,6 +72,14 @@ struct chain {
 	uint32_t lent; /* of them, the first so many */
 };
 
+/* Fast lists are long, and lead to the same pages again and again: these are read whole, once in a
+ * reading, and kept by the last bits of their numbers. */
+struct pages {
+	uint64_t number[PAGES]; /* 0 = none */
+	uint32_t wanted[PAGES]; /* at which step, last */
+	uint8_t bytes[PAGES][PAGE_BYTES];
+};
+
 struct caches_scratch {
 	struct hl_caches caches, again;
 	struct owner *owner;
@@ -78,7 +89,9 @@ struct caches_scratch {
 	struct chain *chain;
 	size_t chains, chain_room;
 	struct piece *piece;
-	size_t pieces, piece_room;
+	size_t piece_count, piece_room;
+	struct pages *pages;
+	uint32_t step;                    /* along all lists */
 	size_t arenas;                    /* owners before the caches ... */
 	size_t fast_founds;               /* ... and what was found of theirs */
 	uint32_t unread;                  /* lists that could not be read */
@@ -136,11 +149,11 @@ static bool read_caches(const struct caches_source *source, struct hl_caches *ca
 
 static int add_piece(struct caches_scratch *scratch, uint64_t from, void *to, size_t bytes)
 {
-	int rc = room_for((void **)&scratch->piece, &scratch->piece_room, scratch->pieces + 1,
+	int rc = room_for((void **)&scratch->piece, &scratch->piece_room, scratch->piece_count + 1,
 		sizeof(*scratch->piece));
 
 	if (rc == 0)
-		scratch->piece[scratch->pieces++] = (struct piece){from, to, bytes, false};
+		scratch->piece[scratch->piece_count++] = (struct piece){from, to, bytes, false};
 	return rc;
 }
 
@@ -169,12 +182,12 @@ static int read_owner_pieces(const struct caches_source *source, struct caches_s
 {
 	int rc = 0;
 
-	scratch->pieces = 0;
+	scratch->piece_count = 0;
 	for (size_t i = from; rc == 0 && i < end; i++)
 		rc = add_owner_pieces(scratch, &scratch->owner[i], twice);
 	if (rc != 0)
 		return rc;
-	read_pieces(source, scratch->piece, scratch->pieces);
+	read_pieces(source, scratch->piece, scratch->piece_count);
 	for (size_t i = from, at = 0; i < end; i++)
 		for (int parts = scratch->owner[i].is_arena ? 3 : 1; parts > 0; parts--)
 			scratch->owner[i].torn |= scratch->piece[at++].missing;
@@ -346,6 +359,68 @@ static void follow(struct caches_scratch *scratch, struct chain *chain, const st
 	chain->next = hl_unmask(found->block, read->next);
 }
 
+/* Its place among the pages; NULL: it is not read by pages. */
+static uint64_t *page_place(
+	struct caches_scratch *scratch, const struct found *found, uint64_t *number)
+{
+	uint64_t from = found->block - sizeof(found->once.head);
+
+	*number = from / PAGE_BYTES;
+	if (found->what != HL_KEPT_FAST ||
+		(from + sizeof(found->once) - 1) / PAGE_BYTES != *number)
+		return NULL;
+	return &scratch->pages->number[*number % PAGES];
+}
+
+static int ask_for(
+	struct caches_scratch *scratch, const struct found *found, struct hl_kept_block *to)
+{
+	uint64_t number, *place = page_place(scratch, found, &number);
+	size_t at = place != NULL ? (size_t)(place - scratch->pages->number) : 0;
+
+	/* A place that this step needs for another page is not to be had. */
+	if (place == NULL || (scratch->pages->wanted[at] == scratch->step && *place != number))
+		return add_piece(scratch, found->block - sizeof(to->head), to, sizeof(*to));
+	scratch->pages->wanted[at] = scratch->step;
+	if (*place == number)
+		return 0;
+	*place = number;
+	return add_piece(scratch, number * PAGE_BYTES, scratch->pages->bytes[at], PAGE_BYTES);
+}
+
+/* A block that could not be read remains all zero, which fits no bin. */
+static void take_from_page(
+	struct caches_scratch *scratch, const struct found *found, struct hl_kept_block *to)
+{
+	uint64_t number, *place = page_place(scratch, found, &number);
+
+	if (place != NULL && *place == number)
+		memcpy(to,
+			scratch->pages->bytes[number % PAGES] +
+				(found->block - sizeof(to->head)) % PAGE_BYTES,
+			sizeof(*to));
+}
+
+static void forget_pages(struct caches_scratch *scratch)
+{
+	memset(scratch->pages->number, 0, sizeof(scratch->pages->number));
+}
+
+/* What was asked for since the step began. */
+static void read_step(const struct caches_source *source, struct caches_scratch *scratch)
+{
+	read_pieces(source, scratch->piece, scratch->piece_count);
+	for (size_t i = 0; i < scratch->piece_count; i++)
+		if (scratch->piece[i].missing && scratch->piece[i].bytes == PAGE_BYTES)
+			scratch->pages->number[scratch->piece[i].from / PAGE_BYTES % PAGES] = 0;
+}
+
+static void begin_step(struct caches_scratch *scratch)
+{
+	scratch->piece_count = 0;
+	scratch->step++;
+}
+
 /* All lists one block further. */
 static int read_level(const struct caches_source *source, struct caches_scratch *scratch)
 {
@@ -353,7 +428,7 @@ static int read_level(const struct caches_source *source, struct caches_scratch 
 	int rc = room_for((void **)&scratch->found, &scratch->found_room, first + scratch->chains,
 		sizeof(*scratch->found));
 
-	scratch->pieces = 0;
+	begin_step(scratch);
 	for (size_t i = 0; rc == 0 && i < scratch->chains; i++) {
 		struct chain *chain = &scratch->chain[i];
 		struct found *found = &scratch->found[scratch->founds];
@@ -362,18 +437,16 @@ static int read_level(const struct caches_source *source, struct caches_scratch 
 			continue;
 		scratch->founds++;
 		scratch->chain[left++] = *chain;
-		rc = add_piece(scratch, found->block - sizeof(found->once.head), &found->once,
-			sizeof(found->once));
+		rc = ask_for(scratch, found, &found->once);
 	}
 	if (rc != 0)
 		return rc;
 	scratch->chains = left;
-	read_pieces(source, scratch->piece, scratch->pieces);
+	read_step(source, scratch);
 	for (size_t i = 0; i < left; i++) {
-		const struct found *found = &scratch->found[first + i];
+		struct found *found = &scratch->found[first + i];
 
-		if (scratch->piece[i].missing)
-			lose(&scratch->owner[found->owner], found->bin);
+		take_from_page(scratch, found, &found->once);
 		follow(scratch, &scratch->chain[i], found);
 	}
 	return 0;
@@ -391,6 +464,7 @@ static int read_chains(
 	size_t first = scratch->founds;
 	int rc = add_chains(scratch, from);
 
+	forget_pages(scratch);
 	while (rc == 0 && scratch->chains > 0 && scratch->founds - first < BLOCKS_MOST)
 		rc = read_level(source, scratch);
 	if (rc == 0)
@@ -466,23 +540,32 @@ static int read_founds_again(
 {
 	int rc = 0;
 
-	scratch->pieces = 0;
-	for (size_t i = from; rc == 0 && i < end; i++) {
-		struct found *found = &scratch->found[i];
-
-		rc = add_piece(scratch, found->block - sizeof(found->twice.head), &found->twice,
-			sizeof(found->twice));
-	}
+	begin_step(scratch);
+	for (size_t i = from; rc == 0 && i < end; i++)
+		rc = ask_for(scratch, &scratch->found[i], &scratch->found[i].twice);
 	if (rc != 0)
 		return rc;
-	read_pieces(source, scratch->piece, scratch->pieces);
+	read_step(source, scratch);
 	for (size_t i = from; i < end; i++) {
 		struct found *found = &scratch->found[i];
 
-		if (scratch->piece[i - from].missing || !same_block(&found->once, &found->twice))
+		take_from_page(scratch, found, &found->twice);
+		if (!same_block(&found->once, &found->twice))
 			lose(&scratch->owner[found->owner], found->bin);
 	}
 	return 0;
+}
+
+static int read_all_again(
+	const struct caches_source *source, struct caches_scratch *scratch, size_t from, size_t end)
+{
+	int rc = 0;
+
+	forget_pages(scratch);
+	for (size_t i = from; rc == 0 && i < end; i += AT_ONCE)
+		rc = read_founds_again(
+			source, scratch, i, end - i < AT_ONCE ? end : i + AT_ONCE);
+	return rc;
 }
 
 static int read_owners_again(
@@ -499,14 +582,14 @@ static int read_owners_again(
 
 static int read_twice(const struct caches_source *source, struct caches_scratch *scratch)
 {
-	int rc = read_founds_again(source, scratch, scratch->fast_founds, scratch->founds);
+	int rc = read_all_again(source, scratch, scratch->fast_founds, scratch->founds);
 
 	if (rc == 0)
 		rc = read_owners_again(source, scratch, scratch->arenas, scratch->owners);
 	if (rc == 0)
 		rc = end_moved(&scratch->moved_lately, source);
 	if (rc == 0)
-		rc = read_founds_again(source, scratch, 0, scratch->fast_founds);
+		rc = read_all_again(source, scratch, 0, scratch->fast_founds);
 	if (rc == 0)
 		rc = read_owners_again(source, scratch, 0, scratch->arenas);
 	return rc == 0 ? end_moved(&scratch->moved, source) : rc;
@@ -660,8 +743,15 @@ int caches_take(struct caches_held *held, const struct caches_source *source)
 		held->scratch = calloc(1, sizeof(*held->scratch));
 	if (held->scratch == NULL)
 		return -ENOMEM;
-	for (held->tries = 0; rc == 0 && !held->all && held->tries < TRIES; held->tries++)
+	if (held->scratch->pages == NULL)
+		held->scratch->pages = calloc(1, sizeof(*held->scratch->pages));
+	if (held->scratch->pages == NULL)
+		return -ENOMEM;
+	for (held->tries = 0; rc == 0 && !held->all && held->tries < TRIES; held->tries++) {
 		rc = try_once(held, source);
+		if (held->scratch->fast_founds >= BLOCKS_MOST) /* and will be again */
+			break;
+	}
 	if (rc != 0)
 		held->count = 0;
 	return rc;
@@ -674,6 +764,7 @@ void caches_free(struct caches_held *held)
 		free(held->scratch->found);
 		free(held->scratch->chain);
 		free(held->scratch->piece);
+		free(held->scratch->pages);
 		moved_free(&held->scratch->moved);
 		moved_free(&held->scratch->moved_lately);
 	}

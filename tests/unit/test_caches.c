@@ -337,11 +337,13 @@ static void test_the_thread_of_another_process_is_not_named(void **state)
 
 static void pop_and_push(unsigned call)
 {
+	/* Before each reading, another number of blocks. After four it is the same again, and the bin is
+	 * read again two readings after its last block: of two blocks that would be such a time. */
+	static const uint16_t blocks[] = {1, 3, 4, 5};
 	struct hl_cache *cache = &image.cache[0].cache;
 
-	/* Before each reading, another number of blocks; after four it is the same again. */
-	cache->first[BIN] = block(call % 4);
-	cache->room[BIN] = (uint16_t)(ENTRIES - 1 - call % 4);
+	cache->first[BIN] = block(blocks[call % 4] - 1);
+	cache->room[BIN] = ENTRIES - blocks[call % 4];
 }
 
 static void test_what_changes_is_left_out(void **state)
@@ -387,6 +389,48 @@ static void test_a_change_is_read_again(void **state)
 			assert_int_equal(held.count, 1 + 4 + 1 + 1 + 3 + 2);
 	}
 	assert_true(again > 3 && again < last);
+	caches_free(&held);
+}
+
+#define LONG 23 /* blocks from 23 on; a prime number, so that steps of 7 meet them all */
+
+static void begin_long(void)
+{
+	begin();
+	for (unsigned i = 0; i < LONG; i++)
+		push_fast(1, 3, 23 + i * 7 % LONG);
+}
+
+static void break_long(unsigned call)
+{
+	if (call == change_at)
+		words(23 + LONG / 2)->next ^= 32;
+}
+
+/* Its pages are read, which are fewer than its blocks; and whatever changes after that is noticed. */
+static void test_a_long_fast_list(void **state)
+{
+	struct caches_held held = {0};
+	unsigned last;
+
+	(void)state;
+	begin_long();
+	take(&held);
+	last = calls;
+	assert_true(held.all && last < LONG);
+	for (unsigned i = 0; i < LONG; i++)
+		assert_int_equal(
+			found(&held, block(23 + i), hl_bin_bytes(3), HL_KEPT_FAST), 1);
+	for (change_at = 1; change_at <= last; change_at++) {
+		begin_long();
+		meddle = break_long;
+		take(&held);
+		assert_int_equal(held.all, held.tries == 1);
+		assert_int_equal(found(&held, block(23), hl_bin_bytes(3), HL_KEPT_FAST), held.all);
+		expect_first_cache(&held, 1);
+		expect_others(&held);
+	}
+	assert_true(held.all); /* it was over by then */
 	caches_free(&held);
 }
 
@@ -601,6 +645,7 @@ int main(void)
 		cmocka_unit_test(test_the_thread_of_another_process_is_not_named),
 		cmocka_unit_test(test_what_changes_is_left_out),
 		cmocka_unit_test(test_a_change_is_read_again),
+		cmocka_unit_test(test_a_long_fast_list),
 		cmocka_unit_test(test_a_list_that_comes_back_is_left_out),
 		cmocka_unit_test(test_other_caches_that_are_not_all),
 		cmocka_unit_test(test_nothing_to_read),
