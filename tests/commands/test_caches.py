@@ -4,6 +4,8 @@ they put there, block by block, of all threads; of threads that never rest no li
 nothing. And what the heap keeps for it is said of the moment, not only of the end."""
 
 import subprocess
+from collections import Counter
+from itertools import combinations
 
 import pytest
 
@@ -52,7 +54,8 @@ def number(text):
 
 def follow(heapledger, trace):
     """Each list of what caches held: who told it, its flags, its blocks as (address, chunk, what), the
-    blocks that were live then, and whether a phase or a snapshot came at once after it."""
+    bytes of each thread's cache, the blocks that were live then, and whether a phase or a snapshot came
+    at once after it."""
     live, lists = set(), []
     outcome = run([heapledger, 'dump', trace])
     assert outcome.status == 0, outcome
@@ -60,9 +63,11 @@ def follow(heapledger, trace):
         _, _, tid, kind, *words = line.split()
         if kind == 'kept' and words[0].startswith('blocks='):
             lists.append({'tid': tid, 'flags': words[1:], 'live': set(live), 'blocks': [],
-                          'count': int(words[0].split('=')[1]), 'next': None})
+                          'caches': Counter(), 'count': int(words[0].split('=')[1]), 'next': None})
         elif kind == 'kept':
-            lists[-1]['blocks'].append((number(words[0]), int(words[1].split('=')[1]), words[2]))
+            chunk = int(words[1].split('=')[1])
+            lists[-1]['blocks'].append((number(words[0]), chunk, words[2]))
+            lists[-1]['caches'][words[3] if len(words) > 3 else None] += chunk * (words[2] != 'table')
         elif kind in ('free', 'realloc_begin'):
             live.discard(number(words[0]))
         elif '=' in words and 'recorder' not in line:
@@ -217,8 +222,12 @@ def test_a_snapshot_tells_until_the_next_call(heapledger, trace, victim, tmp_pat
     assert len(whole) >= 2
     known = [row for row in rows(heapledger, trace, tmp_path / 'csv') if row['cached_bytes'] != '']
     last = whole[-1]['blocks']
-    told = {sum(chunk for _, chunk, what in each['blocks'] if what != 'table')
-            for each in follow(heapledger, trace)}
+    told = set()
+    for each in follow(heapledger, trace):
+        told.add(each['caches'].total())
+        threads = [held for thread, held in each['caches'].items() if thread]
+        # Of threads that run on, as when others are made, a cache is not known any more, nor are lists.
+        told |= {sum(some) for count in range(len(threads) + 1) for some in combinations(threads, count)}
     assert len(known) > 40 and {int(row['cached_bytes']) for row in known} <= told
     assert sum(int(row['cached_bytes']) == sum(c for _, c, w in last if w != 'table') for row in known) > 40
     for row in known:
