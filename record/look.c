@@ -18,6 +18,7 @@
 #define PAGE_BYTES 4096u
 #define PAGEMAP_PRESENT (UINT64_C(1) << 63)
 #define PAGEMAP_SWAPPED (UINT64_C(1) << 62)
+#define PAGEMAP_SHARED (UINT64_C(1) << 61) /* a file's, or of shared memory as the session is */
 #define PAGEMAP_EXCLUSIVE (UINT64_C(1) << 56)
 
 static int open_file(pid_t pid, const char *name)
@@ -220,7 +221,8 @@ static int count_pages(struct look_resident *resident, int fd, struct look_range
 		if (got < (ssize_t)sizeof(entry[0]))
 			return got < 0 ? -errno : -ESRCH;
 		for (size_t i = 0; i < (size_t)got / sizeof(entry[0]); i++) {
-			bool there = (entry[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)) != 0;
+			bool there = (entry[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)) != 0 &&
+				     (entry[i] & PAGEMAP_SHARED) == 0;
 			bool own = (entry[i] & (PAGEMAP_EXCLUSIVE | PAGEMAP_SWAPPED)) != 0;
 
 			resident->present += there ? PAGE_BYTES : 0;

@@ -31,7 +31,7 @@ struct look {
 struct look_resident {
 	uint64_t from_ns;
 	uint64_t to_ns;     /* 0: there is none */
-	uint64_t present;   /* bytes that pagemap has in memory or swap ... */
+	uint64_t present;   /* bytes that pagemap has in memory or swap, the session's left out ... */
 	uint64_t own;       /* ... of those, in no other process's memory */
 	uint64_t anonymous; /* as in smaps_rollup, before pagemap was read */
 	uint64_t swap;

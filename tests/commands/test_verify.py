@@ -628,6 +628,16 @@ def test_proc_finds_a_foreign_break(heapledger, tmp_path):
     assert 'breaks that are not where the log left them' in said
 
 
+def test_the_buffers_are_no_anonymous_memory_of_the_process(heapledger, tmp_path):
+    """Shared memory, also where the recorder has not looked at a page yet: 16 MB of records."""
+    record(heapledger, tmp_path / 'trace', *PYTHON, 'import time\n'
+           'for i in range(1000): [bytes(600) for n in range(500)]\ntime.sleep(0.6)', kernel='off')
+    stream, = json.loads((tmp_path / 'trace' / 'session.json').read_text())['streams']
+    resident = stream['proc']['resident']
+    assert resident['quiet'] and 0 < resident['own_bytes'] <= resident['present_bytes']
+    assert resident['present_bytes'] <= resident['anonymous_bytes'] + resident['swap_bytes'] + 65536
+
+
 def test_without_privilege_proc_stands_in(heapledger, tmp_path):
     """Threads and processes at work while they are looked at are no finding."""
     outcome = run(['setpriv', '--bounding-set=-all', '--inh-caps=-all', heapledger, 'record', '-o',
