@@ -44,9 +44,10 @@ CAPTIONS = {
              "were allocated from their allocation to their free: the stronger the colour, the more "
              "of this size; at the top, apart, what was not freed. A resized block lives on. The "
              "curve at the right has all sizes together.",
-    "return": "The clock of a page starts when the last block on it is freed. A page that is used "
-              "again can no longer go back, so the two curves add up to what became of all; one "
-              "that was free at the end counts for as long as it was seen. Below, in the same "
+    "return": "The share of freed pages that went back, or was used again, within a time. The clock of "
+              "a page starts when the last block on it is freed. A page that is used again can no "
+              "longer go back, so the two curves add up to what became of all; one that was free at "
+              "the end counts for as long as it was seen. Below, in the same "
               "colours, the pages that blocks of each size were the last to leave: how soon, and how "
               "it was at the end.",
 }

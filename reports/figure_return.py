@@ -15,9 +15,9 @@ TITLE = "From free to return"
 GROUPS = {1 << 10: "up to 1 KiB", 64 << 10: "1 KiB to 64 KiB", 1 << 20: "64 KiB to 1 MiB",
           None: "over 1 MiB"}
 
-FATES = (("returned", "returned_page_bytes", "returned to the kernel"),
-         ("requested", "reused_page_bytes", "reused by the program first"),
-         ("free", "never_page_bytes", "still free at the end"))
+FATES = (("returned", "returned_page_bytes", "went back"),
+         ("requested", "reused_page_bytes", "used again first"),
+         ("free", "never_page_bytes", "still free"))
 
 
 def freed_bytes(analysis):
@@ -35,13 +35,19 @@ def draw(analysis):
     figure.subplots_adjust(left=0.075, right=0.975, top=0.95, bottom=0.07)
     steps = analysis.get("free_to_return.incidence", [])
     upper = _joined(axes[0], len(GROUPS) - 1)
-    upper.set_title("share of freed pages returned, and reused, within a time", pad=8)
+    upper.set_title(_finding(analysis, total), pad=8)
     upper.set_xlabel("from the last free on the page to its return or reuse")
     _curves(upper, steps, limits_of(steps))
     _fates(axes[0][-1], analysis, total)
     _groups(axes[1], analysis.get("free_to_return.size_groups", []), limits_of(steps))
     _sizes(_joined(axes[2], len(GROUPS)), by_size(analysis))
     return figure
+
+
+def _finding(analysis, total):
+    returned, reused, _ = (units.share_text(analysis.get(f"free_to_return.{key}"), total)
+                           for _, key, _ in FATES)
+    return f"{returned} of {units.size(total)} of freed pages went back to the kernel, {reused} were used again"
 
 
 def _joined(row, count):
@@ -80,7 +86,13 @@ def by_size(analysis):
 
 def _sizes(axes, rows):
     style.percent_axis(axes)
-    axes.set_title("what became of them, by the size of the block that was freed last", pad=8)
+    still = [parts[-1] for _, parts in rows]
+    if any(still):
+        largest = max(range(len(rows)), key=still.__getitem__)
+        axes.set_title(f"{units.share_text(still[largest], sum(still))} of what is still free was left by "
+                       f"blocks of up to {units.power(rows[largest][0])}", pad=8)
+    else:
+        axes.set_title("None of it is still free, whatever the size of the block that left it", pad=8)
     for place, (_, parts) in enumerate(rows):
         start = 0.0
         for (name, _, _), part in zip(FATES, parts):
@@ -144,9 +156,9 @@ def _fates(axes, analysis, total):
     axes.set_xlim(-0.5, 6)
     places = style.spread([y for y, _, _ in labels], 16, 6, 94)
     for (_, text, value), place in zip(labels, places):
-        axes.annotate(f"{units.share_text(value, total)}  {units.size(value)}", xy=(0.5, place),
+        axes.annotate(units.share_text(value, total), xy=(0.5, place),
                       xytext=(10, 7), textcoords="offset points", va="center", fontsize=10,
                       fontweight="bold", annotation_clip=False)
-        axes.annotate(text, xy=(0.5, place), xytext=(10, -7), textcoords="offset points",
+        axes.annotate(f"{units.size(value)} {text}", xy=(0.5, place), xytext=(10, -7), textcoords="offset points",
                       va="center", fontsize=9, color=style.colour("quiet"),
                       annotation_clip=False)

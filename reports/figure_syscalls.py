@@ -58,8 +58,10 @@ def draw(analysis):
     shown = order if len(order) == SHOWN + 1 else order[:SHOWN]
     rest = sum(counts[reason] for reason in order if reason not in shown)
     figure, (left, right) = style.new(1, 2, (10, 3.9), gridspec_kw={"width_ratios": [2.1, 1]})
-    figure.subplots_adjust(left=0.075, right=0.965, top=0.88, bottom=0.135, wspace=0.62)
+    figure.subplots_adjust(left=0.075, right=0.965, top=0.84, bottom=0.135, wspace=0.62)
     edges = _over_time(left, rows, shown, duration, analysis.get("phases", []))
+    left.set_title(f"{units.share_text(counts[order[0]], sum(counts.values()))} of "
+                   f"{units.counted(sum(counts.values()), 'call')}: {SHORT.get(order[0], order[0])}", pad=8)
     _mark_thrash(left, cycles(analysis), edges)
     _totals(right, [(reason, counts[reason]) for reason in shown], rest,
             len(order) - len(shown))
@@ -85,7 +87,7 @@ def _over_time(axes, rows, shown, duration, phases):
     axes.set_ylim(0, max(bottom.max() * 1.08, 1))
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_title(f"calls in each {units.time(int(edges[1]))}", pad=8)
+    axes.set_ylabel(f"calls in each {units.time(int(edges[1]))}")
     axes.set_xlabel(f"{unit_name} since the start of the recording")
     return edges
 
@@ -116,7 +118,7 @@ def _mark_thrash(axes, found, edges):
     axes.plot(middles, [0.965] * len(middles), "v", ms=5, color=style.colour("ink"), lw=0,
               transform=axes.get_xaxis_transform(), clip_on=False)
     total = units.counted(int(numbers.sum()), "time")
-    axes.set_title(f"{axes.get_title('left')}; ▼ went back and was asked for again, {total}", pad=8)
+    axes.set_title(f"{axes.get_title('left')}\n▼ went back and was asked for again, {total}", pad=8)
 
 
 def _totals(axes, counts, rest, kinds):

@@ -621,7 +621,7 @@ def test_the_pdf_says_all_that_the_page_says(situation):
         assert said.count(''.join(sentence.split())) == 1
     drawn = re.sub(r'(?s)<(defs|metadata)>.*?</\1>', '', page)
     assert drawn.count('<figure>') == len(FIGURES)
-    for title in 'MiB held: at most', 'calls in all', 'share of freed pages returned':
+    for title in 'MiB held: at most', 'calls in all', 'of freed pages went back to the kernel':
         assert ''.join(title.split()) in said
 
 
@@ -664,7 +664,7 @@ def test_each_figure_says_in_words_what_it_shows(situation):
                         page_of(situation).source)
     assert len(labels) == len(FIGURES)
     assert all(re.fullmatch(r'[A-Z][^:]+: .{10,}', label) for label in labels), labels
-    assert any('share of freed pages returned' in label for label in labels)
+    assert any('of freed pages went back to the kernel' in label for label in labels)
 
 
 def test_fragmentation_is_said_in_titles(situation):
