@@ -4,6 +4,7 @@
 # reads the JSON and CSV it writes (docs/analysis.md). Used by report.py and check.py. Does no
 # arithmetic on what it reads; the analyzer's own messages pass through on stderr.
 
+import concurrent.futures
 import csv
 import itertools
 import json
@@ -146,7 +147,9 @@ def load(directory, tables=True, top=None, address_map=False, with_stacks=False,
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.exists(directory) else "does not exist"
         raise Failure(UNREADABLE, f"{directory}: {what}: name a trace directory")
-    with tempfile.TemporaryDirectory(prefix="heapledger-") as scratch:
+    with (tempfile.TemporaryDirectory(prefix="heapledger-") as scratch,
+          concurrent.futures.ThreadPoolExecutor(1) as beside):
+        verdict = beside.submit(verify, directory) if with_verdict else None
         output = os.path.join(scratch, "analysis.json")
         folder = os.path.join(scratch, "csv")
         map_file = os.path.join(scratch, "map.json")
@@ -161,7 +164,7 @@ def load(directory, tables=True, top=None, address_map=False, with_stacks=False,
                         read_session(directory),
                         read_json(map_file, MAP_SCHEMA) if address_map else None,
                         read_stacks(profile) if with_stacks else None,
-                        verify(directory) if with_verdict else None)
+                        verdict.result() if verdict else None)
 
 
 def _run(command, output):
