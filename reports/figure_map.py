@@ -78,9 +78,9 @@ def beside(analyses):
 
 
 def _narrow(analysis, regions, top, end):
-    height = 3 * len(regions) + 1.3
+    height = 3 * len(regions) + 1.55
     figure, axes = style.new(len(regions), 1, (4.6, height), squeeze=False, sharex=True)
-    figure.subplots_adjust(left=0.15, right=0.97, top=1 - 1.05 / height, bottom=0.55 / height,
+    figure.subplots_adjust(left=0.15, right=0.97, top=1 - 1.3 / height, bottom=0.55 / height,
                            hspace=0.35)
     divisor, unit_name = units.time_scale(end)
     scale, _ = units.size_scale(top)
@@ -92,7 +92,7 @@ def _narrow(analysis, regions, top, end):
         place.locator_params(axis="y", nbins=6)
     axes[-1, 0].set_xlim(0, end / divisor)
     axes[-1, 0].set_xlabel(unit_name)
-    _legend(figure, regions, height, names(analysis), columns=3, size=8.5)
+    _legend(figure, regions, height, names(analysis), columns=2, size=8)
     return figure
 
 

@@ -340,7 +340,8 @@ def test_what_became_of_freed_pages_by_size_and_by_what_gave_them_back(situation
                      r'57.2 MiB\s+493 µs', text)
     label = next(label for label in re.findall(r'aria-label="([^"]*)"', page_of(situation).source)
                  if label.startswith('From free to return'))
-    assert 'up to 1 KiB: 301.4 KiB; 64 KiB to 1 MiB: 85.8 MiB; what became' in label, label
+    assert ('up to 1 KiB: 301.4 KiB; 64 KiB to 1 MiB: 85.8 MiB; '
+            '100 % of what is still free was left by blocks of up to 32 B') in label, label
     situation.data['returning'] = None  # of an allocator that was observed
     assert 'given back by' not in page_of(situation).text
 
