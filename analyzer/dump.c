@@ -107,38 +107,48 @@ static void put_symbol(struct writer *out, const struct symbol *symbol)
 }
 
 /* A line for the frame, and one for each function that was inlined there. */
-static int put_frame(struct dump *dump, uint64_t tick, uint64_t frame)
+static void put_place(struct dump *dump, uint64_t frame, const struct symbol_place *place)
 {
 	struct writer *out = &dump->out;
-	struct symbol_place place;
-	int rc = symbols_find(dump->symbols, dump->from, tick, frame, &place);
 
-	for (unsigned i = 0; !rc && (i == 0 || i < place.count); i++) {
+	for (unsigned i = 0; i == 0 || i < place->count; i++) {
 		put_address(out, "    ", frame);
-		if (place.count)
-			put_symbol(out, &place.symbols[i]);
-		if (place.module) {
+		if (place->count)
+			put_symbol(out, &place->symbols[i]);
+		if (place->module) {
 			writer_text(out, " in ");
-			writer_printable(out, place.module->path);
-			put_address(out, "+", place.offset);
-			if (place.why) {
+			writer_printable(out, place->module->path);
+			put_address(out, "+", place->offset);
+			if (place->why) {
 				writer_text(out, ", which ");
-				writer_text(out, place.why);
+				writer_text(out, place->why);
 			}
 		}
 		writer_char(out, '\n');
 	}
+}
+
+static int put_frame(struct dump *dump, uint64_t tick, uint64_t frame)
+{
+	struct symbol_place place;
+	int rc = symbols_find(dump->symbols, dump->from, tick, frame, &place);
+
+	if (!rc)
+		put_place(dump, frame, &place);
 	return rc;
 }
 
-static bool has_module(const struct dump *dump, uint64_t tick, uint64_t frame)
+/* Where no stacks were recorded the caller is a frame like one, if it is known what it is in. */
+static int put_lone_caller(struct dump *dump, uint64_t tick, uint64_t caller)
 {
 	struct symbol_place place;
+	int rc = symbols_find(dump->symbols, dump->from, tick, caller, &place);
 
-	return symbols_find(dump->symbols, dump->from, tick, frame, &place) == 0 && place.module;
+	if (!rc && place.module)
+		put_place(dump, caller, &place);
+	return rc;
 }
 
-/* Where no stacks were recorded the caller is a frame like one, if it is known what it is in. */
 static int put_stack(struct dump *dump, uint64_t tick, uint64_t caller)
 {
 	const struct stacks *stacks = &dump->trace->stacks;
@@ -147,9 +157,7 @@ static int put_stack(struct dump *dump, uint64_t tick, uint64_t caller)
 	int rc = 0;
 
 	if (!stack)
-		return !stacks->depth && has_module(dump, tick, caller)
-			       ? put_frame(dump, tick, caller)
-			       : 0;
+		return stacks->depth ? 0 : put_lone_caller(dump, tick, caller);
 	for (unsigned i = 0; !rc && i < stack->count; i++)
 		rc = put_frame(dump, tick, stacks_frames(stacks, stack)[i]);
 	if (stack->end == HL_STACK_CUT)

@@ -6,7 +6,6 @@
 #include "lifetimes.h"
 #include "room.h"
 
-
 struct lifetimes_table *lifetimes_table(struct lifetimes *lifetimes, unsigned doubling)
 {
 	return lifetimes->tables[doubling] = calloc(1, sizeof(struct lifetimes_table));

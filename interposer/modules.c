@@ -214,6 +214,18 @@ static bool module_remember(const struct dl_find_object *found, const struct mod
 	return true;
 }
 
+/* False if it could not be noted now. */
+static bool module_try(const struct dl_find_object *found, const struct module_image *image)
+{
+	bool known;
+
+	if (atomic_exchange(&modules_busy, true))
+		return false;
+	known = module_remember(found, image);
+	atomic_store(&modules_busy, false);
+	return known;
+}
+
 bool modules_find(uintptr_t place, struct unwind_tables *tables, bool *known)
 {
 	struct dl_find_object found;
@@ -224,11 +236,7 @@ bool modules_find(uintptr_t place, struct unwind_tables *tables, bool *known)
 		!module_segment(&image, (uintptr_t)found.dlfo_eh_frame, tables))
 		return false;
 	tables->index = found.dlfo_eh_frame;
-	*known = false;
-	if (atomic_exchange(&modules_busy, true))
-		return true;
-	*known = module_remember(&found, &image);
-	atomic_store(&modules_busy, false);
+	*known = module_try(&found, &image);
 	return true;
 }
 
@@ -238,11 +246,8 @@ static void module_add(const void *place)
 	struct dl_find_object found;
 	struct module_image image;
 
-	if (_dl_find_object((void *)place, &found) == 0 && module_headers(&found, &image) &&
-		!atomic_exchange(&modules_busy, true)) {
-		module_remember(&found, &image);
-		atomic_store(&modules_busy, false);
-	}
+	if (_dl_find_object((void *)place, &found) == 0 && module_headers(&found, &image))
+		module_try(&found, &image);
 }
 
 /* There is one thread, so the list does not change. The linker's own function, not one of that name
