@@ -161,6 +161,14 @@ def session(trace):
     return json.loads((trace / 'session.json').read_text())
 
 
+def record_program(heapledger, build, trace, words, **more):
+    """Options, `--` and a command, of which `victim_...` is one of ours; returns the trace."""
+    words = [build / 'tests' / 'victims' / word if word.startswith('victim_') else word for word in words]
+    outcome = run([heapledger, 'record', '-q', '--kernel', 'off', '-o', trace, *words], **more)
+    assert outcome.status == 0, outcome
+    return trace
+
+
 def analyze(heapledger, trace):
     """What `analyze --json` says of a trace."""
     output = trace.with_name(trace.name + '.json')

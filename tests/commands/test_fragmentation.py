@@ -8,7 +8,7 @@ import json
 import pytest
 
 import heap_model
-from conftest import analyze, run
+from conftest import analyze, record_program, run
 from test_moments import BASE, PROGRAMS, Script, hole_below_the_end
 from trace_script import REALLOC_BEGIN, make_trace
 
@@ -85,12 +85,9 @@ def program(heapledger, build, tmp_path_factory):
 
     def of(name):
         if name not in traces:
-            words = [build / 'tests' / 'victims' / word if word.startswith('victim_') else word
-                     for word in PROGRAMS[name]]
-            traces[name] = tmp_path_factory.mktemp('program') / 'trace'
-            outcome = run([heapledger, 'record', '-q', '--kernel', 'off', '-o', traces[name], *words],
-                          env={'PYTHONMALLOC': 'malloc'})
-            assert outcome.status == 0, outcome
+            trace = tmp_path_factory.mktemp('program') / 'trace'
+            traces[name] = record_program(heapledger, build, trace, PROGRAMS[name],
+                                          env={'PYTHONMALLOC': 'malloc'})
         return traces[name]
     return of
 

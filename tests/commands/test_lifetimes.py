@@ -11,7 +11,7 @@ import pytest
 import heap_model
 import lifetimes_model
 import waits_model
-from conftest import analyze, run
+from conftest import analyze, record_program, run
 from trace_script import BASE, BLOCK, MMAP, MUNMAP, PAGE, REALLOC, REALLOC_BEGIN, Script, analysed, make_trace
 
 MS = 10**6
@@ -394,11 +394,7 @@ PROGRAMS = {
 @pytest.mark.disorder
 @pytest.mark.parametrize('name', PROGRAMS)
 def test_real_programs_are_as_the_model_has_them(heapledger, build, tmp_path, name):
-    words = [build / 'tests' / 'victims' / word if word.startswith('victim_') else word
-             for word in PROGRAMS[name]]
-    trace = tmp_path / 'trace'
-    outcome = run([heapledger, 'record', '-q', '--kernel', 'off', '-o', trace, *words], input=CODE.encode())
-    assert outcome.status == 0, outcome
+    trace = record_program(heapledger, build, tmp_path / 'trace', PROGRAMS[name], input=CODE.encode())
     data = analyze(heapledger, trace)
     assert data['complete'] and not any(process_of(data)['anomalies'].values()), data['anomalies']
     model = same_as_the_model(heapledger, trace, data, 1e-2)

@@ -8,7 +8,7 @@ import json
 import pytest
 
 import heap_model
-from conftest import analyze, ledger_adds_up, run
+from conftest import analyze, ledger_adds_up, record_program, run
 from test_returns import Chance
 from trace_script import (ARENA, BASE, BLOCK, BREAK, MADVISE, METADATA, MMAP, MPROTECT, MUNMAP, PAGE,
                           REALLOC, REALLOC_BEGIN, Script, analysed, make_trace)
@@ -115,12 +115,8 @@ PROGRAMS = {
 @pytest.mark.disorder
 @pytest.mark.parametrize('name', PROGRAMS)
 def test_real_programs_are_as_the_model_has_them(heapledger, build, tmp_path, name):
-    words = [build / 'tests' / 'victims' / word if word.startswith('victim_') else word
-             for word in PROGRAMS[name]]
-    trace = tmp_path / 'trace'
-    outcome = run([heapledger, 'record', '-q', '--kernel', 'off', '-o', trace, *words],
-                  env={'PYTHONMALLOC': 'malloc'})
-    assert outcome.status == 0, outcome
+    trace = record_program(heapledger, build, tmp_path / 'trace', PROGRAMS[name],
+                           env={'PYTHONMALLOC': 'malloc'})
     data = analyze(heapledger, trace)
     assert data['complete'] and not any(data['anomalies'].values()), data['anomalies']
     assert same_as_the_model(heapledger, trace, data) >= 2

@@ -8,7 +8,7 @@ import json
 import pytest
 
 import heap_model
-from conftest import run
+from conftest import record_program, run
 from test_moments import BASE, PROGRAMS, RESIDENT_BEGIN, RESIDENT_RUN, Script
 from trace_script import make_trace
 
@@ -45,12 +45,8 @@ def check(row):
 @pytest.mark.parametrize('name', PROGRAMS)
 def test_rows_are_as_the_model_has_them(heapledger, build, tmp_path, name):
     """Of a process that was forked the rows add up, and the model does not know it."""
-    words = [build / 'tests' / 'victims' / word if word.startswith('victim_') else word
-             for word in PROGRAMS[name]]
-    trace = tmp_path / 'trace'
-    outcome = run([heapledger, 'record', '-q', '--kernel', 'off', '--residency', '5ms', '-o', trace,
-                   *words], env={'PYTHONMALLOC': 'malloc'})
-    assert outcome.status == 0, outcome
+    trace = record_program(heapledger, build, tmp_path / 'trace', ['--residency', '5ms', *PROGRAMS[name]],
+                           env={'PYTHONMALLOC': 'malloc'})
     streams = rows_of(heapledger, trace, tmp_path / 'csv')
     data = json.loads(run([heapledger, 'analyze', '--json', '-', trace]).stdout)
     snapshots = between = 0
