@@ -77,8 +77,7 @@ def by_size(analysis):
     """(largest size, bytes of each fate) for each doubling of size that freed a page last."""
     sums = {}
     for size in analysis.get("free_to_return.sizes", []):
-        doubling = 1 << max(size["up_to_bytes"] - 1, 1).bit_length()
-        sums.setdefault(doubling, []).append([size[key] for _, key, _ in FATES])
+        sums.setdefault(units.doubling(size["up_to_bytes"]), []).append([size[key] for _, key, _ in FATES])
     rows = [(doubling, [sum(column) for column in zip(*parts)])
             for doubling, parts in sorted(sums.items())]
     return [row for row in rows if any(row[1])]
@@ -100,10 +99,7 @@ def _sizes(axes, rows):
             axes.bar(place, height, bottom=start, width=0.82, color=style.colour(name),
                      edgecolor=style.colour("paper"), lw=0.7)
             start += height
-    axes.set_xlim(-0.6, len(rows) - 0.4)
-    every = -(-len(rows) // 9)  # more labels would touch
-    axes.set_xticks(range(0, len(rows), every), [units.power(size) for size, _ in rows[::every]])
-    axes.tick_params(axis="x", length=0)
+    style.size_axis(axes, [size for size, _ in rows], 9)
     axes.set_xlabel("asked for, up to")
 
 

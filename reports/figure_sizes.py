@@ -30,7 +30,7 @@ def draw(analysis):
     _lives(lower, right, list(rows), analysis)
     for axes in upper, middle, lower:
         if axes.has_data():
-            _size_axis(axes, list(rows))
+            style.size_axis(axes, list(rows), 11)
     lower.set_xlabel("asked for, up to" if lower.has_data() else "")
     return figure
 
@@ -41,7 +41,7 @@ def by_doubling(analysis):
     sums = {}
     for row in analysis.get("sizes", []):
         parts = [row[column] for column in COLUMNS]
-        size = doubling(row["up_to_bytes"])
+        size = units.doubling(row["up_to_bytes"])
         sums[size] = [None if part is None else part + before
                       for part, before in zip(parts, sums.get(size, [0] * len(COLUMNS)))]
     for row in analysis.get("lifetimes.sizes", []):
@@ -55,22 +55,11 @@ def by_doubling(analysis):
     return {size: dict(zip(COLUMNS, sums.get(size, [0] * len(COLUMNS)))) for size in sizes}
 
 
-def doubling(size):
-    return max(1 << (size - 1).bit_length(), 16)
-
-
 def between(size):
     """The sizes of a doubling, in words."""
     return "up to 16 bytes" if size == 16 else (
         f"{size // 2 + 1:,} to {size:,} bytes" if size <= 1024 else
         f"{units.power(size // 2)} to {units.power(size)}")
-
-
-def _size_axis(axes, sizes):
-    every = -(-len(sizes) // 11)  # more labels would touch
-    axes.set_xlim(-0.6, len(sizes) - 0.4)
-    axes.set_xticks(range(0, len(sizes), every), [units.power(size) for size in sizes[::every]])
-    axes.tick_params(axis="x", length=0)
 
 
 def _key(axes, names):

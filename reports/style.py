@@ -11,6 +11,7 @@ import logging
 import re
 
 import plain
+import units
 
 # It warns about a home that cannot be written, where it would keep its cache.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
@@ -174,6 +175,14 @@ def percent_axis(axes, high=100):
     axes.grid(axis="y")
     axes.set_ylim(0, high)
     axes.set_yticks(*PERCENT_TICKS)
+
+
+def size_axis(axes, sizes, most):
+    """A place for each doubling; so many labels, or they would touch."""
+    every = -(-len(sizes) // most)
+    axes.set_xlim(-0.6, len(sizes) - 0.4)
+    axes.set_xticks(range(0, len(sizes), every), [units.power(size) for size in sizes[::every]])
+    axes.tick_params(axis="x", length=0)
 
 
 def spread(positions, gap, low, high):

@@ -84,6 +84,11 @@ def share_text(part, whole):
     return f"{value:.1f} %"
 
 
+def doubling(size):
+    """The largest size of the doubling that a size is in, 16 at least."""
+    return max(1 << (size - 1).bit_length(), 16)
+
+
 def power(value):
     """A size that is a power of two: 4 KiB."""
     return size(value).replace(".00", "").replace(".0", "")
