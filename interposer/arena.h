@@ -40,6 +40,7 @@ struct arena {
 	bool fork_held;                      /* by the fork under way */
 	bool read_held;                      /* by a reading under way (others.c) */
 	_Atomic(const struct thread *) home; /* home.h; NULL = none */
+	const struct thread *taker; /* the last who took from it; NULL = others came since */
 
 	bool in_segments;                  /* grows by segments (grow.h), not by the break */
 	uint64_t entered_tick, entered_ms; /* purge.c: the last call ... */
@@ -48,6 +49,9 @@ struct arena {
 
 extern struct arena arena_main;
 
+/* thread.h: here only whose it is. */
+extern __thread struct thread thread_self __attribute__((tls_model("initial-exec")));
+
 /* Of the chunk's owner, from its address. */
 struct arena *arena_of(const struct chunk *chunk);
 
@@ -55,7 +59,11 @@ struct arena *arena_of(const struct chunk *chunk);
  * round it (see above). */
 static inline bool arena_enter(struct arena *arena)
 {
-	return lock_take(&arena->lock);
+	if (!lock_take(&arena->lock))
+		return false;
+	if (__builtin_expect(arena->taker != &thread_self, 0))
+		arena->taker = NULL;
+	return true;
 }
 
 static inline void arena_leave(struct arena *arena)

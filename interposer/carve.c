@@ -180,10 +180,21 @@ static struct chunk *take_sorted(struct arena *arena, size_t bytes, struct cache
 	return chunk != NULL ? chunk : take_top(arena, bytes);
 }
 
+/* Memory is about to be taken, which others may have given back: the record of it has to be later
+ * than theirs (log.h). While nobody else comes, once is enough. */
+static inline void claim(struct arena *arena)
+{
+	if (__builtin_expect(arena->taker == &thread_self, 1))
+		return;
+	arena->taker = &thread_self;
+	log_restamp();
+}
+
 FLAT struct chunk *carve_take(struct arena *arena, size_t bytes, struct cache *cache)
 {
 	struct chunk *chunk = NULL;
 
+	claim(arena);
 	if (bytes <= tunable(&tunables.fast_max))
 		chunk = take_fast(arena, bytes, cache);
 	if (chunk != NULL)
@@ -203,7 +214,10 @@ FLAT struct chunk *carve_take(struct arena *arena, size_t bytes, struct cache *c
 
 APART struct chunk *carve_take_grown(struct arena *arena, size_t bytes)
 {
-	return grow_top(arena, bytes) ? take_top(arena, bytes) : NULL;
+	if (!grow_top(arena, bytes))
+		return NULL;
+	log_restamp(); /* others may have had these addresses from the kernel */
+	return take_top(arena, bytes);
 }
 
 static inline void check_block(
@@ -330,8 +344,14 @@ FLAT APART void carve_consolidate(struct arena *arena, struct cache *cache)
 	struct chunk *chunk;
 
 	for (unsigned i = 0; i < BINS_FAST && arena->bins.fast_bytes != 0; i++)
-		while ((chunk = bins_fast_pop(&arena->bins, i)) != NULL)
+		while ((chunk = bins_fast_pop(&arena->bins, i)) != NULL) {
+			/* They lie anywhere; the next one comes while this one is joined. */
+			const struct chunk *ahead = arena->bins.fast[i];
+
+			__builtin_prefetch(ahead, 1);
+			__builtin_prefetch(chunk_at(ahead, bins_fast_bytes(i)), 1);
 			merge(arena, chunk, bins_fast_bytes(i));
+		}
 	if (cache_has_surplus(cache))
 		give_surplus(arena, cache);
 }
@@ -341,6 +361,7 @@ APART void carve_drain_deferred(struct arena *arena)
 	struct chunk *chunk = arena_take_deferred(arena);
 	size_t largest = 0;
 
+	arena->taker = NULL; /* others have given these back, or handlers of this thread */
 	while (chunk != NULL) {
 		struct chunk *next = (struct chunk *)chunk->link.next;
 		size_t bytes;
@@ -382,6 +403,7 @@ bool carve_resize(struct arena *arena, struct chunk *chunk, size_t bytes, struct
 		carve_cut(arena, chunk, bytes, cache);
 		return true;
 	}
+	claim(arena);
 	have += chunk_bytes(next);
 	if (next == arena->top) {
 		if (have < bytes + CHUNK_MIN_BYTES)

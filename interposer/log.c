@@ -333,7 +333,8 @@ static inline bool log_is_stale(const struct hl_page *page)
 
 void log_restamp(void)
 {
-	log_hot.round = 0;
+	log_hot.limit = 0;
+	log_hot.taken_limit = 0;
 }
 
 void log_restamp_all(void)

@@ -20,9 +20,10 @@
  *   - A tick that is too early does no harm to an allocation that another thread's free follows,
  *     nor to a free that another thread's allocation follows. So the second one reads the time:
  *     the free (or realloc) of a block that another thread may have allocated, and the allocation
- *     of a block that another thread may have freed, which is any that does not come from the
- *     thread's own cache. What is in there the thread has freed itself, or it came along from the
- *     arena in an earlier call of the thread, which read the time.
+ *     of a block that another thread may have freed: the first that is taken from an arena after
+ *     somebody else was in there (arena.taker), after the arena has grown, and any with a mapping
+ *     of its own. What is in the thread's cache it has freed itself, or it came along from the
+ *     arena in such a call or a later one.
  *   - Which thread allocated a block is told by its arena: each has at most one home thread
  *     (home.h); what another thread takes from the arena bears its number until it is freed.
  *

@@ -46,12 +46,11 @@ static inline unsigned enter(enum hl_kind kind, size_t size, const void *caller)
 }
 
 /* Whether the log's hot path has made a record that is beyond the thread's cache, but just as
- * plain: while there is one thread, no block is handed over. Its block is in the home range, so
- * that it has no mapping of its own. */
+ * plain. Its block is in the home range, so that it has no mapping of its own. */
 static inline bool log_plain(enum hl_kind kind, const void *block, size_t size, const void *caller)
 {
-	return __libc_single_threaded && log_depth == 1 && block != NULL &&
-	       size < HL_PACKED_SIZE_LIMIT && log_fast(kind, block, size, caller);
+	return log_depth == 1 && block != NULL && size < HL_PACKED_SIZE_LIMIT &&
+	       log_fast(kind, block, size, caller);
 }
 
 static __attribute__((noinline)) void log_taken_full(
@@ -62,7 +61,7 @@ static __attribute__((noinline)) void log_taken_full(
 
 	call.chunk = heap_taken(block, &mapped);
 	call.flags = mapped ? HL_CHUNK_MMAPPED : 0;
-	call.handed = true;
+	call.handed = mapped;
 	if (block != NULL)
 		home_take(block);
 	log_call(&call);
@@ -191,7 +190,9 @@ static __attribute__((noinline)) void log_given_full(enum hl_kind kind, void *bl
 /* The record of a block that is about to be given back or resized. */
 static inline void log_given(enum hl_kind kind, void *block, size_t size, const void *caller)
 {
-	if (chunk_is_aligned(block) && log_plain(kind, block, size, caller))
+	/* While there is one thread, no block has another one's mark. */
+	if (__libc_single_threaded && chunk_is_aligned(block) &&
+		log_plain(kind, block, size, caller))
 		home_unmark(block);
 	else
 		log_given_full(kind, block, size);

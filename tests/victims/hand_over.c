@@ -14,6 +14,7 @@
 
 static void *_Atomic slot[SLOTS];
 static long steps = 400000;
+static size_t least; /* bytes */
 
 /* Each thread is replaced by a new one half-way: arenas change hands. */
 static void *churn(void *seed)
@@ -24,7 +25,7 @@ static void *churn(void *seed)
 		void *got, *made;
 
 		random = random * 1103515245 + 12345;
-		made = malloc(random >> 8 & 0x3ff);
+		made = malloc(least + (random >> 8 & 0x3ff));
 		got = atomic_exchange(&slot[random >> 16 & (SLOTS - 1)], made);
 		if ((random >> 18 & 7) == 0 && got != NULL)
 			got = realloc(got, (random >> 4 & 0xfff) + 1);
@@ -43,7 +44,7 @@ static void *churn_twice(void *seed)
 	return NULL;
 }
 
-/* hand_over [THREADS [STEPS]] */
+/* hand_over [THREADS [STEPS [LEAST]]]: of LEAST bytes at least, beyond 1032 from arenas only */
 int main(int argc, char **argv)
 {
 	pthread_t threads[MOST_THREADS];
@@ -51,6 +52,8 @@ int main(int argc, char **argv)
 
 	if (argc > 2)
 		steps = strtol(argv[2], NULL, 10);
+	if (argc > 3)
+		least = strtoul(argv[3], NULL, 10);
 	REQUIRE(count <= MOST_THREADS);
 	for (size_t i = 0; i < count; i++)
 		REQUIRE(pthread_create(&threads[i], NULL, churn_twice, (void *)(i + 1)) == 0);
