@@ -184,15 +184,20 @@ static size_t give_some_back(struct chunk *chunks[], size_t count)
 	return left;
 }
 
-/* The surplus of a bin that has overflowed. */
+/* The surplus of a bin that has overflowed, in the order in which it came, so that the arena's
+ * lists have it as if it had not been held up. Turned round by 25 at a time, python3 with
+ * PYTHONMALLOC=malloc took 2 % longer: what lies side by side is then used in jumps. */
 static void give_surplus_back(struct cache *cache, size_t index)
 {
-	struct chunk *chunks[CACHE_SURPLUS_ENTRIES];
+	struct chunk *space[CACHE_SURPLUS_ENTRIES], **chunks = space + CACHE_SURPLUS_ENTRIES;
+	struct chunk *chunk;
 	size_t count = 0;
 
-	while (count < CACHE_SURPLUS_ENTRIES &&
-		(chunks[count] = cache_get_surplus(cache, index)) != NULL)
-		carve_check_free(chunks[count++]);
+	while (count < CACHE_SURPLUS_ENTRIES && (chunk = cache_get_surplus(cache, index)) != NULL) {
+		carve_check_free(chunk);
+		*--chunks = chunk;
+		count++;
+	}
 	while (count > 0) {
 		if (!log_has_room())
 			log_make_room();
