@@ -610,15 +610,28 @@ static void lose_what_moved(struct caches_scratch *scratch, uint32_t serial)
 	}
 }
 
-/* How many lists could not be read, of caches that have come or gone meanwhile and of those that
- * were not found, too. */
-static void count_unread(const struct caches_source *source, struct caches_scratch *scratch)
+/* A cache that has gone is a block like any other by now, and may be somebody's. */
+static void lose_what_has_gone(const struct caches_source *source, struct caches_scratch *scratch)
+{
+	const struct hl_caches *once = &scratch->caches, *again = &scratch->again;
+
+	if (!read_caches(source, &scratch->again))
+		scratch->again = (struct hl_caches){0};
+	for (size_t i = scratch->arenas, place = 0; i < scratch->owners; i++, place++) {
+		while (once->place[place].cache == 0)
+			place++;
+		if (again->place[place].cache != once->place[place].cache)
+			scratch->owner[i].torn = true;
+	}
+}
+
+/* How many lists could not be read, of caches that have come meanwhile and of those that were not
+ * found, too. */
+static void count_unread(struct caches_scratch *scratch)
 {
 	const struct hl_caches *once = &scratch->caches, *again = &scratch->again;
 	uint32_t caches = 0, unread = 0;
 
-	if (!read_caches(source, &scratch->again))
-		scratch->again = (struct hl_caches){0};
 	for (size_t i = 0; i < scratch->owners; i++) {
 		const struct owner *owner = &scratch->owner[i];
 
@@ -628,7 +641,7 @@ static void count_unread(const struct caches_source *source, struct caches_scrat
 					    : HL_CACHE_BINS;
 	}
 	for (uint32_t i = 0; i < once->highest || i < again->highest; i++)
-		if (once->place[i].cache != again->place[i].cache)
+		if (again->place[i].cache != 0 && once->place[i].cache != again->place[i].cache)
 			unread += HL_CACHE_BINS;
 	if (once->count > caches)
 		unread += (once->count - caches) * HL_CACHE_BINS;
@@ -722,7 +735,8 @@ static int try_once(struct caches_held *held, const struct caches_source *source
 	if (rc != 0)
 		return rc;
 	lose_what_moved(scratch, source->serial);
-	count_unread(source, scratch);
+	lose_what_has_gone(source, scratch);
+	count_unread(scratch);
 	if (held->count > 0 && scratch->unread >= held->unread)
 		return 0;
 	held->tick = tick;

@@ -392,6 +392,36 @@ static void test_a_change_is_read_again(void **state)
 	caches_free(&held);
 }
 
+static unsigned calls_a_try;
+
+/* In the second half of each try the thread has ended, and the memory is as it left it. */
+static void end_thread(unsigned call)
+{
+	bool gone = (call - 1) % calls_a_try >= calls_a_try / 2;
+
+	image.caches.place[1].cache = gone ? 0 : address(&image.cache[0].cache);
+}
+
+static void test_a_cache_that_goes_is_left_out_as_a_whole(void **state)
+{
+	struct caches_held held = {0};
+
+	(void)state;
+	begin();
+	take(&held);
+	assert_true(held.all && held.tries == 1);
+	calls_a_try = calls;
+	begin();
+	meddle = end_thread;
+	take(&held);
+	assert_int_equal(held.tries, 3);
+	assert_false(held.all);
+	assert_int_equal(found(&held, address(&image.cache[0].cache), TABLE, HL_KEPT_TABLE), 0);
+	assert_int_equal(found(&held, block(50), hl_bin_bytes(OTHER_BIN), HL_KEPT_CACHE), 0);
+	expect_others(&held);
+	caches_free(&held);
+}
+
 #define LONG 23 /* blocks from 23 on; a prime number, so that steps of 7 meet them all */
 
 static void begin_long(void)
@@ -645,6 +675,7 @@ int main(void)
 		cmocka_unit_test(test_the_thread_of_another_process_is_not_named),
 		cmocka_unit_test(test_what_changes_is_left_out),
 		cmocka_unit_test(test_a_change_is_read_again),
+		cmocka_unit_test(test_a_cache_that_goes_is_left_out_as_a_whole),
 		cmocka_unit_test(test_a_long_fast_list),
 		cmocka_unit_test(test_a_list_that_comes_back_is_left_out),
 		cmocka_unit_test(test_other_caches_that_are_not_all),
