@@ -610,7 +610,13 @@ static void lose_what_moved(struct caches_scratch *scratch, uint32_t serial)
 	}
 }
 
-/* A cache that has gone is a block like any other by now, and may be somebody's. */
+static bool same_place(const struct hl_cache_place *a, const struct hl_cache_place *b)
+{
+	return a->cache == b->cache && a->thread == b->thread;
+}
+
+/* A cache that has gone is a block like any other by now, and may be somebody's: another thread's
+ * cache, even, with the same blocks, if it does the same. */
 static void lose_what_has_gone(const struct caches_source *source, struct caches_scratch *scratch)
 {
 	const struct hl_caches *once = &scratch->caches, *again = &scratch->again;
@@ -620,7 +626,7 @@ static void lose_what_has_gone(const struct caches_source *source, struct caches
 	for (size_t i = scratch->arenas, place = 0; i < scratch->owners; i++, place++) {
 		while (once->place[place].cache == 0)
 			place++;
-		if (again->place[place].cache != once->place[place].cache)
+		if (!same_place(&once->place[place], &again->place[place]))
 			scratch->owner[i].torn = true;
 	}
 }
@@ -641,7 +647,7 @@ static void count_unread(struct caches_scratch *scratch)
 					    : HL_CACHE_BINS;
 	}
 	for (uint32_t i = 0; i < once->highest || i < again->highest; i++)
-		if (again->place[i].cache != 0 && once->place[i].cache != again->place[i].cache)
+		if (again->place[i].cache != 0 && !same_place(&once->place[i], &again->place[i]))
 			unread += HL_CACHE_BINS;
 	if (once->count > caches)
 		unread += (once->count - caches) * HL_CACHE_BINS;
