@@ -23,6 +23,7 @@
 #include "heapledger/record.h"
 
 #define LINKS (2 * (ALLOCATOR_POINTS + 3))
+#define FILES 4
 #define MEASURE_ROUNDS 5
 #define MEASURE_CALLS 200
 
@@ -35,6 +36,13 @@ struct link {
 	uint64_t cookie;
 	uint64_t address; /* in the process */
 	bool at_return;
+	int file; /* -1 = it cannot be read */
+};
+
+/* In which probes are; opened with them, while that is allowed. */
+struct file {
+	const char *path;
+	int fd;
 };
 
 struct allocator {
@@ -42,6 +50,8 @@ struct allocator {
 	struct ring_buffer *ring;
 	struct link links[LINKS];
 	size_t link_count;
+	struct file files[FILES];
+	size_t file_count;
 	int memory;           /* of the process, to be read; -1 = that is not allowed */
 	allocator_sink *sink; /* NULL while it is measured */
 	void *context;
@@ -82,6 +92,28 @@ static int take(void *context, void *data, size_t bytes)
 
 /* ---- links ---------------------------------------------------------------------------------- */
 
+static int open_file(struct allocator *allocator, const char *path)
+{
+	struct file *file = allocator->files, *end = file + allocator->file_count;
+
+	while (file < end && strcmp(file->path, path) != 0)
+		file++;
+	if (file == allocator->files + FILES)
+		return -1;
+	if (file == end) {
+		*file = (struct file){path, open(path, O_RDONLY | O_CLOEXEC)};
+		allocator->file_count++;
+	}
+	return file->fd;
+}
+
+static void close_files(struct allocator *allocator)
+{
+	while (allocator->file_count > 0)
+		if (allocator->files[--allocator->file_count].fd >= 0)
+			close(allocator->files[allocator->file_count].fd);
+}
+
 static int open_links(struct allocator *allocator)
 {
 	for (size_t i = 0; i < allocator->link_count; i++) {
@@ -96,6 +128,7 @@ static int open_links(struct allocator *allocator)
 			link->program, link->pid, link->path, link->offset, &options);
 		if (link->link == NULL)
 			return -errno;
+		link->file = open_file(allocator, link->path);
 	}
 	return 0;
 }
@@ -119,12 +152,15 @@ static void empty_batches(void)
 /* The copy of a code page in which probes are goes with the last of them, if nobody else holds it.
  * But the kernel does so itself: it looks at the page to remove a probe, a page that is looked at
  * again counts as active, and those that become so wait in a batch of the CPU's. So they become it
- * before, and the batches are emptied: that is what calling any page cold does. */
+ * before, and the batches are emptied: that is what calling any page cold does. Nor does it go if
+ * the file's own page, which it is compared with, was forgotten while nobody had it mapped. */
 static void let_go_of_copies(const struct allocator *allocator)
 {
 	const struct link *link, *end = allocator->links + allocator->link_count;
 	char byte;
 
+	for (link = allocator->links; link < end; link++)
+		(void)!pread(link->file, &byte, 1, (off_t)link->offset);
 	for (int i = 0; i < 3; i++) {
 		for (link = allocator->links; link < end; link++)
 			(void)!pread(allocator->memory, &byte, 1, (off_t)link->address);
@@ -138,6 +174,7 @@ static void remove_links(struct allocator *allocator)
 		let_go_of_copies(allocator);
 	while (allocator->link_count > 0)
 		bpf_link__destroy(allocator->links[--allocator->link_count].link);
+	close_files(allocator);
 }
 
 static void add_link(
@@ -145,6 +182,7 @@ static void add_link(
 {
 	link.program = program;
 	link.at_return = at_return;
+	link.file = -1;
 	allocator->links[allocator->link_count++] = link;
 }
 
@@ -361,6 +399,7 @@ int allocator_open(struct allocator **out, struct probe *probe, pid_t pid, const
 	if (rc == 0)
 		rc = open_links(allocator);
 	if (rc == 0) {
+		let_go_of_copies(allocator); /* already, in case we are killed */
 		measure(allocator);
 		rc = read_counters(allocator, &allocator->before);
 	}

@@ -317,6 +317,9 @@ static void log_stamped(const struct hl_page *page)
 		log_hot.limit = next < HL_PAGE_SLOTS - 1 ? next : HL_PAGE_SLOTS - 1;
 		log_hot.taken_limit = attached.session->stack_depth == 0 ? log_hot.limit : 0;
 	}
+	/* Nothing else will see that it has changed: a segment may have gone within this call. */
+	if (token != log_hot.token)
+		log_hot.home_bytes = 0;
 	log_hot.token = token != 0 ? token : UINT32_MAX;
 	log_hot.round = atomic_load_explicit(attach_round, memory_order_relaxed);
 	/* The collector keeps its rounds short for those who look at them. */
