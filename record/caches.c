@@ -611,14 +611,16 @@ static void lose_what_moved(struct caches_scratch *scratch, uint32_t serial)
 }
 
 /* Beyond the highest lies what another process may have had there. */
-static struct hl_cache_place place_of(const struct hl_caches *caches, size_t place)
+static const struct hl_cache_place *place_of(const struct hl_caches *caches, size_t place)
 {
-	return place < caches->highest ? caches->place[place] : (struct hl_cache_place){0};
+	static const struct hl_cache_place nobody;
+
+	return place < caches->highest ? &caches->place[place] : &nobody;
 }
 
-static bool same_place(struct hl_cache_place a, struct hl_cache_place b)
+static bool same_place(const struct hl_cache_place *a, const struct hl_cache_place *b)
 {
-	return a.cache == b.cache && a.thread == b.thread;
+	return a->cache == b->cache && a->thread == b->thread;
 }
 
 /* A cache that has gone is a block like any other by now, and may be somebody's: another thread's
@@ -632,7 +634,7 @@ static void lose_what_has_gone(const struct caches_source *source, struct caches
 	for (size_t i = scratch->arenas, place = 0; i < scratch->owners; i++, place++) {
 		while (once->place[place].cache == 0)
 			place++;
-		if (!same_place(once->place[place], place_of(again, place)))
+		if (!same_place(&once->place[place], place_of(again, place)))
 			scratch->owner[i].torn = true;
 	}
 }
@@ -653,7 +655,8 @@ static void count_unread(struct caches_scratch *scratch)
 					    : HL_CACHE_BINS;
 	}
 	for (uint32_t i = 0; i < once->highest || i < again->highest; i++)
-		if (place_of(again, i).cache != 0 && !same_place(place_of(once, i), place_of(again, i)))
+		if (place_of(again, i)->cache != 0 &&
+			!same_place(place_of(once, i), place_of(again, i)))
 			unread += HL_CACHE_BINS;
 	if (once->count > caches)
 		unread += (once->count - caches) * HL_CACHE_BINS;
