@@ -49,7 +49,7 @@ struct arena {
 
 extern struct arena arena_main;
 
-/* thread.h: here only whose it is. */
+/* thread.h; here only its address matters. */
 extern __thread struct thread thread_self __attribute__((tls_model("initial-exec")));
 
 /* Of the chunk's owner, from its address. */

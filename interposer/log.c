@@ -105,8 +105,7 @@ static inline void log_set_page(struct log_thread *thread, unsigned level, struc
 		return;
 	}
 	log_hot.page = page != NULL ? page : &no_page;
-	log_hot.limit = 0;
-	log_hot.taken_limit = 0;
+	log_restamp();
 }
 
 static inline uint32_t log_used(const struct hl_page *page)

@@ -17,10 +17,10 @@
 /* What the hot path knows of its thread. */
 struct log_hot {
 	struct hl_page *page; /* of depth 0; a full one if there is none */
-	uint32_t limit;       /* slots used when the time is to be read or the page is full */
+	uint32_t limit;       /* slots used when the time is read or the page is full; 0 = now */
 	uint32_t taken_limit; /* the same for allocations; 0 if they want their stacks */
 	uint32_t token;       /* *attach_token when the time was last read ... */
-	uint32_t round;       /* ... and *attach_round; 0 = read it anew */
+	uint32_t round;       /* ... and *attach_round */
 	uintptr_t home;       /* blocks from here on, home_bytes long, are the thread's (home.h) */
 	uintptr_t home_bytes;
 };

@@ -23,7 +23,7 @@ struct thread {
 	uint8_t number;       /* home.h: of the living threads; 0: none */
 };
 
-extern __thread struct thread thread_self __attribute__((tls_model("initial-exec")));
+/* The calling thread's is thread_self, which arena.h declares: an arena has to know who comes. */
 
 void thread_begin(void);
 

@@ -42,6 +42,7 @@ struct arena_lists {
 struct owner {
 	uint64_t address;
 	uint64_t thread; /* hl_cache_place.thread */
+	uint32_t place;  /* of the cache, in hl_caches */
 	bool is_arena;
 	bool torn;     /* what it has is not known ... */
 	uint64_t lost; /* ... or, a bit each, not of these lists */
@@ -196,17 +197,13 @@ static int read_owner_pieces(const struct caches_source *source, struct caches_s
 
 /* ---- the first reading ----------------------------------------------------------------------- */
 
-static struct owner *add_owner(
-	struct caches_scratch *scratch, uint64_t address, uint64_t thread, bool is_arena)
+static struct owner *add_owner(struct caches_scratch *scratch, struct owner owner)
 {
-	struct owner *owner;
-
 	if (room_for((void **)&scratch->owner, &scratch->owner_room, scratch->owners + 1,
 		    sizeof(*scratch->owner)) != 0)
 		return NULL;
-	owner = &scratch->owner[scratch->owners++];
-	*owner = (struct owner){.address = address, .thread = thread, .is_arena = is_arena};
-	return owner;
+	scratch->owner[scratch->owners] = owner;
+	return &scratch->owner[scratch->owners++];
 }
 
 static int add_caches(const struct caches_source *source, struct caches_scratch *scratch)
@@ -214,8 +211,9 @@ static int add_caches(const struct caches_source *source, struct caches_scratch 
 	for (uint32_t i = 0; i < scratch->caches.highest; i++) {
 		const struct hl_cache_place *place = &scratch->caches.place[i];
 
-		if (place->cache != 0 &&
-			add_owner(scratch, place->cache, place->thread, false) == NULL)
+		if (place->cache != 0 && add_owner(scratch, (struct owner){.address = place->cache,
+								    .thread = place->thread,
+								    .place = i}) == NULL)
 			return -ENOMEM;
 	}
 	return read_owner_pieces(source, scratch, scratch->arenas, scratch->owners, false);
@@ -228,7 +226,8 @@ static int add_arenas(const struct caches_source *source, struct caches_scratch 
 
 	scratch->owners = 0;
 	for (unsigned i = 0; address != 0; i++) {
-		struct owner *owner = add_owner(scratch, address, 0, true);
+		struct owner *owner =
+			add_owner(scratch, (struct owner){.address = address, .is_arena = true});
 		int rc = owner == NULL ? -ENOMEM
 				       : read_owner_pieces(source, scratch, i, i + 1, false);
 
@@ -627,15 +626,14 @@ static bool same_place(const struct hl_cache_place *a, const struct hl_cache_pla
  * cache, even, with the same blocks, if it does the same. */
 static void lose_what_has_gone(const struct caches_source *source, struct caches_scratch *scratch)
 {
-	const struct hl_caches *once = &scratch->caches, *again = &scratch->again;
-
 	if (!read_caches(source, &scratch->again))
 		scratch->again = (struct hl_caches){0};
-	for (size_t i = scratch->arenas, place = 0; i < scratch->owners; i++, place++) {
-		while (once->place[place].cache == 0)
-			place++;
-		if (!same_place(&once->place[place], place_of(again, place)))
-			scratch->owner[i].torn = true;
+	for (size_t i = scratch->arenas; i < scratch->owners; i++) {
+		struct owner *owner = &scratch->owner[i];
+
+		if (!same_place(&scratch->caches.place[owner->place],
+			    place_of(&scratch->again, owner->place)))
+			owner->torn = true;
 	}
 }
 

@@ -394,20 +394,21 @@ static void test_a_change_is_read_again(void **state)
 
 static unsigned calls_a_try;
 
+static bool is_second_half(unsigned call)
+{
+	return (call - 1) % calls_a_try >= calls_a_try / 2;
+}
+
 /* In the second half of each try the thread has ended, and the memory is as it left it. */
 static void end_thread(unsigned call)
 {
-	bool gone = (call - 1) % calls_a_try >= calls_a_try / 2;
-
-	image.caches.place[1].cache = gone ? 0 : address(&image.cache[0].cache);
+	image.caches.place[1].cache = is_second_half(call) ? 0 : address(&image.cache[0].cache);
 }
 
 /* ... or has had one after it, which has done the same. */
 static void follow_thread(unsigned call)
 {
-	bool gone = (call - 1) % calls_a_try >= calls_a_try / 2;
-
-	image.caches.place[1].thread = (uint64_t)SERIAL << 32 | (gone ? 200 : 100);
+	image.caches.place[1].thread = (uint64_t)SERIAL << 32 | (is_second_half(call) ? 200 : 100);
 }
 
 static void test_a_cache_that_goes_is_left_out_as_a_whole(void **state)
