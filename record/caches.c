@@ -9,6 +9,7 @@
  */
 #include "caches.h"
 #include "moved.h"
+#include "pieces.h"
 #include "room.h"
 
 #include "heapledger/caches.h"
@@ -20,17 +21,7 @@
 #define TRIES 3
 #define BLOCKS_MOST 65536 /* as the process itself tells at its end */
 #define ARENAS_MOST 4096
-#define AT_ONCE 1024          /* pieces that a call reads: UIO_MAXIOV */
 #define DEFERRED HL_FAST_BINS /* what lies in no list yet counts as one more of an arena's */
-#define PAGE_BYTES UINT64_C(4096)
-#define PAGES 512 /* of those that fast lists lead to */
-
-struct piece {
-	uint64_t from;
-	void *to;
-	size_t bytes;
-	bool missing; /* it could not be read */
-};
 
 struct arena_lists {
 	uint64_t next;
@@ -73,14 +64,6 @@ struct chain {
 	uint32_t lent; /* of them, the first so many */
 };
 
-/* Fast lists are long, and lead to the same pages again and again: these are read whole, once in a
- * reading, and kept by the last bits of their numbers. */
-struct pages {
-	uint64_t number[PAGES]; /* 0 = none */
-	uint32_t wanted[PAGES]; /* at which step, last */
-	uint8_t bytes[PAGES][PAGE_BYTES];
-};
-
 struct caches_scratch {
 	struct hl_caches caches, again;
 	struct owner *owner;
@@ -89,10 +72,7 @@ struct caches_scratch {
 	size_t founds, found_room;
 	struct chain *chain;
 	size_t chains, chain_room;
-	struct piece *piece;
-	size_t piece_count, piece_room;
-	struct pages *pages;
-	uint32_t step;                    /* along all lists */
+	struct pieces pieces;
 	size_t arenas;                    /* owners before the caches ... */
 	size_t fast_founds;               /* ... and what was found of theirs */
 	uint32_t unread;                  /* lists that could not be read */
@@ -101,79 +81,35 @@ struct caches_scratch {
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* The first piece that cannot be read ends a call. */
-static void read_some(const struct caches_source *source, struct piece *piece, size_t count)
-{
-	struct iovec local[AT_ONCE], remote[AT_ONCE];
-
-	for (size_t i = 0; i < count; i++) {
-		local[i] = (struct iovec){piece[i].to, piece[i].bytes};
-		remote[i] = (struct iovec){(void *)(uintptr_t)piece[i].from, piece[i].bytes};
-	}
-	for (size_t i = 0; i < count;) {
-		ssize_t got = source->read(source, local + i, remote + i, count - i);
-
-		while (i < count && got >= (ssize_t)piece[i].bytes) {
-			got -= (ssize_t)piece[i].bytes;
-			piece[i++].missing = false;
-		}
-		if (i < count)
-			piece[i++].missing = true;
-	}
-}
-
-static void read_pieces(const struct caches_source *source, struct piece *piece, size_t count)
-{
-	for (size_t i = 0; i < count; i += AT_ONCE)
-		read_some(source, piece + i, count - i < AT_ONCE ? count - i : AT_ONCE);
-}
-
-static bool read_one(const struct caches_source *source, uint64_t from, void *to, size_t bytes)
-{
-	struct piece piece = {from, to, bytes, true};
-
-	read_some(source, &piece, 1);
-	return !piece.missing;
-}
-
 static bool read_caches(const struct caches_source *source, struct hl_caches *caches)
 {
 	size_t head = offsetof(struct hl_caches, place);
 
-	if (!read_one(source, source->address, caches, head) || caches->key == 0 ||
+	if (!pieces_read_one(source, source->address, caches, head) || caches->key == 0 ||
 		caches->highest > HL_CACHES_MOST)
 		return false;
 	return caches->highest == 0 ||
-	       read_one(source, source->address + head, (void *)caches->place,
+	       pieces_read_one(source, source->address + head, (void *)caches->place,
 		       caches->highest * sizeof(caches->place[0]));
-}
-
-static int add_piece(struct caches_scratch *scratch, uint64_t from, void *to, size_t bytes)
-{
-	int rc = room_for((void **)&scratch->piece, &scratch->piece_room, scratch->piece_count + 1,
-		sizeof(*scratch->piece));
-
-	if (rc == 0)
-		scratch->piece[scratch->piece_count++] = (struct piece){from, to, bytes, false};
-	return rc;
 }
 
 static int add_owner_pieces(struct caches_scratch *scratch, struct owner *owner, bool twice)
 {
 	const struct hl_caches *caches = &scratch->caches;
+	struct pieces *pieces = &scratch->pieces;
 	struct arena_lists *lists = twice ? &owner->twice.lists : &owner->once.lists;
 	int rc;
 
 	if (!owner->is_arena)
-		return add_piece(scratch, owner->address - sizeof(owner->once.head),
+		return pieces_ask(pieces, owner->address - sizeof(owner->once.head),
 			twice ? (void *)&owner->twice : (void *)&owner->once,
 			sizeof(owner->once.head) + sizeof(owner->once.cache));
-	rc = add_piece(scratch, owner->address + caches->arena_next, &lists->next, 8);
+	rc = pieces_ask(pieces, owner->address + caches->arena_next, &lists->next, 8);
 	if (rc == 0)
-		rc = add_piece(
-			scratch, owner->address + caches->arena_deferred, &lists->deferred, 8);
+		rc = pieces_ask(
+			pieces, owner->address + caches->arena_deferred, &lists->deferred, 8);
 	if (rc == 0)
-		rc = add_piece(scratch, owner->address + caches->arena_fast, lists->fast,
+		rc = pieces_ask(pieces, owner->address + caches->arena_fast, lists->fast,
 			sizeof(lists->fast));
 	return rc;
 }
@@ -183,15 +119,15 @@ static int read_owner_pieces(const struct caches_source *source, struct caches_s
 {
 	int rc = 0;
 
-	scratch->piece_count = 0;
+	pieces_begin(&scratch->pieces);
 	for (size_t i = from; rc == 0 && i < end; i++)
 		rc = add_owner_pieces(scratch, &scratch->owner[i], twice);
 	if (rc != 0)
 		return rc;
-	read_pieces(source, scratch->piece, scratch->piece_count);
+	pieces_read(&scratch->pieces, source);
 	for (size_t i = from, at = 0; i < end; i++)
 		for (int parts = scratch->owner[i].is_arena ? 3 : 1; parts > 0; parts--)
-			scratch->owner[i].torn |= scratch->piece[at++].missing;
+			scratch->owner[i].torn |= scratch->pieces.piece[at++].missing;
 	return 0;
 }
 
@@ -358,66 +294,23 @@ static void follow(struct caches_scratch *scratch, struct chain *chain, const st
 	chain->next = hl_unmask(found->block, read->next);
 }
 
-/* Its place among the pages; NULL: it is not read by pages. */
-static uint64_t *page_place(
-	struct caches_scratch *scratch, const struct found *found, uint64_t *number)
-{
-	uint64_t from = found->block - sizeof(found->once.head);
-
-	*number = from / PAGE_BYTES;
-	if (found->what != HL_KEPT_FAST ||
-		(from + sizeof(found->once) - 1) / PAGE_BYTES != *number)
-		return NULL;
-	return &scratch->pages->number[*number % PAGES];
-}
-
 static int ask_for(
 	struct caches_scratch *scratch, const struct found *found, struct hl_kept_block *to)
 {
-	uint64_t number, *place = page_place(scratch, found, &number);
-	size_t at = place != NULL ? (size_t)(place - scratch->pages->number) : 0;
+	uint64_t from = found->block - sizeof(to->head);
 
-	/* A place that this step needs for another page is not to be had. */
-	if (place == NULL || (scratch->pages->wanted[at] == scratch->step && *place != number))
-		return add_piece(scratch, found->block - sizeof(to->head), to, sizeof(*to));
-	scratch->pages->wanted[at] = scratch->step;
-	if (*place == number)
-		return 0;
-	*place = number;
-	return add_piece(scratch, number * PAGE_BYTES, scratch->pages->bytes[at], PAGE_BYTES);
+	return found->what == HL_KEPT_FAST
+		       ? pieces_ask_page(&scratch->pieces, from, to, sizeof(*to))
+		       : pieces_ask(&scratch->pieces, from, to, sizeof(*to));
 }
 
 /* A block that could not be read remains all zero, which fits no bin. */
 static void take_from_page(
-	struct caches_scratch *scratch, const struct found *found, struct hl_kept_block *to)
+	const struct caches_scratch *scratch, const struct found *found, struct hl_kept_block *to)
 {
-	uint64_t number, *place = page_place(scratch, found, &number);
-
-	if (place != NULL && *place == number)
-		memcpy(to,
-			scratch->pages->bytes[number % PAGES] +
-				(found->block - sizeof(to->head)) % PAGE_BYTES,
-			sizeof(*to));
-}
-
-static void forget_pages(struct caches_scratch *scratch)
-{
-	memset(scratch->pages->number, 0, sizeof(scratch->pages->number));
-}
-
-/* What was asked for since the step began. */
-static void read_step(const struct caches_source *source, struct caches_scratch *scratch)
-{
-	read_pieces(source, scratch->piece, scratch->piece_count);
-	for (size_t i = 0; i < scratch->piece_count; i++)
-		if (scratch->piece[i].missing && scratch->piece[i].bytes == PAGE_BYTES)
-			scratch->pages->number[scratch->piece[i].from / PAGE_BYTES % PAGES] = 0;
-}
-
-static void begin_step(struct caches_scratch *scratch)
-{
-	scratch->piece_count = 0;
-	scratch->step++;
+	if (found->what == HL_KEPT_FAST)
+		pieces_from_page(
+			&scratch->pieces, found->block - sizeof(to->head), to, sizeof(*to));
 }
 
 /* All lists one block further. */
@@ -427,7 +320,7 @@ static int read_level(const struct caches_source *source, struct caches_scratch 
 	int rc = room_for((void **)&scratch->found, &scratch->found_room, first + scratch->chains,
 		sizeof(*scratch->found));
 
-	begin_step(scratch);
+	pieces_begin(&scratch->pieces);
 	for (size_t i = 0; rc == 0 && i < scratch->chains; i++) {
 		struct chain *chain = &scratch->chain[i];
 		struct found *found = &scratch->found[scratch->founds];
@@ -441,7 +334,7 @@ static int read_level(const struct caches_source *source, struct caches_scratch 
 	if (rc != 0)
 		return rc;
 	scratch->chains = left;
-	read_step(source, scratch);
+	pieces_read(&scratch->pieces, source);
 	for (size_t i = 0; i < left; i++) {
 		struct found *found = &scratch->found[first + i];
 
@@ -461,9 +354,10 @@ static int read_chains(
 	const struct caches_source *source, struct caches_scratch *scratch, size_t from)
 {
 	size_t first = scratch->founds;
-	int rc = add_chains(scratch, from);
+	int rc = pieces_forget_pages(&scratch->pieces);
 
-	forget_pages(scratch);
+	if (rc == 0)
+		rc = add_chains(scratch, from);
 	while (rc == 0 && scratch->chains > 0 && scratch->founds - first < BLOCKS_MOST)
 		rc = read_level(source, scratch);
 	if (rc == 0)
@@ -539,12 +433,12 @@ static int read_founds_again(
 {
 	int rc = 0;
 
-	begin_step(scratch);
+	pieces_begin(&scratch->pieces);
 	for (size_t i = from; rc == 0 && i < end; i++)
 		rc = ask_for(scratch, &scratch->found[i], &scratch->found[i].twice);
 	if (rc != 0)
 		return rc;
-	read_step(source, scratch);
+	pieces_read(&scratch->pieces, source);
 	for (size_t i = from; i < end; i++) {
 		struct found *found = &scratch->found[i];
 
@@ -558,12 +452,11 @@ static int read_founds_again(
 static int read_all_again(
 	const struct caches_source *source, struct caches_scratch *scratch, size_t from, size_t end)
 {
-	int rc = 0;
+	int rc = pieces_forget_pages(&scratch->pieces);
 
-	forget_pages(scratch);
-	for (size_t i = from; rc == 0 && i < end; i += AT_ONCE)
+	for (size_t i = from; rc == 0 && i < end; i += PIECES_AT_ONCE)
 		rc = read_founds_again(
-			source, scratch, i, end - i < AT_ONCE ? end : i + AT_ONCE);
+			source, scratch, i, end - i < PIECES_AT_ONCE ? end : i + PIECES_AT_ONCE);
 	return rc;
 }
 
@@ -770,10 +663,6 @@ int caches_take(struct caches_held *held, const struct caches_source *source)
 		held->scratch = calloc(1, sizeof(*held->scratch));
 	if (held->scratch == NULL)
 		return -ENOMEM;
-	if (held->scratch->pages == NULL)
-		held->scratch->pages = calloc(1, sizeof(*held->scratch->pages));
-	if (held->scratch->pages == NULL)
-		return -ENOMEM;
 	for (held->tries = 0; rc == 0 && !held->all && held->tries < TRIES; held->tries++) {
 		rc = try_once(held, source);
 		if (held->scratch->fast_founds >= BLOCKS_MOST) /* and will be again */
@@ -790,8 +679,7 @@ void caches_free(struct caches_held *held)
 		free(held->scratch->owner);
 		free(held->scratch->found);
 		free(held->scratch->chain);
-		free(held->scratch->piece);
-		free(held->scratch->pages);
+		pieces_free(&held->scratch->pieces);
 		moved_free(&held->scratch->moved);
 		moved_free(&held->scratch->moved_lately);
 	}
