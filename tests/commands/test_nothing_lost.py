@@ -92,7 +92,8 @@ def test_every_call_is_kept_while_threads_log(heapledger, record, trace, witness
 
 @pytest.mark.parametrize('words, streams', [
     ('fork_threads 80', 81), ('fork_family 20', 41), ('thousand_threads', 1), ('many_threads', 1),
-    ('hand_over', 1), ('hand_over 4 100000 1033', 1), ('late_calls', 1), ('interface', 1)])
+    ('hand_over', 1), ('hand_over 4 100000 1033', 1),
+    ('hand_over 4 100000 0 any', 1), ('late_calls', 1), ('interface', 1)])
 def test_every_call_of_a_hostile_program_is_kept(heapledger, record, trace, witness, victims, words,
                                                  streams):
     status, _, stderr = record(*f'{victims}/victim_{words}'.split())
