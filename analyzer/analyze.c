@@ -235,8 +235,6 @@ int cmd_analyze(int argc, char **argv)
 		return tool_fail(TOOL_USAGE, COMMAND,
 			"--%s shows the whole recording: not with --from, --to or --phase",
 			request.map ? "map" : "profile");
-	if (argc - optind != 1)
-		return tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed, %d given",
-			argc - optind);
-	return analyze(argv[optind], &request);
+	int code = tool_one_trace(COMMAND, argc, argv);
+	return code ? code : analyze(argv[optind], &request);
 }

@@ -279,9 +279,8 @@ int cmd_export(int argc, char **argv)
 		else
 			code = tool_bad_option(COMMAND, option, argv, options);
 	}
-	if (!code && argc - optind != 1)
-		code = tool_fail(TOOL_USAGE, COMMAND, "one trace directory is needed, %d given",
-			argc - optind);
+	if (!code)
+		code = tool_one_trace(COMMAND, argc, argv);
 	if (!code)
 		code = check_request(&request);
 	if (code)

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int tool_fail(enum tool_exit code, const char *command, const char *format, ...)
@@ -75,6 +76,28 @@ int tool_bad_option(const char *command, int letter, char **argv, const struct o
 			TOOL_USAGE, command, "unknown option %s; did you mean --%s?", word, meant);
 	return tool_fail(
 		TOOL_USAGE, command, "unknown option %s (see heapledger %s --help)", word, command);
+}
+
+/* `analyze --json DIR`: the option has had the directory. */
+static bool taken_as_value(int argc, char **argv)
+{
+	struct stat about;
+
+	return argc > 2 && argv[argc - 2][0] == '-' && stat(argv[argc - 1], &about) == 0 &&
+	       S_ISDIR(about.st_mode);
+}
+
+int tool_one_trace(const char *command, int argc, char **argv)
+{
+	int given = argc - optind;
+
+	if (given == 1)
+		return TOOL_OK;
+	if (given == 0 && taken_as_value(argc, argv))
+		return tool_fail(TOOL_USAGE, command,
+			"%s needs a value, which %s is now; one trace directory is needed, too",
+			argv[argc - 2], argv[argc - 1]);
+	return tool_fail(TOOL_USAGE, command, "one trace directory is needed, %d given", given);
 }
 
 /* "", "B", "K", "KB", "KiB" ... "T", any case: the power of 1024, or -1. */

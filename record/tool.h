@@ -33,6 +33,10 @@ int tool_fail(enum tool_exit code, const char *command, const char *format, ...)
  * TOOL_USAGE. */
 int tool_bad_option(const char *command, int letter, char **argv, const struct option *options);
 
+/* After the options one trace directory is left, argv[optind]; else says what is wrong, and whether
+ * an option has had it. TOOL_OK or TOOL_USAGE. */
+int tool_one_trace(const char *command, int argc, char **argv);
+
 /* Parses "64", "64K", "64 MiB", "1.5 GiB" into bytes (binary units). 0 or -EINVAL. */
 int tool_parse_size(const char *text, uint64_t *bytes);
 

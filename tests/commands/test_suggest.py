@@ -4,6 +4,7 @@
 import pytest
 
 from conftest import run
+from trace_script import SCRIPT, make_trace
 
 
 @pytest.mark.parametrize('wrong, meant', [
@@ -40,6 +41,24 @@ def test_options_and_their_values_are_named_too(heapledger, words, said):
     outcome = run([heapledger, *words])
     assert (outcome.status, outcome.stdout) == (2, b'')
     assert outcome.stderr.decode() == f'heapledger: {said}\n'
+
+
+@pytest.mark.parametrize('words', [
+    ['analyze', '--json'], ['analyze', '--csv'], ['dump', '--no-time', '--stream'], ['export', '-o']])
+def test_an_option_that_has_had_the_directory_is_named(heapledger, build, tmp_path, words):
+    """The first thing that one types without having read the help."""
+    trace = tmp_path / 'trace'
+    make_trace(build, trace, SCRIPT)
+    before = sorted((path.name, path.read_bytes()) for path in trace.iterdir())
+    outcome = run([heapledger, *words, trace])
+    assert (outcome.status, outcome.stdout) == (2, b'')
+    assert outcome.stderr.decode() == (
+        f'heapledger: {words[0]}: {words[-1]} needs a value, which {trace} is now; one trace '
+        'directory is needed, too\n')
+    assert sorted((path.name, path.read_bytes()) for path in trace.iterdir()) == before
+    missing = trace.parent / 'missing.hl'
+    assert run([heapledger, *words, missing]).stderr.decode() == \
+        f'heapledger: {words[0]}: one trace directory is needed, 0 given\n'
 
 
 @pytest.mark.parametrize('wrong', ['frobnicate', 'x', '', 'analyze' * 100])
