@@ -90,9 +90,11 @@ int process_begin(struct analysis *analysis, struct process *process, const stru
 	process->entered = !process->span.by_record && first >= process->span.from_tick;
 	result->phases.start_tick = first;
 	struct ledger_copy copy = {process->forked_by, stream->info.header.pid};
-	result->observed = stream->info.header.mode != HL_MODE_ALLOCATOR;
+	result->elsewhere = stream->elsewhere;
+	result->observed = result->elsewhere || stream->info.header.mode != HL_MODE_ALLOCATOR;
 	result->attached = stream->info.header.mode >= HL_MODE_ATTACHED;
-	result->calls_unknown = stream->info.header.mode == HL_MODE_ATTACHED;
+	result->calls_unknown = result->elsewhere || stream->info.header.mode == HL_MODE_ATTACHED;
+	result->requested_unknown = result->elsewhere || result->attached;
 	result->syscalls_unknown = result->observed;
 	if (parent)
 		rc = ledger_fork(ledger, &parent->ledger, &copy, result, &stream->clock);
@@ -135,7 +137,8 @@ static void end(struct analysis *analysis, struct process *process)
 
 static bool is_observed(const struct analysis *analysis, const struct process *process)
 {
-	return analysis->observed && analysis->streams[process->index].result.observed;
+	const struct ledger_result *result = &analysis->streams[process->index].result;
+	return analysis->observed && result->observed && !result->elsewhere;
 }
 
 int process_observe_until(struct analysis *analysis, struct process *process, uint64_t tick)
@@ -187,7 +190,7 @@ static bool knows_mapped(const struct analysis *analysis, const struct process *
 static void settle_observed(struct analysis *analysis, const struct process *process)
 {
 	struct ledger_result *result = &analysis->streams[process->index].result;
-	if (result->observed && analysis->observed)
+	if (is_observed(analysis, process))
 		result->syscalls_unknown = !observed_knows(analysis->observed, process->index,
 			analysis->unknown_why, sizeof(analysis->unknown_why));
 	result->mapped_unknown =

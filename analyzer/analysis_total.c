@@ -151,10 +151,19 @@ static bool may_be_main(const struct analysis *analysis, const struct analysis_s
 	       entry->stream->info.header.pid == analysis->trace->streams[0].info.header.pid;
 }
 
+/* Then nothing is known of the run; else the others are what is known. */
+static bool is_all_elsewhere(const struct analysis *analysis)
+{
+	for (size_t i = 0; i < analysis->count; i++)
+		if (!analysis->streams[i].result.elsewhere)
+			return false;
+	return true;
+}
+
 int analysis_add_up(struct analysis *analysis)
 {
 	struct ledger_result *total = &analysis->total;
-	bool calls_unknown = analysis->count > 0;
+	bool calls_unknown = analysis->count > 0, all_elsewhere = is_all_elsewhere(analysis);
 	total->thrash.faults_known = analysis->count > 0;
 	analysis->first_ns = UINT64_MAX;
 	json_t *session = analysis->trace->session;
@@ -165,11 +174,13 @@ int analysis_add_up(struct analysis *analysis)
 		struct analysis_stream *entry = &analysis->streams[i];
 		struct stream_info *info = &entry->stream->info;
 		sort_causes(&entry->result.causes);
-		if (add_counts(total, &entry->result))
+		if ((!entry->result.elsewhere || all_elsewhere) &&
+			add_counts(total, &entry->result))
 			return analysis_out_of_memory(analysis, analysis->trace->path);
 		total->lost += analysis_lost(entry);
 		analysis->trace_bytes += info->size;
-		analysis->complete = analysis->complete && analysis_stream_complete(entry);
+		analysis->complete = analysis->complete && analysis_stream_complete(entry) &&
+				     !entry->result.elsewhere;
 		if (may_be_main(analysis, entry) &&
 			analysis_is_larger(
 				&entry->result, &analysis->streams[analysis->main].result))
@@ -204,6 +215,11 @@ int analysis_add_up(struct analysis *analysis)
 		total->first_sample = most->first_sample;
 		total->mapped_unknown = most->mapped_unknown;
 		total->calls_unknown = calls_unknown;
+		total->requested_unknown = most->requested_unknown;
+		total->elsewhere = all_elsewhere;
+		if (all_elsewhere)
+			snprintf(analysis->unknown_why, sizeof(analysis->unknown_why),
+				"malloc is the program's own, and its calls are not recorded");
 	}
 	return 0;
 }

@@ -50,7 +50,7 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 		const struct timeline_row *row = &entry->timeline.row[i];
 		const struct memory *memory = &row->memory;
 		bool ours = !entry->result.observed, mapped = !entry->result.mapped_unknown;
-		bool whole = !entry->result.attached;
+		bool whole = !entry->result.requested_unknown;
 		writer_text(out, entry->stream->name);
 		bool times = trace_has_times(entry->stream);
 		comma_known(out, times, (int64_t)clock_ns(&entry->stream->clock, row->tick));
@@ -224,10 +224,12 @@ static void sample_rows(struct writer *out, const struct analysis_stream *entry)
 	}
 }
 
+/* Those of the library's own start are not the program's. */
 static void syscall_rows(struct writer *out, const struct analysis_stream *entry)
 {
 	const struct timeline *timeline = &entry->timeline;
-	for (size_t i = 0; i < timeline->cause_count; i++) {
+	size_t count = entry->result.elsewhere ? 0 : timeline->cause_count;
+	for (size_t i = 0; i < count; i++) {
 		const struct timeline_cause *item = &timeline->causes[i];
 		const struct tally_cause *cause = &item->cause;
 		uint64_t tick = item->row < timeline->rows ? timeline->row[item->row].tick

@@ -145,10 +145,12 @@ struct ledger_result {
 	/* The process ran before it was attached to (observed, too): what it had asked for by then
 	 * is not known, so `memory` has what was asked for since. */
 	bool attached;
-	bool windowed; /* it was counted anew at the beginning of a window */
-	bool calls_unknown;    /* its allocator was not probed */
-	bool mapped_unknown;   /* as when syscalls_unknown; or memory that others have a hand in */
-	uint64_t unseen_freed; /* blocks that were given up and not seen being made */
+	bool windowed;          /* it was counted anew at the beginning of a window */
+	bool elsewhere;         /* malloc is the program's own, and its calls are not recorded */
+	bool calls_unknown;     /* so, or its allocator was not probed */
+	bool requested_unknown; /* so, or what it had asked for before is not known */
+	bool mapped_unknown;    /* as when syscalls_unknown; or memory that others have a hand in */
+	uint64_t unseen_freed;  /* blocks that were given up and not seen being made */
 	struct hl_sample_record first_sample;
 };
 

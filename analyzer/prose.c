@@ -102,6 +102,18 @@ void prose_say(const char *format, ...)
 	prose_broken(text, 0);
 }
 
+void prose_warn(const char *format, ...)
+{
+	char text[1024];
+	va_list arguments;
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	fputs(prose.warn, stdout);
+	prose_broken(text, 0);
+	fputs(prose.plain, stdout);
+}
+
 void prose_cell(const char *name, int width)
 {
 	int used = 0;

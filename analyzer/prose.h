@@ -30,7 +30,10 @@ void prose_heading_of_main(const struct analysis *analysis, const char *text, co
 /* A sentence of at most 1,023 bytes, indented by two columns. */
 void prose_say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* The same; the lines after the first are indented by `more` columns more. */
+/* The same in the colour of warnings. */
+void prose_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* The same as prose_say; the lines after the first are indented by `more` columns more. */
 void prose_broken(const char *sentence, size_t more);
 
 /* Exactly `width` columns. */

@@ -159,6 +159,7 @@ static void print_warnings(const struct analysis *analysis)
 		printf("  %sLOST: %s events are missing: the figures below are not exact%s\n",
 			prose.warn, tool_count(analysis->total.lost), prose.plain);
 	size_t incomplete = 0;
+	char elsewhere[640];
 	for (size_t i = 0; i < analysis->count; i++)
 		incomplete +=
 			(analysis->streams[i].stream->info.header.flags & HL_TRACE_INCOMPLETE) != 0;
@@ -170,6 +171,8 @@ static void print_warnings(const struct analysis *analysis)
 		printf("  %sINCOMPLETE: %zu of %zu streams end early; the figures are up to "
 		       "there%s\n",
 			prose.warn, incomplete, analysis->count, prose.plain);
+	if (trace_tell_elsewhere(analysis->trace, elsewhere, sizeof(elsewhere)))
+		prose_warn("INCOMPLETE: %s", elsewhere);
 	if (analysis->trace->missing_count)
 		printf("  %sINCOMPLETE: %zu stream%s not there: what %s recorded is in no "
 		       "figure%s\n",
@@ -282,7 +285,7 @@ static void print_memory(const struct analysis *analysis)
 
 	prose_heading_of_main(analysis, "Where the memory is", ", the one with the highest peak");
 	printf("  %-19s %12s %12s\n", "", "at the peak", "at the end");
-	print_known(!result->attached, "requested", peak->requested, end->requested,
+	print_known(!result->requested_unknown, "requested", peak->requested, end->requested,
 		"asked for, not freed");
 	print_known(ours, "slack", peak->chunk - peak->requested, end->chunk - end->requested,
 		"headers and rounding");
@@ -312,7 +315,7 @@ static void print_memory(const struct analysis *analysis)
 	if (result->faults.known)
 		print_column("  of the heap", result->faults.peak, result->end.resident_bytes,
 			"by page faults");
-	if (result->attached)
+	if (result->requested_unknown)
 		return;
 	print_residual(analysis);
 	print_caches(analysis);
@@ -382,6 +385,8 @@ static void print_returns(const struct analysis *analysis)
 		print_since_attach(analysis, result);
 		return;
 	}
+	if (result->elsewhere)
+		return;
 	if (result->observed) {
 		print_live(analysis, result, ran_on);
 		return;

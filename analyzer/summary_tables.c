@@ -164,7 +164,7 @@ static void print_process(const struct analysis_stream *entry)
 	printf("  ");
 	prose_cell(slash ? slash + 1 : entry->stream->command, 13);
 	printf(" %-10.10s %11s %8s %10s %10s %10s\n", entry->stream->name,
-		tool_count(analysis_calls(result)),
+		result->calls_unknown ? "-" : tool_count(analysis_calls(result)),
 		known ? tool_count(analysis_all_syscalls(result)) : "-",
 		prose_size(result->peak.requested), known ? prose_size(result->peak.mapped) : "-",
 		result->samples ? tool_size(result->peak.rss) : "-");

@@ -231,7 +231,8 @@ uint64_t trace_overwritten(const struct trace *trace)
 	return count > 0 ? (uint64_t)count : 0;
 }
 
-static bool has_stream(const struct trace *trace, const char *file, json_int_t serial)
+/* The first stream of this serial, or of the next one there is. */
+static size_t find_serial(const struct trace *trace, json_int_t serial)
 {
 	size_t low = 0, high = trace->stream_count;
 	while (low < high) {
@@ -241,6 +242,12 @@ static bool has_stream(const struct trace *trace, const char *file, json_int_t s
 		else
 			high = middle;
 	}
+	return low;
+}
+
+static bool has_stream(const struct trace *trace, const char *file, json_int_t serial)
+{
+	size_t low = find_serial(trace, serial);
 	for (; low < trace->stream_count; low++) {
 		const struct trace_stream *stream = &trace->streams[low];
 		size_t length = strlen(stream->name);
@@ -265,6 +272,20 @@ static void find_missing(struct trace *trace)
 			continue;
 		if (!trace->missing_count++)
 			trace->missing = file;
+	}
+}
+
+/* A forked copy has its parent's malloc, and may have called none itself. Serials grow. */
+static void find_elsewhere(struct trace *trace)
+{
+	for (size_t i = 0; i < trace->stream_count; i++) {
+		const struct hl_trace_header *header = &trace->streams[i].info.header;
+		size_t parent = i;
+		if (header->parent_serial)
+			parent = find_serial(trace, header->parent_serial);
+		trace->streams[i].elsewhere = header->flags & HL_TRACE_ELSEWHERE;
+		if (parent < i && trace->streams[parent].info.header.serial == header->parent_serial)
+			trace->streams[i].elsewhere &= trace->streams[parent].elsewhere;
 	}
 }
 
@@ -311,6 +332,7 @@ int trace_open(struct trace *trace, const char *path)
 	if (trace->kernel_count)
 		qsort(trace->kernel, trace->kernel_count, sizeof(*trace->kernel), by_serial);
 	find_missing(trace);
+	find_elsewhere(trace);
 	set_origin(trace);
 	return 0;
 }
@@ -422,7 +444,31 @@ static const char *session_note(
 	return NULL;
 }
 
-/* The notes are numbered: the session's first, then one for each stream that has any. */
+bool trace_tell_elsewhere(const struct trace *trace, char *buffer, size_t length)
+{
+	const char *first = NULL;
+	size_t count = 0;
+	for (size_t i = 0; i < trace->stream_count; i++)
+		if (trace->streams[i].elsewhere && !count++)
+			first = trace->streams[i].command;
+	if (!count)
+		return false;
+	const char *slash = strrchr(first, '/');
+	first = slash ? slash + 1 : first;
+	if (trace->stream_count == 1)
+		snprintf(buffer, length,
+			"%.200s has a malloc of its own, whose calls are not recorded", first);
+	else
+		snprintf(buffer, length,
+			"%zu of %zu process images %s a malloc of %s own, whose calls are not "
+			"recorded: %.200s%s",
+			count, trace->stream_count, count == 1 ? "has" : "have",
+			count == 1 ? "its" : "their", first, count == 1 ? "" : " ...");
+	return true;
+}
+
+/* The notes are numbered: the session's first, then one about all streams, then one for each stream
+ * that has any. */
 const char *trace_note(const struct trace *trace, unsigned index, char *buffer, size_t length)
 {
 	const char *note = session_note(trace, &index, buffer, length);
@@ -430,6 +476,8 @@ const char *trace_note(const struct trace *trace, unsigned index, char *buffer, 
 		return note;
 	if (!trace->stream_count && !index--)
 		return "no process was recorded: the trace holds no stream";
+	if (trace_tell_elsewhere(trace, buffer, length) && !index--)
+		return buffer;
 	for (size_t i = 0; i < trace->stream_count; i++) {
 		const struct trace_stream *stream = &trace->streams[i];
 		const struct hl_trace_header *header = &stream->info.header;

@@ -11,6 +11,7 @@
 #include "stream_reader.h"
 
 #include <jansson.h>
+#include <stdbool.h>
 
 struct trace_stream {
 	char *name; /* of the file, without the suffix: "1234.1" */
@@ -18,6 +19,7 @@ struct trace_stream {
 	struct stream_info info; /* as when the trace was opened; command is a copy */
 	char *command;
 	uint64_t begin_tick; /* the recording began then, later than the process; 0 = with it */
+	bool elsewhere;      /* its calls of malloc went to one of its own */
 	struct clock clock;
 };
 
@@ -86,5 +88,8 @@ uint64_t trace_overwritten(const struct trace *trace);
 /* Why the trace is not whole, for people: NULL when it is. `index` counts the notes from 0; the
  * buffer takes 512 bytes at least. */
 const char *trace_note(const struct trace *trace, unsigned index, char *buffer, size_t length);
+
+/* A sentence about those, if there are any, into `buffer`; false: there are none. */
+bool trace_tell_elsewhere(const struct trace *trace, char *buffer, size_t length);
 
 #endif

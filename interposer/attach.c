@@ -6,6 +6,7 @@
  * session but with HEAPLEDGER_OUT the process records itself (alone.h).
  */
 #include "attach.h"
+#include "elsewhere.h"
 
 #include "heapledger/settings.h"
 #include "heapledger/stack.h"
@@ -272,6 +273,7 @@ static bool register_process(uint32_t parent_serial, uint64_t fork_id, uint64_t 
 	process->fork_id = fork_id;
 	process->start_tick = start_tick;
 	process->exited = 0;
+	process->elsewhere = elsewhere_is_malloc();
 	process->policy = attach_mode == HL_MODE_OBSERVE ? 0 : (uint8_t)policy;
 	process->mode = attach_mode;
 	process->caches = address_of(attach_caches);

@@ -342,6 +342,7 @@ static void summarize(const struct collector *collector, const struct kernel *ke
 {
 	const struct processes *all = &collector->processes;
 	int terminal = isatty(STDERR_FILENO) ? STDERR_FILENO : live;
+	char elsewhere[512];
 
 	if (all->not_compacted != 0)
 		tool_fail(TOOL_OK, "record",
@@ -356,6 +357,8 @@ static void summarize(const struct collector *collector, const struct kernel *ke
 		tool_fail(TOOL_OK, "record", "nothing was recorded: the library was not loaded");
 	else if (all->lost > 0)
 		tool_fail(TOOL_OK, "record", "%" PRIu64 " events were lost", all->lost);
+	if (images_tell_elsewhere(elsewhere, sizeof(elsewhere), all))
+		tool_fail(TOOL_OK, "record", "%s", elsewhere);
 	if (!options->quiet && terminal >= 0 && all->found > 0)
 		print_summary(collector, kernel, terminal);
 }

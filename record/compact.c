@@ -653,7 +653,11 @@ int compact_close(
 {
 	const struct hl_trace_header *header = &result->header;
 	uint64_t size = stream_bytes(result->stream);
-	int rc = stream_close(result->stream, !(header->flags & HL_TRACE_INCOMPLETE),
+	int rc;
+
+	if (header->flags & HL_TRACE_ELSEWHERE)
+		stream_set_elsewhere(result->stream);
+	rc = stream_close(result->stream, !(header->flags & HL_TRACE_INCOMPLETE),
 		(enum hl_trace_end)header->end, header->end_status, header->end_tick, header->lost,
 		NULL, 0);
 

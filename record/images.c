@@ -91,17 +91,11 @@ static struct beginning *collect(
 	return list;
 }
 
-/* Those that no stream follows, each name once; returns how many names. */
-static size_t find(const struct beginning *list, size_t count, struct name *names)
+/* Each name once, the most frequent ones first; returns how many there are. */
+static size_t merge(struct name *names, size_t found)
 {
-	size_t found = 0, different = 0;
+	size_t different = 0;
 
-	for (size_t i = 0; i < count; i++) {
-		bool has_next = i + 1 < count && list[i + 1].pid == list[i].pid;
-
-		if (list[i].name != NULL && (!has_next || list[i + 1].name != NULL))
-			names[found++] = (struct name){list[i].name, 1};
-	}
 	qsort(names, found, sizeof(*names), by_name);
 	for (size_t i = 0; i < found; i++) {
 		if (different > 0 && strcmp(names[different - 1].name, names[i].name) == 0)
@@ -113,16 +107,25 @@ static size_t find(const struct beginning *list, size_t count, struct name *name
 	return different;
 }
 
-static void tell(char *text, size_t bytes, const struct name *names, size_t count)
+/* Those that no stream follows; returns how many there are. */
+static size_t find(const struct beginning *list, size_t count, struct name *names)
 {
-	uint64_t images = 0;
-	size_t at;
+	size_t found = 0;
 
-	for (size_t i = 0; i < count; i++)
-		images += names[i].images;
-	at = (size_t)snprintf(text, bytes,
-		"%" PRIu64 " program image%s ran unrecorded, static or set-user-ID perhaps:", images,
-		images == 1 ? "" : "s");
+	for (size_t i = 0; i < count; i++) {
+		bool has_next = i + 1 < count && list[i + 1].pid == list[i].pid;
+
+		if (list[i].name != NULL && (!has_next || list[i + 1].name != NULL))
+			names[found++] = (struct name){list[i].name, 1};
+	}
+	return found;
+}
+
+/* After the `at` bytes of a sentence that is there. */
+static void tell(char *text, size_t bytes, size_t at, struct name *names, size_t found)
+{
+	size_t count = merge(names, found);
+
 	for (size_t i = 0; i < count && i < NAMES_TOLD && at < bytes; i++) {
 		char name[80], times[32] = "";
 
@@ -138,7 +141,7 @@ static void tell(char *text, size_t bytes, const struct name *names, size_t coun
 bool images_tell_unrecorded(
 	char *text, size_t bytes, const struct kernel *kernel, const struct processes *all)
 {
-	size_t count = 0, different = 0;
+	size_t count = 0, found = 0, at;
 	struct beginning *list = NULL;
 	struct name *names = NULL;
 
@@ -147,10 +150,51 @@ bool images_tell_unrecorded(
 	list = collect(kernel, all, &count);
 	names = calloc(count + 1, sizeof(*names));
 	if (list != NULL && names != NULL)
-		different = find(list, count, names);
-	if (different > 0)
-		tell(text, bytes, names, different);
+		found = find(list, count, names);
+	if (found > 0) {
+		at = (size_t)snprintf(text, bytes,
+			"%zu program image%s ran unrecorded, static or set-user-ID perhaps:", found,
+			found == 1 ? "" : "s");
+		tell(text, bytes, at, names, found);
+	}
 	free(list);
 	free(names);
-	return different > 0;
+	return found > 0;
+}
+
+static const char *program_of(const struct process *process)
+{
+	const char *slash = strrchr(process->command, '/');
+
+	return slash != NULL ? slash + 1 : process->command;
+}
+
+/* A forked copy has its parent's malloc, and may have called none itself. */
+static bool is_elsewhere(const struct processes *all, const struct process *process)
+{
+	while (process != NULL && process->elsewhere && process->header.parent_serial != 0)
+		process = processes_by_serial(all, process->header.parent_serial);
+	return process == NULL || process->elsewhere;
+}
+
+bool images_tell_elsewhere(char *text, size_t bytes, const struct processes *all)
+{
+	struct name *names = calloc(all->by_serial_size + 1, sizeof(*names));
+	size_t found = 0, at;
+
+	for (uint32_t i = 0; names != NULL && i < all->by_serial_size; i++) {
+		const struct process *process = all->by_serial[i];
+
+		if (process != NULL && is_elsewhere(all, process))
+			names[found++] = (struct name){program_of(process), 1};
+	}
+	if (found > 0) {
+		at = (size_t)snprintf(text, bytes,
+			"%zu process image%s a malloc of %s own, whose calls are not recorded "
+			"(attach --malloc does that):",
+			found, found == 1 ? " has" : "s have", found == 1 ? "its" : "their");
+		tell(text, bytes, at, names, found);
+	}
+	free(names);
+	return found > 0;
 }

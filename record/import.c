@@ -264,6 +264,7 @@ static int fill_process(struct raw_file *file, struct raw_reader *reader)
 		return -ENOMEM;
 	process->lost = atomic_load(&raw->process.lost);
 	process->header = (struct hl_trace_header){
+		.flags = raw->process.elsewhere != 0 ? HL_TRACE_ELSEWHERE : 0,
 		.source = HL_TRACE_TARGET,
 		.mode = raw->process.mode,
 		.policy = raw->process.policy,

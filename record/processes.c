@@ -133,6 +133,7 @@ static int copy_command(struct process *process, const struct hl_process *slot)
 static void fill_header(struct process *process, const struct hl_process *slot)
 {
 	process->header = (struct hl_trace_header){
+		.flags = slot->elsewhere != 0 ? HL_TRACE_ELSEWHERE : 0,
 		.mode = slot->mode == HL_MODE_OBSERVE,
 		.policy = slot->policy <= HL_POLICY_mmap ? slot->policy : 0,
 		.pid = slot->pid,
@@ -381,6 +382,7 @@ static void close_stream(
 	all->bytes += process->bytes;
 	whole = whole && rc == 0 && all->error == 0;
 	processes_note_error(all, rc);
+	process->elsewhere = stream_is_elsewhere(process->stream);
 	rc = stream_close(process->stream, whole, (enum hl_trace_end)process->header.end,
 		process->header.end_status, end_tick, process->lost, NULL, 0);
 	processes_note_error(all, rc);

@@ -11,6 +11,7 @@
 #include "heapledger/record.h"
 #include "heapledger/trace.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -54,6 +55,11 @@ int stream_flush(struct stream *stream);
  * INCOMPLETE is cleared when `complete` is not 0 and no write failed. */
 int stream_close(struct stream *stream, int complete, enum hl_trace_end end, int32_t end_status,
 	uint64_t end_tick, uint64_t lost, const char *command, uint32_t command_bytes);
+
+/* Whether calls of malloc go elsewhere: the flag ELSEWHERE, which the given header says and the
+ * records may contradict. It is in the file once the stream is closed. */
+void stream_set_elsewhere(struct stream *stream);
+bool stream_is_elsewhere(const struct stream *stream);
 
 /* Bytes written so far; for the summary. */
 uint64_t stream_bytes(const struct stream *stream);

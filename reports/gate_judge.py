@@ -8,6 +8,7 @@ from collections import namedtuple
 import budget
 import gate_figures
 import units
+import words
 from load import FINDING, NO_EVIDENCE, OK
 
 # state: "ok"; "OVER", "LOW" (under a least): broken; "less": better than its tolerance explains,
@@ -122,6 +123,8 @@ def missing_evidence(unproven, analysis):
         streams = len(analysis.incomplete_streams)
         if streams:
             return f"{units.counted(streams, 'stream')} not closed: the recording was cut short"
+        if analysis.elsewhere:
+            return f"{words.own_malloc(analysis)}, whose calls are not recorded"
         missing = len(analysis.missing_streams)
         if missing:
             return f"{units.counted(missing, 'stream')} not in the trace"

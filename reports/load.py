@@ -109,6 +109,11 @@ class Analysis:
         return number if isinstance(number, int) else 0
 
     @property
+    def elsewhere(self):
+        """Processes whose calls of malloc go to the program's own, and are not recorded."""
+        return [p for p in self.get("processes", []) if p.get("malloc_elsewhere")]
+
+    @property
     def missing_streams(self):
         """Streams that session.json names and the analyzer did not find."""
         there = {p.get("stream") for p in self.get("processes", [])}

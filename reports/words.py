@@ -4,6 +4,7 @@
 # the analysis or a share of two of them; what was not measured is said to be not measured.
 # Returns plain text; page.py escapes it, pdf.py breaks it into lines.
 
+import os
 from collections import namedtuple
 
 from load import FINDING
@@ -91,6 +92,20 @@ def shorten(text, limit=90):
     return text if len(text) <= limit else text[:limit - 1] + "…"
 
 
+def own_malloc(analysis):
+    """redis-server has a malloc of its own; 3 of 12 process images have a malloc of their own."""
+    count, images = len(analysis.elsewhere), len(analysis.get("processes", []))
+    if images == 1:
+        return f"{_program(analysis.elsewhere[0])} has a malloc of its own"
+    return (f"{count:,} of {images:,} process images "
+            f"{'has a malloc of its' if count == 1 else 'have a malloc of their'} own")
+
+
+def _program(process):
+    command = process.get("command")
+    return os.path.basename(command[0]) if isinstance(command, list) and command else "the program"
+
+
 def verdict(analysis):
     """(kind, short text) on how far the figures can be trusted."""
     if analysis.lost:
@@ -100,6 +115,8 @@ def verdict(analysis):
     streams = len(analysis.incomplete_streams)
     if streams:
         return "bad", f"INCOMPLETE: {counted(streams, 'stream')} not closed"
+    if analysis.elsewhere:
+        return "bad", f"INCOMPLETE: {own_malloc(analysis)}"
     missing = len(analysis.missing_streams)
     if not analysis.complete and missing:
         return "bad", f"INCOMPLETE: {counted(missing, 'stream')} not in the trace"
@@ -126,6 +143,8 @@ def summary(analysis):
     """The run in two or three sentences."""
     if analysis.attached:
         return _summary_attached(analysis)
+    if len(analysis.elsewhere) == len(analysis.get("processes", [])) > 0:
+        return f"{own_malloc(analysis)}, whose calls were not recorded: {_resident(analysis)}"
     calls, total = analysis.get("events.calls"), analysis.get("syscalls.total")
     duration = analysis.get("duration_ns")
     text = (f"{'The' if duration is None else f'In {time(duration)} the'} program made "
@@ -142,10 +161,14 @@ def summary(analysis):
     above = analysis.get("fragmentation.mapped.peaks")
     if above is not None:
         text += f", {percent(above)} above it"
+    known = analysis.get("peak.rss_bytes") is not None
+    return f"{text}{', and' if known else ';'} {_resident(analysis)}"
+
+
+def _resident(analysis):
     rss = analysis.get("peak.rss_bytes")
-    text += (f", and the kernel counted at most {size(rss)} of the whole process as resident."
-             if rss is not None else "; resident memory was not measured.")
-    return text
+    return (f"the kernel counted at most {size(rss)} of the whole process as resident."
+            if rss is not None else "resident memory was not measured.")
 
 
 def _summary_attached(analysis):
@@ -200,6 +223,12 @@ def _evidence(analysis):
                      f"{len(analysis.get('processes', []))} "
                      f"{'was' if len(open_streams) == 1 else 'were'} not closed ({names}{more}): "
                      f"“at the end” means the last record that was written.")
+    if analysis.elsewhere:
+        names = sorted({_program(process) for process in analysis.elsewhere})
+        names = f" ({', '.join(names[:4])}{', ...' if names[4:] else ''})"
+        parts.append(f"{own_malloc(analysis)}{names if _several(analysis) else ''}; those calls are "
+                     f"not recorded, and in none of the figures. heapledger attach --malloc records "
+                     f"them while the program runs.")
     missing = analysis.missing_streams
     if missing:
         parts.append(f"{counted(len(missing), 'stream')} that session.json names "

@@ -61,7 +61,8 @@ struct hl_process {
 	uint64_t start_tick;
 	_Atomic uint64_t lost;   /* events that could not be logged, whatever the reason */
 	_Atomic uint32_t serial; /* unique in the session, from next_serial; names the stream */
-	uint16_t exited;         /* 1 when exit handlers ran */
+	uint8_t exited;          /* 1 when exit handlers ran */
+	uint8_t elsewhere;       /* 1: the program defines malloc, whose calls do not come here */
 	uint8_t policy;          /* enum hl_policy */
 	uint8_t mode;            /* enum hl_mode: which library is in it */
 	uint64_t pid_namespace;  /* inode of the pid namespace that pid is of, 0 = unknown */

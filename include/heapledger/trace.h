@@ -17,6 +17,7 @@
 
 enum hl_trace_flags {
 	HL_TRACE_INCOMPLETE = 1, /* set while recording, cleared when the stream was closed whole */
+	HL_TRACE_ELSEWHERE = 2,  /* calls of malloc go to the program's own, and are not recorded */
 };
 
 enum hl_trace_source {
