@@ -114,7 +114,7 @@ int process_begin(struct analysis *analysis, struct process *process, const stru
 		rc = begin_instants(analysis, process);
 	if (!rc && (analysis->wants & ANALYSIS_MAP) && !result->observed)
 		rc = begin_map(process, first, stream->info.last_tick);
-	if (!rc && analysis->faults && !result->orphan)
+	if (!rc && analysis->faults && !result->orphan && !result->elsewhere)
 		rc = residence_start(&process->residence,
 			faults_of(analysis->faults, process->index),
 			parent ? &parent->residence : NULL);

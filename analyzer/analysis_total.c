@@ -144,30 +144,44 @@ static void sort_causes(struct tally_causes *causes)
 		qsort(causes->list, causes->count, sizeof(*causes->list), by_count);
 }
 
-/* Who attaches to a process asks about that one, be its children larger. */
+/* Who attaches to a process asks about that one, be its children larger. Of a heap that is not known
+ * nobody can tell how large it is. */
 static bool may_be_main(const struct analysis *analysis, const struct analysis_stream *entry)
 {
-	return !entry->result.attached ||
-	       entry->stream->info.header.pid == analysis->trace->streams[0].info.header.pid;
+	return !entry->result.elsewhere &&
+	       (!entry->result.attached || entry->stream->info.header.pid ==
+						   analysis->trace->streams[0].info.header.pid);
 }
 
-/* Then nothing is known of the run; else the others are what is known. */
-static bool is_all_elsewhere(const struct analysis *analysis)
+/* The first stream whose calls are recorded; `count`: there is none, and nothing is known of the run. */
+static size_t first_known(const struct analysis *analysis)
 {
-	for (size_t i = 0; i < analysis->count; i++)
-		if (!analysis->streams[i].result.elsewhere)
-			return false;
-	return true;
+	size_t i = 0;
+	while (i < analysis->count && analysis->streams[i].result.elsewhere)
+		i++;
+	return i;
+}
+
+/* Of the whole trace, as the notes are, be the window only a part of it. */
+static bool any_elsewhere(const struct trace *trace)
+{
+	bool any = false;
+	for (size_t i = 0; i < trace->stream_count; i++)
+		any |= trace->streams[i].elsewhere;
+	return any;
 }
 
 int analysis_add_up(struct analysis *analysis)
 {
 	struct ledger_result *total = &analysis->total;
-	bool calls_unknown = analysis->count > 0, all_elsewhere = is_all_elsewhere(analysis);
+	size_t known = first_known(analysis);
+	bool calls_unknown = analysis->count > 0, all_elsewhere = known == analysis->count;
+	analysis->main = all_elsewhere ? 0 : known;
 	total->thrash.faults_known = analysis->count > 0;
 	analysis->first_ns = UINT64_MAX;
 	json_t *session = analysis->trace->session;
 	analysis->complete = analysis->count > 0 && !trace_absent(analysis->trace) &&
+			     !any_elsewhere(analysis->trace) &&
 			     !json_is_false(json_object_get(session, "complete")) &&
 			     !json_integer_value(json_object_get(session, "unrecorded_processes"));
 	for (size_t i = 0; i < analysis->count; i++) {
@@ -179,8 +193,7 @@ int analysis_add_up(struct analysis *analysis)
 			return analysis_out_of_memory(analysis, analysis->trace->path);
 		total->lost += analysis_lost(entry);
 		analysis->trace_bytes += info->size;
-		analysis->complete = analysis->complete && analysis_stream_complete(entry) &&
-				     !entry->result.elsewhere;
+		analysis->complete = analysis->complete && analysis_stream_complete(entry);
 		if (may_be_main(analysis, entry) &&
 			analysis_is_larger(
 				&entry->result, &analysis->streams[analysis->main].result))

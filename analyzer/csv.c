@@ -265,6 +265,8 @@ static void size_rows(struct writer *out, const struct analysis_stream *entry)
 {
 	for (unsigned i = 0; i < TALLY_SIZES; i++) {
 		const struct tally_size *size = &entry->result.sizes[i];
+		if (entry->result.calls_unknown)
+			return;
 		if (!size->all.count && !size->live.count && !size->peak.count)
 			continue;
 		bool ours = !entry->result.observed, peak = entry->result.peak_sizes_known;
@@ -290,7 +292,8 @@ static void lifetime_rows(struct writer *out, const struct analysis_stream *entr
 	const struct lifetimes *lifetimes = &entry->result.lifetimes;
 	bool times = trace_has_times(entry->stream);
 	uint64_t sum[LIFETIMES_ENDS] = {0};
-	for (size_t i = 0; i < lifetimes->count; i++) {
+	size_t count = entry->result.calls_unknown ? 0 : lifetimes->count;
+	for (size_t i = 0; i < count; i++) {
 		const struct lifetimes_row *row = &lifetimes->rows[i], *next = row + 1;
 		unsigned step = tally_step(tally_latency_limit(row->bucket));
 		for (unsigned end = 0; end < LIFETIMES_ENDS; end++)

@@ -165,7 +165,8 @@ static void *count_all(void *argument)
 	struct export_profile *profile = argument;
 	int rc = profile->streams || !profile->trace->stream_count ? 0 : -ENOMEM;
 	for (size_t i = 0; !rc && i < profile->trace->stream_count; i++)
-		rc = count_stream(profile, i);
+		if (!profile->trace->streams[i].elsewhere)
+			rc = count_stream(profile, i);
 	profile->counted = rc;
 	return NULL;
 }

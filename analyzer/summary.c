@@ -121,6 +121,10 @@ static void print_identity(const struct analysis *analysis)
 		analysis->total.syscalls_unknown ? "unknown" : tool_count(total - calls),
 		prose_duration(analysis->last_ns - analysis->first_ns), analysis->count,
 		analysis->count == 1 ? "" : " images");
+	if (calls == 0 && !analysis->total.calls_unknown && !analysis->window.set &&
+		!program->begin_tick && older == 0)
+		prose_say("no call came: the program makes none, or has an allocator of its own "
+			  "that it does not export");
 	if (older > 0)
 		prose_say("of %s older events only the heap that they left is kept (record --ring)",
 			tool_count(older));

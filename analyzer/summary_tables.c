@@ -30,8 +30,9 @@ static void print_phase(const struct analysis *analysis, const struct phases_row
 	bool known = !analysis->total.syscalls_unknown;
 	printf(" %8s %11s %8s %10s %10s",
 		prose_duration(clock_span(clock, row->end_tick - row->first_tick)),
-		tool_count(calls), known ? tool_count(syscalls) : "-",
-		prose_size(row->peak_requested), known ? prose_size(row->peak_mapped) : "-");
+		analysis->total.calls_unknown ? "-" : tool_count(calls),
+		known ? tool_count(syscalls) : "-",
+		analysis->total.elsewhere ? "-" : prose_size(row->peak_requested), known ? prose_size(row->peak_mapped) : "-");
 	printf(" %10s\n", row->samples ? tool_size(row->peak_rss) : "-");
 }
 
@@ -147,6 +148,8 @@ static int by_peak(const void *left, const void *right)
 {
 	const struct analysis_stream *a = *(const struct analysis_stream *const *)left;
 	const struct analysis_stream *b = *(const struct analysis_stream *const *)right;
+	if (a->result.elsewhere != b->result.elsewhere)
+		return a->result.elsewhere ? 1 : -1;
 	int64_t of_a =
 		a->result.syscalls_unknown ? a->result.peak.requested : a->result.peak.mapped;
 	int64_t of_b =
@@ -166,7 +169,7 @@ static void print_process(const struct analysis_stream *entry)
 	printf(" %-10.10s %11s %8s %10s %10s %10s\n", entry->stream->name,
 		result->calls_unknown ? "-" : tool_count(analysis_calls(result)),
 		known ? tool_count(analysis_all_syscalls(result)) : "-",
-		prose_size(result->peak.requested), known ? prose_size(result->peak.mapped) : "-",
+		result->elsewhere ? "-" : prose_size(result->peak.requested), known ? prose_size(result->peak.mapped) : "-",
 		result->samples ? tool_size(result->peak.rss) : "-");
 }
 
@@ -190,7 +193,7 @@ void summary_processes(const struct analysis *analysis)
 	if (analysis->count > most)
 		prose_say("... and %zu more (--json, processes)", analysis->count - most);
 	printf("  %s%-13s %10s %11s %8s%s\n", prose.bold, "= all", "",
-		tool_count(analysis_calls(total)),
+		total->calls_unknown ? "-" : tool_count(analysis_calls(total)),
 		total->syscalls_unknown ? "-" : tool_count(analysis_all_syscalls(total)),
 		prose.plain);
 	prose_say("Memory is the most of each; those of several do not add up.");

@@ -455,6 +455,7 @@ bool trace_tell_elsewhere(const struct trace *trace, char *buffer, size_t length
 		return false;
 	const char *slash = strrchr(first, '/');
 	first = slash ? slash + 1 : first;
+	first = *first ? first : "unnamed";
 	if (trace->stream_count == 1)
 		snprintf(buffer, length,
 			"%.200s has a malloc of its own, whose calls are not recorded", first);

@@ -27,8 +27,8 @@ __attribute__((used)) static void *call_malloc(size_t size)
 }
 
 struct bindings {
-	const ElfW(Rela) * list;
-	size_t bytes;
+	const ElfW(Rela) * calls, *addresses;
+	size_t call_bytes, address_bytes;
 	const ElfW(Sym) * symbols;
 	const char *names;
 };
@@ -41,9 +41,13 @@ static struct bindings find_bindings(void)
 		const void *at = (const void *)entry->d_un.d_ptr;
 
 		if (entry->d_tag == DT_JMPREL)
-			found.list = at;
+			found.calls = at;
 		else if (entry->d_tag == DT_PLTRELSZ)
-			found.bytes = entry->d_un.d_val;
+			found.call_bytes = entry->d_un.d_val;
+		else if (entry->d_tag == DT_RELA)
+			found.addresses = at;
+		else if (entry->d_tag == DT_RELASZ)
+			found.address_bytes = entry->d_un.d_val;
 		else if (entry->d_tag == DT_SYMTAB)
 			found.symbols = at;
 		else if (entry->d_tag == DT_STRTAB)
@@ -52,19 +56,25 @@ static struct bindings find_bindings(void)
 	return found;
 }
 
-/* Where a call of malloc goes; 0: there is no such call. */
+/* 0: it is not in this list. */
+static uint64_t find_in(const struct bindings *bindings, const ElfW(Rela) * list, size_t bytes)
+{
+	for (size_t i = 0; i < bytes / sizeof(*list); i++) {
+		const ElfW(Sym) *symbol = &bindings->symbols[ELF64_R_SYM(list[i].r_info)];
+
+		if (strcmp(bindings->names + symbol->st_name, "malloc") == 0)
+			return *(const uint64_t *)(__ehdr_start + list[i].r_offset);
+	}
+	return 0;
+}
+
+/* Where a call of malloc goes. Compiled with -fno-plt, calls are by address. */
 static uint64_t find_malloc(void)
 {
 	struct bindings bindings = find_bindings();
+	uint64_t at = find_in(&bindings, bindings.calls, bindings.call_bytes);
 
-	for (size_t i = 0; i < bindings.bytes / sizeof(*bindings.list); i++) {
-		const ElfW(Rela) *one = &bindings.list[i];
-		const ElfW(Sym) *symbol = &bindings.symbols[ELF64_R_SYM(one->r_info)];
-
-		if (strcmp(bindings.names + symbol->st_name, "malloc") == 0)
-			return *(const uint64_t *)(__ehdr_start + one->r_offset);
-	}
-	return 0;
+	return at != 0 ? at : find_in(&bindings, bindings.addresses, bindings.address_bytes);
 }
 
 bool elsewhere_is_malloc(void)

@@ -7,7 +7,7 @@
 
 #include <stdbool.h>
 
-/* Calls nothing; true once the library is relocated. */
+/* Once the library is relocated; makes no system call, and allocates nothing. */
 bool elsewhere_is_malloc(void);
 
 #endif

@@ -655,8 +655,7 @@ int compact_close(
 	uint64_t size = stream_bytes(result->stream);
 	int rc;
 
-	if (header->flags & HL_TRACE_ELSEWHERE)
-		stream_set_elsewhere(result->stream);
+	stream_set_elsewhere(result->stream, header->flags & HL_TRACE_ELSEWHERE);
 	rc = stream_close(result->stream, !(header->flags & HL_TRACE_INCOMPLETE),
 		(enum hl_trace_end)header->end, header->end_status, header->end_tick, header->lost,
 		NULL, 0);

@@ -165,8 +165,9 @@ bool images_tell_unrecorded(
 static const char *program_of(const struct process *process)
 {
 	const char *slash = strrchr(process->command, '/');
+	const char *name = slash != NULL ? slash + 1 : process->command;
 
-	return slash != NULL ? slash + 1 : process->command;
+	return name[0] != '\0' ? name : "unnamed";
 }
 
 /* A forked copy has its parent's malloc, and may have called none itself. */
@@ -185,7 +186,7 @@ bool images_tell_elsewhere(char *text, size_t bytes, const struct processes *all
 	for (uint32_t i = 0; names != NULL && i < all->by_serial_size; i++) {
 		const struct process *process = all->by_serial[i];
 
-		if (process != NULL && is_elsewhere(all, process))
+		if (process != NULL && !process->removed && is_elsewhere(all, process))
 			names[found++] = (struct name){program_of(process), 1};
 	}
 	if (found > 0) {

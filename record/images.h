@@ -15,8 +15,7 @@
 bool images_tell_unrecorded(char *text, size_t bytes, const struct kernel *kernel,
 	const struct processes *all);
 
-/* The same of processes whose calls of malloc went elsewhere: to one that the program defines, or a
- * library that is loaded earlier. */
+/* The same of processes whose calls of malloc went to one that the program defines. */
 bool images_tell_elsewhere(char *text, size_t bytes, const struct processes *all);
 
 #endif

@@ -41,7 +41,6 @@ struct stream {
 	uint64_t offset; /* end of the last whole block */
 	uint64_t gathered;
 	uint64_t begun;
-	bool elsewhere; /* calls of malloc go elsewhere, as far as the records so far show */
 	struct hl_trace_header header;
 	char *command; /* header.header_bytes - sizeof(header), padded with 0 */
 	struct thread **threads;
@@ -126,8 +125,7 @@ static int stream_start(struct stream *stream, const char *command)
 	header->version = HL_TRACE_VERSION;
 	header->fixed_bytes = sizeof(*header);
 	header->header_bytes = (uint32_t)sizeof(*header) + ((room + 7) & ~UINT32_C(7));
-	stream->elsewhere = (header->flags & HL_TRACE_ELSEWHERE) != 0;
-	header->flags = HL_TRACE_INCOMPLETE;
+	header->flags = HL_TRACE_INCOMPLETE | (header->flags & HL_TRACE_ELSEWHERE);
 	header->end_tick = 0;
 	stream->command = malloc(command_room(stream));
 	if (!stream->command)
@@ -306,12 +304,13 @@ int stream_append(struct stream *stream, uint32_t tid, const struct hl_slot *slo
 	return rc;
 }
 
-/* The program's own malloc passes its calls on. */
-static bool has_malloc(const struct hl_packed *slots, size_t count)
+/* A program that defines malloc, calloc and realloc, as it must to be whole, passes calls on. */
+static bool are_passed_on(const struct hl_packed *slots, size_t count)
 {
 	for (size_t at = 0; at < count;) {
 		unsigned width = hl_packed_slots(slots[at].word[0]);
-		if (hl_packed_kind(slots[at].word[0]) == HL_KIND_malloc)
+		unsigned kind = hl_packed_kind(slots[at].word[0]);
+		if (kind == HL_KIND_malloc || kind == HL_KIND_calloc || kind == HL_KIND_realloc)
 			return true;
 		at += width ? width : count;
 	}
@@ -325,8 +324,10 @@ int stream_append_packed(struct stream *stream, uint32_t tid, uint64_t tick,
 		return stream->error;
 	struct thread *thread = thread_find(stream, tid);
 	int rc = thread ? 0 : fail(stream, -ENOMEM);
-	if (stream->elsewhere && has_malloc(slots, count))
-		stream->elsewhere = false;
+	if (!rc && stream_is_elsewhere(stream) && are_passed_on(slots, count)) {
+		stream_set_elsewhere(stream, false);
+		rc = write_header(stream);
+	}
 	while (!rc && count) {
 		uint32_t before = thread->block.raw_bytes;
 		ptrdiff_t taken =
@@ -402,8 +403,6 @@ int stream_close(struct stream *stream, int complete, enum hl_trace_end end, int
 	stream->header.lost = lost;
 	if (!rc && complete)
 		stream->header.flags &= ~(uint32_t)HL_TRACE_INCOMPLETE;
-	if (stream->elsewhere)
-		stream->header.flags |= HL_TRACE_ELSEWHERE;
 	if (command)
 		set_command(stream, command, command_bytes);
 	/* In place, so it works on a full disk too. */
@@ -414,14 +413,15 @@ int stream_close(struct stream *stream, int complete, enum hl_trace_end end, int
 	return rc ? rc : header_rc;
 }
 
-void stream_set_elsewhere(struct stream *stream)
+void stream_set_elsewhere(struct stream *stream, bool elsewhere)
 {
-	stream->elsewhere = true;
+	uint32_t flags = stream->header.flags & ~(uint32_t)HL_TRACE_ELSEWHERE;
+	stream->header.flags = flags | (elsewhere ? HL_TRACE_ELSEWHERE : 0);
 }
 
 bool stream_is_elsewhere(const struct stream *stream)
 {
-	return stream->elsewhere;
+	return (stream->header.flags & HL_TRACE_ELSEWHERE) != 0;
 }
 
 uint64_t stream_bytes(const struct stream *stream)

@@ -56,9 +56,9 @@ int stream_flush(struct stream *stream);
 int stream_close(struct stream *stream, int complete, enum hl_trace_end end, int32_t end_status,
 	uint64_t end_tick, uint64_t lost, const char *command, uint32_t command_bytes);
 
-/* Whether calls of malloc go elsewhere: the flag ELSEWHERE, which the given header says and the
- * records may contradict. It is in the file once the stream is closed. */
-void stream_set_elsewhere(struct stream *stream);
+/* Whether calls of malloc go elsewhere: the flag ELSEWHERE, as the given header has it, until a
+ * packed record contradicts it. What is set is in the file once the stream is closed. */
+void stream_set_elsewhere(struct stream *stream, bool elsewhere);
 bool stream_is_elsewhere(const struct stream *stream);
 
 /* Bytes written so far; for the summary. */

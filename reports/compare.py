@@ -154,6 +154,9 @@ def _notes(results):
             lines += _failures(result)
     for result in results:
         name = result.variant.name
+        if result.own_malloc:
+            lines += compare_table.wrap(f"{name}: {result.own_malloc}, whose calls are not recorded", "  ")
+            continue
         if result.figure("syscalls") is None:
             lines += compare_table.wrap(f"{name}: system calls were not measured; the kernel probe "
                                         "sees them (heapledger doctor)", "  ")

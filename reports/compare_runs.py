@@ -16,6 +16,7 @@ import time
 from collections import namedtuple
 
 import execute
+import words
 from load import Failure, NO_EVIDENCE, USAGE, load, program
 
 POLICIES = ("brk", "mmap", "hybrid")
@@ -44,6 +45,7 @@ class Result:
         self.failed = []
         self.notes = []
         self.complete = True
+        self.own_malloc = None
         self.analysis = None  # of the first recorded run, if its address map is wanted
 
     def add(self, figures):
@@ -170,6 +172,8 @@ class Runner:
         self._note(result, number, True, status)
         result.add(figures(analysis))
         result.complete = result.complete and analysis.complete
+        if analysis.elsewhere:
+            result.own_malloc = words.own_malloc(analysis)
         result.notes += [note for note in analysis.notes if note not in result.notes]
 
     @contextlib.contextmanager

@@ -22,7 +22,7 @@ FACTS = (("peak requested", "peak.requested_bytes", units.size, "at once, by the
          ("peak mapped", "peak.mapped_bytes", units.size, "at once, by its heap"),
          ("peak resident", "peak.rss_bytes", units.size, "as the kernel counts"),
          ("returned", "returned_bytes", units.size, "to the kernel, in all"),
-         ("allocator calls", "events.calls", units.count, "each one recorded"),
+         ("allocator calls", "events.calls", units.count, "counted, not sampled"),
          ("system calls", "syscalls.total", units.count, "made by the allocator"))
 
 CAPTIONS = {
@@ -106,7 +106,7 @@ def details(analysis):
     run = [date_text(analysis),
            "times unknown" if duration is None else f"ran for {units.time(duration)}",
            exit_text(analysis)]
-    made = [f"mode {mode}: {how.MODES.get(mode, 'see the manual')}"]
+    made = [f"mode {mode}: {how.mode_text(analysis)}"]
     if not analysis.observed:
         made += [f"policy {analysis.get('policy')}", f"rules of {analysis.get('model')}"]
     return [" · ".join(run), " · ".join(made + tunables_text(analysis))]
@@ -178,6 +178,9 @@ def scope_text(analysis, module):
     if len(streams) < 2:
         return ""
     if module.NAME in ("syscalls", "return"):
+        known = len(streams) - len(analysis.elsewhere)
+        if known < len(streams):
+            return f"The {units.counted(known, 'process', 'processes')} whose calls are known, together."
         return f"All {len(streams)} processes together."
     return f"The process with the largest heap: {words.main_process(analysis)}."
 

@@ -21,6 +21,12 @@ BYTES = {"mmap_threshold", "trim_threshold", "top_pad", "mxfast", "tcache_max"}
 LARGEST = -1
 
 
+def mode_text(analysis):
+    if analysis.elsewhere and len(analysis.elsewhere) == len(analysis.get("processes", [])):
+        return "the program's own allocator, whose calls did not come"
+    return MODES.get(analysis.get("mode"), "see the manual")
+
+
 def section(analysis):
     rows = [(name, "; ".join(text for text in texts if text) or UNKNOWN)
             for name, *texts in _rows(analysis)]
@@ -34,7 +40,7 @@ def section(analysis):
 def _rows(analysis):
     mode, inside = analysis.get("mode"), not analysis.observed
     yield "made by", f"heapledger {analysis.get('version', UNKNOWN)}"
-    yield "mode", f"{mode}: {MODES.get(mode, 'see the manual')}"
+    yield "mode", f"{mode}: {mode_text(analysis)}"
     if inside:
         yield "policy", (f"{analysis.get('policy', UNKNOWN)}, by the rules of "
                          f"{analysis.get('model', UNKNOWN)}")

@@ -103,7 +103,7 @@ def own_malloc(analysis):
 
 def _program(process):
     command = process.get("command")
-    return os.path.basename(command[0]) if isinstance(command, list) and command else "the program"
+    return (isinstance(command, list) and command and os.path.basename(command[0])) or "unnamed"
 
 
 def verdict(analysis):

@@ -3,10 +3,13 @@
 said of their heap that nobody measured."""
 
 import json
+import os
+import signal
+import subprocess
 
 import pytest
 
-from conftest import analyze, run, session, sound
+from conftest import CLEAN_ENVIRONMENT, analyze, child_of, run, session, sound, wait_for
 
 OWN = 'a malloc of '
 PROGRAM = 'victim_own_malloc'
@@ -50,6 +53,22 @@ def test_nothing_is_known_of_its_heap(heapledger, victims, trace, options):
     assert (outcome.status, outcome.stdout, outcome.stderr) == (0, b'1000\n', told(1))
     assert_all_unknown(analyze(heapledger, trace))
     assert session(trace)['complete']
+
+
+def test_no_table_says_more(heapledger, victims, trace, tmp_path):
+    """Nor do exports: of its blocks from posix_memalign, of the library's own start, of page faults."""
+    record(heapledger, trace, victims / PROGRAM, 1000, 'aligned')
+    outcome = run([heapledger, 'analyze', trace, '--csv', tmp_path / 'csv'])
+    assert outcome.status == 0, outcome
+    for table in 'sizes', 'lifetimes', 'syscalls', 'return_latency', 'fragmentation':
+        assert len((tmp_path / 'csv' / f'{table}.csv').read_text().splitlines()) == 1, table
+    timeline = (tmp_path / 'csv' / 'timeline.csv').read_text().splitlines()
+    for row in timeline[1:]:
+        known = {name for name, value in zip(timeline[0].split(','), row.split(',')) if value}
+        assert known <= {'stream', 'time_ns', 'thrash_cycles'}, row
+    for value in 'allocated', 'syscalls':
+        outcome = run([heapledger, 'export', '--format', 'collapsed', '--value', value, trace])
+        assert PROGRAM.encode() not in outcome.stdout, outcome
 
 
 def test_what_is_printed_names_it(heapledger, victims, trace):
@@ -104,6 +123,43 @@ def test_other_processes_keep_their_figures(heapledger, victims, tmp_path):
     assert both['events']['calls'] == sum(process['events']['calls'] for process in known)
     assert both['syscalls']['total'] == sum(process['syscalls']['total'] for process in known)
     assert both['main_stream'] != own[0]['stream'] and both['peak']['mapped_bytes'] > 0
+
+
+@pytest.mark.parametrize('last', ['victim_malloc_address', 'victim_own_malloc'])
+def test_the_main_process_is_a_known_one(heapledger, victims, trace, last):
+    """Be it the last, and small: of the others nobody knows how large their heap is."""
+    own = victims / PROGRAM
+    assert record(heapledger, trace, own, 1000, 'exec', own, 1000, 'exec', victims / last).status == 0
+    analysis = analyze(heapledger, trace)
+    known = last != PROGRAM
+    assert [process['malloc_elsewhere'] for process in analysis['processes']] == [True, True, not known]
+    assert (analysis['main_stream'] == analysis['processes'][-1]['stream']) == known
+    assert (analysis['peak']['mapped_bytes'] is not None) == known
+    printed = run([heapledger, 'analyze', trace]).stdout.decode()
+    assert ('= all' in printed) and known == (' 0 B' in printed)
+
+
+def test_while_it_runs_and_when_the_recorder_is_killed(heapledger, victims, trace):
+    with subprocess.Popen([heapledger, 'record', '--kernel', 'off', '-o', trace, '--', 'sh', '-c',
+                           f'{victims / PROGRAM} 10 wait; sleep 10'], env=CLEAN_ENVIRONMENT,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda: len(list(trace.glob('*.hlt'))) >= 2)
+        child = child_of(process)
+        running = analyze(heapledger, trace)
+        process.kill()
+        process.wait()
+        killed = analyze(heapledger, trace)
+        os.kill(child, signal.SIGKILL)
+    for analysis in running, killed:
+        own = [process for process in analysis['processes'] if process['malloc_elsewhere']]
+        assert len(own) == 1 and own[0]['events']['calls'] is None, analysis['processes']
+        assert not analysis['complete']
+
+
+def test_a_window_is_as_the_whole(heapledger, victims, trace):
+    record(heapledger, trace, 'bash', '-c', f'{victims / PROGRAM} 10; sleep 0.2; ls /')
+    outcome = run([heapledger, 'analyze', '--from', '100ms', '--json', '-', trace])
+    assert outcome.status == 0 and not json.loads(outcome.stdout)['complete']
 
 
 def test_exec_of_a_program_that_has_none(heapledger, victims, trace):
