@@ -416,6 +416,16 @@ static uint32_t stacks_add(
 	return number;
 }
 
+/* They are, nearly always: the heads that have been compared hold a hash. */
+static bool same_frames(const struct hl_stack *stack, const struct stacks_walk *walk)
+{
+	uint64_t difference = 0;
+
+	for (unsigned i = 0; i < walk->count; i++)
+		difference |= stack->frame[i] ^ walk->frame[i];
+	return difference == 0;
+}
+
 /* Looks through a list of stacks from `number` on, up to one that was the newest before. */
 static uint32_t stacks_search(struct hl_session *session, uint32_t number, uint32_t before,
 	uint64_t head, const struct stacks_walk *walk)
@@ -427,8 +437,7 @@ static uint32_t stacks_search(struct hl_session *session, uint32_t number, uint3
 			break;
 		stack = stacks_at(session, number);
 		if (atomic_load_explicit(&stack->head, memory_order_acquire) == head &&
-			memcmp(stack->frame, walk->frame, walk->count * sizeof(walk->frame[0])) ==
-				0)
+			same_frames(stack, walk))
 			return number;
 		number = atomic_load_explicit(&stack->below, memory_order_relaxed);
 	}

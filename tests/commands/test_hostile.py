@@ -86,6 +86,23 @@ def test_spawned_processes(hostile):
     hostile('spawns')
 
 
+def test_strings_are_the_programs_own(hostile, heapledger, victims, library, tmp_path):
+    """It serves none before its main, nor after it."""
+    analysis = hostile('own_strings')
+    assert analysis['events']['by_call']['realloc']['count'] == 1000
+    for number, options in enumerate((['--observe'], ['--stacks', '16'], ['--ring', '1M'],
+                                      ['--policy', 'mmap', '--set', 'top_pad=1'])):
+        outcome = run([heapledger, 'record', '-o', tmp_path / str(number), *options, '--',
+                       victims / 'victim_own_strings'])
+        assert (outcome.status, outcome.stderr) == (0, b''), options
+    (tmp_path / 'alone').mkdir()
+    outcome = run([victims / 'victim_own_strings'], env={
+        'LD_PRELOAD': str(library), 'HEAPLEDGER_OUT': str(tmp_path / 'alone'),
+        'MALLOC_TOP_PAD_': '4096', 'HEAPLEDGER_CHECK': '100'})
+    assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    assert_sound(analyze(heapledger, tmp_path / 'alone'), 3000)
+
+
 def test_jumps_out_of_handlers(hostile):
     hostile('longjmps', plain=False)  # POSIX does not let a handler allocate
 
