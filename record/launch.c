@@ -10,6 +10,8 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <gelf.h>
+#include <libelf.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +66,48 @@ static const char *check_loader(int fd, const Elf64_Phdr *header)
 	return NULL;
 }
 
+static bool section_needs(Elf *elf, Elf_Scn *section, const GElf_Shdr *header, const char *name)
+{
+	Elf_Data *data = elf_getdata(section, NULL);
+	GElf_Dyn entry;
+
+	for (int i = 0; data != NULL && gelf_getdyn(data, i, &entry) != NULL; i++) {
+		const char *needed = NULL;
+
+		if (entry.d_tag == DT_NEEDED)
+			needed = elf_strptr(elf, header->sh_link, entry.d_un.d_val);
+		if (needed != NULL && strncmp(needed, name, strlen(name)) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Whether it is linked with a library whose name begins so. */
+static bool needs_library(int fd, const char *name)
+{
+	Elf *elf = elf_version(EV_CURRENT) != EV_NONE ? elf_begin(fd, ELF_C_READ, NULL) : NULL;
+	Elf_Scn *section = NULL;
+	bool found = false;
+
+	while (elf != NULL && !found && (section = elf_nextscn(elf, section)) != NULL) {
+		GElf_Shdr header;
+
+		found = gelf_getshdr(section, &header) != NULL && header.sh_type == SHT_DYNAMIC &&
+			section_needs(elf, section, &header, name);
+	}
+	elf_end(elf);
+	return found;
+}
+
+/* It ends the program at once where it is not the first library, unless it is told not to. */
+static bool is_ended_by_sanitizer(int fd)
+{
+	const char *options = getenv("ASAN_OPTIONS");
+
+	return needs_library(fd, "libasan.so") &&
+	       (options == NULL || strstr(options, "verify_asan_link_order=0") == NULL);
+}
+
 static const char *check_elf(int fd, const Elf64_Ehdr *elf)
 {
 	Elf64_Phdr header;
@@ -78,8 +122,13 @@ static const char *check_elf(int fd, const Elf64_Ehdr *elf)
 			    (off_t)(elf->e_phoff + (uint64_t)i * elf->e_phentsize)) !=
 			sizeof(header))
 			return "is damaged: its program headers cannot be read";
-		if (header.p_type == PT_INTERP)
-			return check_loader(fd, &header);
+		if (header.p_type != PT_INTERP)
+			continue;
+		if (is_ended_by_sanitizer(fd))
+			return "is linked with AddressSanitizer, which ends it where another "
+			       "library comes first; set ASAN_OPTIONS=verify_asan_link_order=0, or "
+			       "record a build without it";
+		return check_loader(fd, &header);
 	}
 	return "is statically linked, so no library can be loaded into it; link it dynamically "
 	       "(without -static)";

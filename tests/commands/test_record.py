@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import (CLEAN_ENVIRONMENT, SOURCE, analyze, child_of, existing, run, session, sound,
-                      terminal_of, until)
+from conftest import (CLEAN_ENVIRONMENT, SOURCE, analyze, assert_sound, child_of, existing, run, session,
+                      sound, terminal_of, until)
 
 
 @pytest.fixture(scope='session')
@@ -162,6 +162,19 @@ def test_static(record, trace, tmp_path):
 
 def test_static_pie(record, tmp_path):
     one_line(record(compile_c(tmp_path, 'fixed', '-static-pie')), 126, 'statically linked')
+
+
+def test_address_sanitizer(heapledger, record, trace, tmp_path):
+    """Its library ends the program where another one comes first, unless it is told not to."""
+    program = compile_c(tmp_path, 'checked', '-fsanitize=address')
+    if b'libasan.so' not in run(['ldd', program]).stdout:
+        pytest.skip('this compiler links AddressSanitizer statically')
+    one_line(record(program), 126, 'AddressSanitizer', 'verify_asan_link_order=0')
+    assert not trace.exists()
+    outcome = run([heapledger, 'record', '-o', trace, program],
+                  env={'ASAN_OPTIONS': 'verify_asan_link_order=0:detect_leaks=0'})
+    assert (outcome.status, outcome.stderr) == (0, b''), outcome
+    assert_sound(analyze(heapledger, trace), 1)
 
 
 def test_32_bit(record, trace, tmp_path):
