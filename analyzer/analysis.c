@@ -94,7 +94,6 @@ int process_begin(struct analysis *analysis, struct process *process, const stru
 	result->observed = result->elsewhere || stream->info.header.mode != HL_MODE_ALLOCATOR;
 	result->attached = stream->info.header.mode >= HL_MODE_ATTACHED;
 	result->calls_unknown = result->elsewhere || stream->info.header.mode == HL_MODE_ATTACHED;
-	result->requested_unknown = result->elsewhere || result->attached;
 	result->syscalls_unknown = result->observed;
 	if (parent)
 		rc = ledger_fork(ledger, &parent->ledger, &copy, result, &stream->clock);

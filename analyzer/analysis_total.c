@@ -162,15 +162,6 @@ static size_t first_known(const struct analysis *analysis)
 	return i;
 }
 
-/* Of the whole trace, as the notes are, be the window only a part of it. */
-static bool any_elsewhere(const struct trace *trace)
-{
-	bool any = false;
-	for (size_t i = 0; i < trace->stream_count; i++)
-		any |= trace->streams[i].elsewhere;
-	return any;
-}
-
 int analysis_add_up(struct analysis *analysis)
 {
 	struct ledger_result *total = &analysis->total;
@@ -181,7 +172,7 @@ int analysis_add_up(struct analysis *analysis)
 	analysis->first_ns = UINT64_MAX;
 	json_t *session = analysis->trace->session;
 	analysis->complete = analysis->count > 0 && !trace_absent(analysis->trace) &&
-			     !any_elsewhere(analysis->trace) &&
+			     !analysis->trace->elsewhere_count &&
 			     !json_is_false(json_object_get(session, "complete")) &&
 			     !json_integer_value(json_object_get(session, "unrecorded_processes"));
 	for (size_t i = 0; i < analysis->count; i++) {
@@ -228,7 +219,6 @@ int analysis_add_up(struct analysis *analysis)
 		total->first_sample = most->first_sample;
 		total->mapped_unknown = most->mapped_unknown;
 		total->calls_unknown = calls_unknown;
-		total->requested_unknown = most->requested_unknown;
 		total->elsewhere = all_elsewhere;
 		if (all_elsewhere)
 			snprintf(analysis->unknown_why, sizeof(analysis->unknown_why),

@@ -50,7 +50,7 @@ static void timeline_rows(struct writer *out, const struct analysis_stream *entr
 		const struct timeline_row *row = &entry->timeline.row[i];
 		const struct memory *memory = &row->memory;
 		bool ours = !entry->result.observed, mapped = !entry->result.mapped_unknown;
-		bool whole = !entry->result.requested_unknown;
+		bool whole = !ledger_requested_unknown(&entry->result);
 		writer_text(out, entry->stream->name);
 		bool times = trace_has_times(entry->stream);
 		comma_known(out, times, (int64_t)clock_ns(&entry->stream->clock, row->tick));
@@ -228,8 +228,9 @@ static void sample_rows(struct writer *out, const struct analysis_stream *entry)
 static void syscall_rows(struct writer *out, const struct analysis_stream *entry)
 {
 	const struct timeline *timeline = &entry->timeline;
-	size_t count = entry->result.elsewhere ? 0 : timeline->cause_count;
-	for (size_t i = 0; i < count; i++) {
+	if (entry->result.elsewhere)
+		return;
+	for (size_t i = 0; i < timeline->cause_count; i++) {
 		const struct timeline_cause *item = &timeline->causes[i];
 		const struct tally_cause *cause = &item->cause;
 		uint64_t tick = item->row < timeline->rows ? timeline->row[item->row].tick
@@ -263,10 +264,10 @@ static void latency_rows(struct writer *out, const struct analysis_stream *entry
 
 static void size_rows(struct writer *out, const struct analysis_stream *entry)
 {
+	if (entry->result.calls_unknown)
+		return;
 	for (unsigned i = 0; i < TALLY_SIZES; i++) {
 		const struct tally_size *size = &entry->result.sizes[i];
-		if (entry->result.calls_unknown)
-			return;
 		if (!size->all.count && !size->live.count && !size->peak.count)
 			continue;
 		bool ours = !entry->result.observed, peak = entry->result.peak_sizes_known;
@@ -292,8 +293,9 @@ static void lifetime_rows(struct writer *out, const struct analysis_stream *entr
 	const struct lifetimes *lifetimes = &entry->result.lifetimes;
 	bool times = trace_has_times(entry->stream);
 	uint64_t sum[LIFETIMES_ENDS] = {0};
-	size_t count = entry->result.calls_unknown ? 0 : lifetimes->count;
-	for (size_t i = 0; i < count; i++) {
+	if (entry->result.calls_unknown)
+		return;
+	for (size_t i = 0; i < lifetimes->count; i++) {
 		const struct lifetimes_row *row = &lifetimes->rows[i], *next = row + 1;
 		unsigned step = tally_step(tally_latency_limit(row->bucket));
 		for (unsigned end = 0; end < LIFETIMES_ENDS; end++)

@@ -79,9 +79,6 @@ struct export_frames {
 void export_frames(const struct export_profile *profile, const struct export_row *row,
 	struct export_frames *frames);
 
-/* The name of the program that a stream is of: the last part of its path. */
-const char *export_program(const struct trace_stream *stream);
-
 /* 0 or -errno. */
 int export_collapsed(
 	const struct export_profile *profile, enum export_value value, struct writer *out);

@@ -66,7 +66,7 @@ static int make_line(
 	if (!to)
 		return -ENOMEM;
 	export_frames(profile, row, &frames);
-	put_name(to, export_program(stream));
+	put_name(to, trace_program(stream));
 	fprintf(to, " [%s]", stream->name);
 	if (frames.cut)
 		fputs(";[cut]", to);

@@ -270,7 +270,7 @@ static void put_phases(struct events *events)
 static void put_process(struct events *events, size_t index)
 {
 	const struct trace_stream *stream = events->entry->stream;
-	const char *program = export_program(stream);
+	const char *program = trace_program(stream);
 	begin(events, "M", "process_name", strlen("process_name"));
 	end_name(events, program);
 	begin(events, "M", "process_sort_index", strlen("process_sort_index"));

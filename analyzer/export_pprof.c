@@ -338,7 +338,7 @@ static void put_sample(struct pprof *pprof, const struct export_row *row)
 			proto_varint(&values, (uint64_t)row->value[i]);
 	proto_bytes(&sample, SAMPLE_LOCATION, locations.bytes, locations.used);
 	proto_bytes(&sample, SAMPLE_VALUE, values.bytes, values.used);
-	put_label(pprof, &sample, "program", export_program(stream));
+	put_label(pprof, &sample, "program", trace_program(stream));
 	put_label(pprof, &sample, "process", stream->name);
 	put_number(pprof, &sample, "stack", hl_caller_stack(row->caller));
 	put_number(pprof, &sample, "cut", frames.cut);

@@ -43,13 +43,6 @@ const char *export_pprof_unit(enum export_value value)
 	return values[value].unit;
 }
 
-const char *export_program(const struct trace_stream *stream)
-{
-	const char *slash = strrchr(stream->command, '/');
-	const char *name = slash ? slash + 1 : stream->command;
-	return *name ? name : "unknown";
-}
-
 void export_frames(const struct export_profile *profile, const struct export_row *row,
 	struct export_frames *frames)
 {

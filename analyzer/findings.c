@@ -133,24 +133,18 @@ static const struct place *place_with_most(
 	return most;
 }
 
-static const char *file_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-	return slash ? slash + 1 : path;
-}
-
 /* "parse_line (parse.c:120)", "parse_line (libfoo.so)", "libfoo.so+0x1a2b", or an address. */
 static const char *name_place(const struct place *place, char *text, size_t length)
 {
 	const struct analysis_site *site = &place->site;
 	if (site->function && site->file && site->line)
-		snprintf(text, length, "%.80s (%.60s:%u)", site->function, file_name(site->file),
+		snprintf(text, length, "%.80s (%.60s:%u)", site->function, tool_base_name(site->file),
 			site->line);
 	else if (site->function)
 		snprintf(text, length, "%.80s (%.60s)", site->function,
-			site->module ? file_name(site->module) : "?");
+			site->module ? tool_base_name(site->module) : "?");
 	else if (site->module)
-		snprintf(text, length, "%.80s+0x%" PRIx64, file_name(site->module), site->offset);
+		snprintf(text, length, "%.80s+0x%" PRIx64, tool_base_name(site->module), site->offset);
 	else if (place->caller && !hl_caller_stack(place->caller))
 		snprintf(text, length, "0x%" PRIx64 " (record --stacks 16 gives names)",
 			place->caller);

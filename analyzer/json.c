@@ -150,7 +150,7 @@ static json_t *memory_object(const struct memory *memory, const struct ledger_re
 {
 	json_t *object = json_object();
 	bool ours = !result->observed, mapped = !result->mapped_unknown;
-	bool whole = !result->requested_unknown;
+	bool whole = !ledger_requested_unknown(result);
 	put_known(object, "requested_bytes", whole, memory->requested);
 	put_known(object, "live_blocks", whole, memory->live_blocks);
 	put_known(object, "usable_bytes", result->observed && whole && !result->usable_unknown,
@@ -181,7 +181,7 @@ static json_t *peak_object(const struct ledger_result *result, struct trace_stre
 	const struct ledger_peak *peak = &result->peak;
 	json_t *object = json_object();
 	bool sampled = result->samples > 0, mapped = !result->mapped_unknown;
-	bool whole = !result->requested_unknown;
+	bool whole = !ledger_requested_unknown(result);
 	put_known(object, "requested_bytes", whole, peak->requested);
 	if (whole)
 		put_time(object, "requested_at_ns", stream, peak->requested_tick);
@@ -278,7 +278,7 @@ static json_t *phase_object(
 	const struct phases_row *row, struct trace_stream *stream, const struct ledger_result *result)
 {
 	bool known = !result->syscalls_unknown, mapped = !result->mapped_unknown;
-	bool whole = !result->requested_unknown;
+	bool whole = !ledger_requested_unknown(result);
 	json_t *object = json_object(), *peak = json_object(), *end = json_object();
 	json_t *syscalls = json_object();
 	uint64_t calls = 0, total = 0;
@@ -412,7 +412,7 @@ static void put_figures(json_t *object, const struct analysis *analysis,
 			? NULL
 			: ratio_object(&result->mapped_ratio, "at_peak_mapped"));
 	put(ratios, "resident",
-		result->requested_unknown
+		ledger_requested_unknown(result)
 			? NULL
 			: ratio_object(&result->resident_ratio, "at_peak_resident"));
 	put(object, "fragmentation", ratios);

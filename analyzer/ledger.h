@@ -148,11 +148,16 @@ struct ledger_result {
 	bool windowed;          /* it was counted anew at the beginning of a window */
 	bool elsewhere;         /* malloc is the program's own, and its calls are not recorded */
 	bool calls_unknown;     /* so, or its allocator was not probed */
-	bool requested_unknown; /* so, or what it had asked for before is not known */
 	bool mapped_unknown;    /* as when syscalls_unknown; or memory that others have a hand in */
 	uint64_t unseen_freed;  /* blocks that were given up and not seen being made */
 	struct hl_sample_record first_sample;
 };
+
+/* What the program had asked for: before it was attached to, or of its own malloc. */
+static inline bool ledger_requested_unknown(const struct ledger_result *result)
+{
+	return result->elsewhere || result->attached;
+}
 
 /* When a block was made; as long as it is resized, it is the same one. */
 struct ledger_birth {

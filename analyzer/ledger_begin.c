@@ -142,7 +142,6 @@ static int count_anew(struct ledger *ledger, uint64_t tick)
 	result->windowed = before.windowed;
 	result->elsewhere = before.elsewhere;
 	result->calls_unknown = before.calls_unknown;
-	result->requested_unknown = before.requested_unknown;
 	result->phases.start_tick = tick;
 	result->thrash.window = before.thrash.window;
 	timeline_restart(&ledger->timeline, &ledger->memory);

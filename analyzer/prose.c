@@ -92,25 +92,28 @@ void prose_broken(const char *sentence, size_t more)
 	}
 }
 
-void prose_say(const char *format, ...)
+static void say(const char *format, va_list arguments)
 {
 	char text[1024];
+	vsnprintf(text, sizeof(text), format, arguments);
+	prose_broken(text, 0);
+}
+
+void prose_say(const char *format, ...)
+{
 	va_list arguments;
 	va_start(arguments, format);
-	vsnprintf(text, sizeof(text), format, arguments);
+	say(format, arguments);
 	va_end(arguments);
-	prose_broken(text, 0);
 }
 
 void prose_warn(const char *format, ...)
 {
-	char text[1024];
 	va_list arguments;
-	va_start(arguments, format);
-	vsnprintf(text, sizeof(text), format, arguments);
-	va_end(arguments);
 	fputs(prose.warn, stdout);
-	prose_broken(text, 0);
+	va_start(arguments, format);
+	say(format, arguments);
+	va_end(arguments);
 	fputs(prose.plain, stdout);
 }
 

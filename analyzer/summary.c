@@ -160,33 +160,30 @@ static void print_warnings(const struct analysis *analysis)
 	uint64_t odd = anomalies->unknown_frees + anomalies->order_violations +
 		       anomalies->unmatched + anomalies->impossible;
 	if (analysis->total.lost)
-		printf("  %sLOST: %s events are missing: the figures below are not exact%s\n",
-			prose.warn, tool_count(analysis->total.lost), prose.plain);
+		prose_warn("LOST: %s events are missing: the figures below are not exact",
+			tool_count(analysis->total.lost));
 	size_t incomplete = 0;
 	char elsewhere[640];
 	for (size_t i = 0; i < analysis->count; i++)
 		incomplete +=
 			(analysis->streams[i].stream->info.header.flags & HL_TRACE_INCOMPLETE) != 0;
 	if (incomplete && imported)
-		printf("  %sINCOMPLETE: lines of the log could not be read; what they say is in no "
-		       "figure%s\n",
-			prose.warn, prose.plain);
+		prose_warn("INCOMPLETE: lines of the log could not be read; what they say is in no "
+			   "figure");
 	else if (incomplete)
-		printf("  %sINCOMPLETE: %zu of %zu streams end early; the figures are up to "
-		       "there%s\n",
-			prose.warn, incomplete, analysis->count, prose.plain);
+		prose_warn("INCOMPLETE: %zu of %zu streams end early; the figures are up to there",
+			incomplete, analysis->count);
 	if (trace_tell_elsewhere(analysis->trace, elsewhere, sizeof(elsewhere)))
 		prose_warn("INCOMPLETE: %s", elsewhere);
 	if (analysis->trace->missing_count)
-		printf("  %sINCOMPLETE: %zu stream%s not there: what %s recorded is in no "
-		       "figure%s\n",
-			prose.warn, analysis->trace->missing_count,
+		prose_warn("INCOMPLETE: %zu stream%s not there: what %s recorded is in no figure",
+			analysis->trace->missing_count,
 			analysis->trace->missing_count == 1 ? " is" : "s are",
-			analysis->trace->missing_count == 1 ? "it" : "they", prose.plain);
+			analysis->trace->missing_count == 1 ? "it" : "they");
 	if (odd)
-		printf("  %sINCONSISTENT: %s events contradict the ledger (see anomalies in "
-		       "--json)%s\n",
-			prose.warn, tool_count(odd), prose.plain);
+		prose_warn("INCONSISTENT: %s events contradict the ledger (see anomalies in "
+			   "--json)",
+			tool_count(odd));
 	if (anomalies->inherited)
 		prose_say("%s free%s of what was allocated before %s",
 			tool_count(anomalies->inherited),
@@ -289,7 +286,7 @@ static void print_memory(const struct analysis *analysis)
 
 	prose_heading_of_main(analysis, "Where the memory is", ", the one with the highest peak");
 	printf("  %-19s %12s %12s\n", "", "at the peak", "at the end");
-	print_known(!result->requested_unknown, "requested", peak->requested, end->requested,
+	print_known(!ledger_requested_unknown(result), "requested", peak->requested, end->requested,
 		"asked for, not freed");
 	print_known(ours, "slack", peak->chunk - peak->requested, end->chunk - end->requested,
 		"headers and rounding");
@@ -319,7 +316,7 @@ static void print_memory(const struct analysis *analysis)
 	if (result->faults.known)
 		print_column("  of the heap", result->faults.peak, result->end.resident_bytes,
 			"by page faults");
-	if (result->requested_unknown)
+	if (ledger_requested_unknown(result))
 		return;
 	print_residual(analysis);
 	print_caches(analysis);

@@ -55,25 +55,19 @@ void summary_phases(const struct analysis *analysis)
 			phases->count, tool_count(phases->beyond));
 }
 
-static const char *base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-	return slash ? slash + 1 : path;
-}
-
 static void name_place(char *text, size_t length, const struct analysis_site *place)
 {
 	if (place->function && place->file && place->line)
-		snprintf(text, length, "%s (%s:%u)", place->function, base_name(place->file),
+		snprintf(text, length, "%s (%s:%u)", place->function, tool_base_name(place->file),
 			place->line);
 	else if (place->function)
 		snprintf(text, length, "%s", place->function);
 	else if (site_is_nameless(place))
-		snprintf(text, length, "%s+0x%" PRIx64, base_name(place->module), place->offset);
+		snprintf(text, length, "%s+0x%" PRIx64, tool_base_name(place->module), place->offset);
 	else if (place->address)
 		snprintf(text, length, "0x%" PRIx64, place->address);
 	else
-		snprintf(text, length, "%s", place->module ? base_name(place->module) : "unknown");
+		snprintf(text, length, "%s", place->module ? tool_base_name(place->module) : "unknown");
 }
 
 static void name_group(char *text, size_t length, const struct analysis_stream *entry,
@@ -162,14 +156,14 @@ static int by_peak(const void *left, const void *right)
 static void print_process(const struct analysis_stream *entry)
 {
 	const struct ledger_result *result = &entry->result;
-	const char *slash = strrchr(entry->stream->command, '/');
 	bool known = !result->syscalls_unknown;
 	printf("  ");
-	prose_cell(slash ? slash + 1 : entry->stream->command, 13);
+	prose_cell(tool_base_name(entry->stream->command), 13);
 	printf(" %-10.10s %11s %8s %10s %10s %10s\n", entry->stream->name,
 		result->calls_unknown ? "-" : tool_count(analysis_calls(result)),
 		known ? tool_count(analysis_all_syscalls(result)) : "-",
-		result->elsewhere ? "-" : prose_size(result->peak.requested), known ? prose_size(result->peak.mapped) : "-",
+		result->elsewhere ? "-" : prose_size(result->peak.requested),
+		known ? prose_size(result->peak.mapped) : "-",
 		result->samples ? tool_size(result->peak.rss) : "-");
 }
 

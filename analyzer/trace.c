@@ -286,6 +286,8 @@ static void find_elsewhere(struct trace *trace)
 		trace->streams[i].elsewhere = header->flags & HL_TRACE_ELSEWHERE;
 		if (parent < i && trace->streams[parent].info.header.serial == header->parent_serial)
 			trace->streams[i].elsewhere &= trace->streams[parent].elsewhere;
+		if (trace->streams[i].elsewhere && !trace->elsewhere_count++)
+			trace->elsewhere = &trace->streams[i];
 	}
 }
 
@@ -444,18 +446,19 @@ static const char *session_note(
 	return NULL;
 }
 
+const char *trace_program(const struct trace_stream *stream)
+{
+	const char *slash = strrchr(stream->command, '/');
+	const char *name = slash ? slash + 1 : stream->command;
+	return *name ? name : "unknown";
+}
+
 bool trace_tell_elsewhere(const struct trace *trace, char *buffer, size_t length)
 {
-	const char *first = NULL;
-	size_t count = 0;
-	for (size_t i = 0; i < trace->stream_count; i++)
-		if (trace->streams[i].elsewhere && !count++)
-			first = trace->streams[i].command;
+	size_t count = trace->elsewhere_count;
 	if (!count)
 		return false;
-	const char *slash = strrchr(first, '/');
-	first = slash ? slash + 1 : first;
-	first = *first ? first : "unnamed";
+	const char *first = trace_program(trace->elsewhere);
 	if (trace->stream_count == 1)
 		snprintf(buffer, length,
 			"%.200s has a malloc of its own, whose calls are not recorded", first);

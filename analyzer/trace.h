@@ -33,6 +33,8 @@ struct trace {
 	struct stacks stacks; /* after trace_read_stacks */
 	size_t missing_count; /* streams that session.json names and that are not there */
 	const char *missing;  /* the file of the first of them */
+	size_t elsewhere_count;               /* streams of `elsewhere` ... */
+	const struct trace_stream *elsewhere; /* ... and the first of them */
 	size_t empty_count;   /* files of streams that were created, and nothing was written */
 	uint64_t origin_ns;   /* CLOCK_MONOTONIC ns of the start: the first stream's start */
 	char error[640];
@@ -43,6 +45,9 @@ static inline size_t trace_absent(const struct trace *trace)
 {
 	return trace->missing_count + trace->empty_count;
 }
+
+/* The name of its program, without folders; "unknown" if it has none. */
+const char *trace_program(const struct trace_stream *stream);
 
 /* By the headers of all streams. */
 static inline uint64_t trace_records(const struct trace *trace)

@@ -257,13 +257,6 @@ static int parse(struct options *options, int argc, char **argv)
 	return 0;
 }
 
-static const char *base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash == NULL ? path : slash + 1;
-}
-
 static int find_program(
 	struct launch *launch, const struct options *options, char *library, size_t library_bytes)
 {
@@ -564,7 +557,7 @@ int cmd_record(int argc, char **argv)
 			snprintf(directory, sizeof(directory), "%s", options.directory);
 		else
 			snprintf(directory, sizeof(directory), "heapledger.%.200s.%d",
-				base_name(options.command[0]), (int)launch.pid);
+				tool_base_name(options.command[0]), (int)launch.pid);
 		rc = start(&launch, &collector, &options, directory, &status);
 	}
 	session_destroy(&collector.session);

@@ -6,6 +6,7 @@
  */
 #include "images.h"
 #include "escape.h"
+#include "tool.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -164,18 +165,22 @@ bool images_tell_unrecorded(
 
 static const char *program_of(const struct process *process)
 {
-	const char *slash = strrchr(process->command, '/');
-	const char *name = slash != NULL ? slash + 1 : process->command;
+	const char *name = tool_base_name(process->command);
 
-	return name[0] != '\0' ? name : "unnamed";
+	return name[0] != '\0' ? name : "unknown";
+}
+
+static bool claims(const struct process *process)
+{
+	return (process->header.flags & HL_TRACE_ELSEWHERE) != 0;
 }
 
 /* A forked copy has its parent's malloc, and may have called none itself. */
 static bool is_elsewhere(const struct processes *all, const struct process *process)
 {
-	while (process != NULL && process->elsewhere && process->header.parent_serial != 0)
+	while (process != NULL && claims(process) && process->header.parent_serial != 0)
 		process = processes_by_serial(all, process->header.parent_serial);
-	return process == NULL || process->elsewhere;
+	return process == NULL || claims(process);
 }
 
 bool images_tell_elsewhere(char *text, size_t bytes, const struct processes *all)

@@ -77,17 +77,10 @@ static void catch_signals(int fd)
 
 /* ---- the directory --------------------------------------------------------------------------- */
 
-static const char *base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash != NULL ? slash + 1 : path;
-}
-
 static void choose_directory(struct text_import *import)
 {
 	const struct text_import_options *options = import->options;
-	const char *file = strcmp(options->path, "-") == 0 ? "stdin" : base_name(options->path);
+	const char *file = strcmp(options->path, "-") == 0 ? "stdin" : tool_base_name(options->path);
 
 	if (options->directory != NULL)
 		snprintf(import->directory, sizeof(import->directory), "%s", options->directory);

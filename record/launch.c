@@ -52,16 +52,13 @@ static const char *changes_identity(const char *path, const struct stat *st)
 static const char *check_loader(int fd, const Elf64_Phdr *header)
 {
 	char name[PATH_MAX];
-	const char *base;
 	size_t length = header->p_filesz < sizeof(name) - 1 ? header->p_filesz : sizeof(name) - 1;
 	ssize_t got = pread(fd, name, length, (off_t)header->p_offset);
 
 	if (got <= 0)
 		return "is damaged: its loader's name cannot be read";
 	name[got] = '\0';
-	base = strrchr(name, '/');
-	base = base == NULL ? name : base + 1;
-	if (strcmp(base, LOADER) != 0)
+	if (strcmp(tool_base_name(name), LOADER) != 0)
 		return "does not use the GNU C library; record a build of it against glibc";
 	return NULL;
 }

@@ -382,7 +382,8 @@ static void close_stream(
 	all->bytes += process->bytes;
 	whole = whole && rc == 0 && all->error == 0;
 	processes_note_error(all, rc);
-	process->elsewhere = stream_is_elsewhere(process->stream);
+	if (!stream_is_elsewhere(process->stream))
+		process->header.flags &= ~(uint32_t)HL_TRACE_ELSEWHERE;
 	rc = stream_close(process->stream, whole, (enum hl_trace_end)process->header.end,
 		process->header.end_status, end_tick, process->lost, NULL, 0);
 	processes_note_error(all, rc);

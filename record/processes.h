@@ -54,7 +54,6 @@ struct process {
 	bool early;   /* closed, and all of it was before the recording */
 	bool needed;  /* it is not, or another stream needs its heap */
 	bool removed; /* nothing is left of it */
-	bool elsewhere; /* closed, and its calls of malloc went elsewhere */
 	bool complete;
 	bool reaped; /* by us, after it was closed */
 	/* Pages of the pool that it has touched, and how far: for the samples. */

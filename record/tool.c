@@ -100,6 +100,13 @@ int tool_one_trace(const char *command, int argc, char **argv)
 	return tool_fail(TOOL_USAGE, command, "one trace directory is needed, %d given", given);
 }
 
+const char *tool_base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash != NULL ? slash + 1 : path;
+}
+
 /* "", "B", "K", "KB", "KiB" ... "T", any case: the power of 1024, or -1. */
 static int unit_power(const char *unit)
 {

@@ -56,6 +56,9 @@ char *tool_format_count(char *buffer, size_t length, uint64_t count);
 const char *tool_size(uint64_t bytes);
 const char *tool_count(uint64_t count);
 
+/* The last part of a path; "" if it ends in a slash. */
+const char *tool_base_name(const char *path);
+
 /* What takes a line back that a terminal shows, and whether this one, by TERM, understands it. */
 #define TOOL_ERASE "\r\033[K"
 bool tool_can_erase(void);

@@ -22,7 +22,7 @@ LARGEST = -1
 
 
 def mode_text(analysis):
-    if analysis.elsewhere and len(analysis.elsewhere) == len(analysis.get("processes", [])):
+    if analysis.all_elsewhere:
         return "the program's own allocator, whose calls did not come"
     return MODES.get(analysis.get("mode"), "see the manual")
 

@@ -114,6 +114,10 @@ class Analysis:
         return [p for p in self.get("processes", []) if p.get("malloc_elsewhere")]
 
     @property
+    def all_elsewhere(self):
+        return len(self.elsewhere) == len(self.get("processes", [])) > 0
+
+    @property
     def missing_streams(self):
         """Streams that session.json names and the analyzer did not find."""
         there = {p.get("stream") for p in self.get("processes", [])}

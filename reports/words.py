@@ -103,7 +103,7 @@ def own_malloc(analysis):
 
 def _program(process):
     command = process.get("command")
-    return (isinstance(command, list) and command and os.path.basename(command[0])) or "unnamed"
+    return (isinstance(command, list) and command and os.path.basename(command[0])) or "unknown"
 
 
 def verdict(analysis):
@@ -143,7 +143,7 @@ def summary(analysis):
     """The run in two or three sentences."""
     if analysis.attached:
         return _summary_attached(analysis)
-    if len(analysis.elsewhere) == len(analysis.get("processes", [])) > 0:
+    if analysis.all_elsewhere:
         return f"{own_malloc(analysis)}, whose calls were not recorded: {_resident(analysis)}"
     calls, total = analysis.get("events.calls"), analysis.get("syscalls.total")
     duration = analysis.get("duration_ns")
