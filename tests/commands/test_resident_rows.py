@@ -72,10 +72,13 @@ def test_rows_are_as_the_model_has_them(heapledger, build, tmp_path, name):
             wrong = [heap_model.differences(row, model) for model in candidates if model]
             assert [] in wrong, (row, wrong)
             between += 1
-        # What the JSON says of the highest snapshot, and of the end, is in the table.
+        # What the JSON says of the highest snapshot, and of the end, is in the table: of the end in the
+        # last row of its snapshot, since a thread that ends may make calls after it.
         for moment in process['moments']:
             if moment['resident'] and moment['resident']['reason'] == 'end':
-                same = next(row for row in rows if row['time_ns'] == moment['resident']['at_ns'])
+                of_it = [row for row in rows if row['snapshot_ns'] == moment['resident']['at_ns']]
+                same = of_it[-1 if moment['moment'] == 'end' else 0]
+                assert of_it[0]['reason'] == 'end'
                 assert {name: same[name] for name in FIELDS} == {
                     name: moment['resident'][name] for name in FIELDS}
     assert snapshots >= 1 and between >= 1
